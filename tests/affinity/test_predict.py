@@ -1,0 +1,44 @@
+"""Scoring against one model and one example at a time in float64."""
+
+import numpy as np
+import pytest
+
+from taskpgm.affinity import predict
+
+
+@pytest.mark.parametrize("batch_size, chunk", [(1, 128), (2, 5), (8, 16)])
+def test_log_likelihoods_equal_one_example_alone(world, batch_size, chunk):
+    for examples, prompts, rows in world.tasks:
+        got, tokens = predict.score_examples(
+            None, world.shared, world.models, rows, len(examples),
+            batch_size=batch_size, chunk=chunk, forward=world.forward,
+        )  # fmt: skip
+        want = [
+            [world.log_likelihood_alone(i, *e) for e in zip(examples, prompts, strict=True)]
+            for i in range(5)
+        ]
+        np.testing.assert_allclose(got, want, rtol=2e-6)
+        assert tokens.tolist() == [len(e) - p for e, p in zip(examples, prompts, strict=True)]
+
+
+def test_divergences_equal_one_example_alone(world):
+    for examples, prompts, rows in world.tasks:
+        got = predict.score_divergence(
+            None, world.shared, world.models, rows, len(examples),
+            batch_size=2, chunk=5, forward=world.forward,
+        )  # fmt: skip
+        want = [
+            [world.divergence_alone(i, j, *e) for i in range(5) for j in range(i + 1, 5)]
+            for e in zip(examples, prompts, strict=True)
+        ]
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_no_task_compiles_anew(world):
+    predict._target_log_probs.clear_cache()
+    for examples, _, rows in world.tasks:
+        predict.score_examples(
+            None, world.shared, world.models, rows, len(examples),
+            batch_size=2, forward=world.forward,
+        )  # fmt: skip
+    assert predict._target_log_probs._cache_size() == 1
