@@ -1,0 +1,39 @@
+"""How it learns: mesh, loss, optimizer, step, loop, checkpoints, metrics."""
+
+from taskpgm.training.checkpoint import restore_tree, save_tree
+from taskpgm.training.flops import flops_per_token
+from taskpgm.training.loop import Preempted, fit
+from taskpgm.training.loss import cross_entropy
+from taskpgm.training.mesh import (
+    AXES,
+    ShardingRules,
+    initialize_distributed,
+    make_mesh,
+    put_batch,
+    stacked,
+)
+from taskpgm.training.metrics import Writer
+from taskpgm.training.optimizer import Optimizer, make_optimizer
+from taskpgm.training.step import TrainState, create_state, init_sharded, make_train_step
+
+__all__ = [
+    "AXES",
+    "Optimizer",
+    "Preempted",
+    "ShardingRules",
+    "TrainState",
+    "Writer",
+    "create_state",
+    "cross_entropy",
+    "fit",
+    "flops_per_token",
+    "init_sharded",
+    "initialize_distributed",
+    "make_mesh",
+    "make_optimizer",
+    "make_train_step",
+    "put_batch",
+    "restore_tree",
+    "save_tree",
+    "stacked",
+]

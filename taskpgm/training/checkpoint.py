@@ -1,0 +1,269 @@
+"""Checkpoints: the one place that knows Orbax (its v1 API).
+
+A checkpoint is a folder that Orbax writes under a temporary name and renames, plus `complete.json`,
+written last: the size and CRC-32 of every file, and what the caller wants remembered (`meta`). A
+folder without it, or whose files differ from it, is damaged: it is named and never restored.
+"""
+
+import errno
+import json
+import os
+import shutil
+import threading
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint.experimental.v1 as ocp
+from absl import logging
+
+Tree = Any
+SEAL = "complete.json"
+
+
+class Damaged(OSError):
+    """A checkpoint that is not what was written: the message names the folder and the file."""
+
+
+def save_tree(path: str | os.PathLike, tree: Tree, meta: Mapping[str, Any] | None = None) -> None:
+    """Writes a pytree of arrays to the folder `path`, replacing what is there once all is written.
+
+    Called by all processes; each writes its own shards. Raises OSError with one line when the disk
+    is full.
+    """
+    path = Path(path).absolute()
+    fresh = path.with_name(f".{path.name}.new")
+    if jax.process_index() == 0:
+        shutil.rmtree(fresh, ignore_errors=True)
+    _barrier("save_tree")
+    with _clear_disk_errors(path):
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        ocp.save(fresh, tree, overwrite=True)
+        if jax.process_index() == 0:
+            _seal(fresh, meta or {})
+            old = path.with_name(f".{path.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():
+                path.rename(old)
+            fresh.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+    _barrier("saved_tree")
+
+
+def restore_tree(path: str | os.PathLike, like: Tree) -> Tree:
+    """Reads the pytree at `path` onto the shapes, dtypes and shardings of `like` (arrays, or
+    jax.ShapeDtypeStruct with .sharding), each device reading its own shards only. The mesh and the
+    number of processes may differ from those of the save.
+
+    Raises:
+      FileNotFoundError: when there is no checkpoint.
+      Damaged: when a file of it is missing, short or altered.
+      ValueError: when its arrays do not have the shapes of `like`.
+    """
+    path = Path(path).absolute()
+    verify(path)
+    abstract = jax.tree.map(_abstract, like)
+    try:
+        return ocp.load(path, abstract)
+    except (ValueError, KeyError) as error:
+        reason = _first_line(error)
+        raise ValueError(f"checkpoint {path} does not fit this model: {reason}") from error
+
+
+def read_meta(path: str | os.PathLike) -> dict[str, Any]:
+    """What save_tree was given as `meta`."""
+    return _read_seal(Path(path).absolute())["meta"]
+
+
+def verify(path: str | os.PathLike) -> None:
+    """Checks every file of the checkpoint against its seal. Raises as `restore_tree`."""
+    path = Path(path).absolute()
+    for name, (size, checksum) in _read_seal(path)["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise Damaged(f"checkpoint {path} is damaged: {name} is missing")
+        if file.stat().st_size != size:
+            raise Damaged(
+                f"checkpoint {path} is damaged: {name} has {file.stat().st_size} bytes, not {size}"
+            )
+        if _crc(file) != checksum:
+            raise Damaged(f"checkpoint {path} is damaged: {name} has been altered")
+
+
+class Manager:
+    """The checkpoints of one run: folders named by step under `directory`.
+
+    Saving returns once the arrays are copied from the devices; a thread writes them, seals the
+    folder and removes what is no longer to be kept: all but the `keep` newest and the best (the
+    least `metric` given to `save`).
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
+        self.directory = Path(directory).absolute()
+        self.keep = keep
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def steps(self) -> list[int]:
+        """Steps with a folder that looks like a checkpoint, ascending."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
+
+    def save(
+        self,
+        step: int,
+        tree: Tree,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        metric: float | None = None,
+    ) -> None:
+        """Begins to save `tree` as of `step`. Raises OSError when the save before this failed."""
+        self.wait()
+        path = self._path(step)
+        with _clear_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            response = ocp.save_async(path, tree, overwrite=True)
+
+        def finish():
+            try:
+                with _clear_disk_errors(path):
+                    response.result()
+                    if jax.process_index() == 0:
+                        _seal(path, {"step": step, "metric": metric, **(meta or {})})
+                        self._prune()
+            except BaseException as error:  # handed to the thread that trains, by wait()
+                self._error = error
+
+        self._thread = threading.Thread(target=finish, name=f"checkpoint-{step}")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; raises what went wrong with it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def restore(self, like: Tree) -> tuple[int, Tree, dict[str, Any]] | None:
+        """(step, tree, meta) of the newest checkpoint that is whole, or None. Damaged ones are
+        named in the log and removed, so that the run can write them anew."""
+        step = self._newest_whole()
+        if step is None:
+            return None
+        path = self._path(step)
+        return step, restore_tree(path, like), read_meta(path)
+
+    def best(self) -> int | None:
+        """The step with the least metric."""
+        metrics = {step: self._metric(step) for step in self.steps()}
+        metrics = {step: metric for step, metric in metrics.items() if metric is not None}
+        return min(metrics, key=lambda step: (metrics[step], -step)) if metrics else None
+
+    def path(self, step: int) -> Path:
+        return self._path(step)
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"{step:08d}"
+
+    def _newest_whole(self) -> int | None:
+        found = -1
+        if jax.process_index() == 0:
+            for step in reversed(self.steps()):
+                try:
+                    verify(self._path(step))
+                except OSError as error:
+                    logging.warning("%s; going back to the checkpoint before it", error)
+                    shutil.rmtree(self._path(step), ignore_errors=True)
+                else:
+                    found = step
+                    break
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+        return None if found < 0 else found
+
+    def _metric(self, step: int) -> float | None:
+        try:
+            return read_meta(self._path(step)).get("metric")
+        except OSError:
+            return None
+
+    def _prune(self) -> None:
+        kept = set(self.steps()[-self.keep :]) | {self.best()}
+        for step in self.steps():
+            if step not in kept:
+                shutil.rmtree(self._path(step), ignore_errors=True)
+
+
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+
+def _crc(file: Path) -> int:
+    value = 0
+    with open(file, "rb") as handle:
+        while block := handle.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _seal(path: Path, meta: Mapping[str, Any]) -> None:
+    files = {
+        str(file.relative_to(path)): [file.stat().st_size, _crc(file)]
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != SEAL
+    }
+    fresh = path / f".{SEAL}"
+    fresh.write_text(json.dumps({"meta": dict(meta), "files": files}))
+    fresh.rename(path / SEAL)
+
+
+def _read_seal(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    try:
+        return json.loads((path / SEAL).read_text())
+    except FileNotFoundError:
+        raise Damaged(f"checkpoint {path} is damaged: it was never finished") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise Damaged(f"checkpoint {path} is damaged: {SEAL} is cut off") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+class _clear_disk_errors:
+    """Turns a full disk, in whatever way it is reported, into one line."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        full = ("No space left on device", "ENOSPC", "Disk quota exceeded")
+        if error is not None and (
+            getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            or any(words in str(error) for words in full)
+        ):
+            raise OSError(
+                f"the disk is full: {self.path} could not be written; free some space and start "
+                "the same command again, it goes on from the last checkpoint"
+            ) from error
+        return False

@@ -1,0 +1,79 @@
+"""Operations and bytes of a training step, by formula.
+
+Per token, forward, one layer: 2 operations for each weight of a matrix, and for attention
+4 * heads * head_dim * c, where c is the mean number of positions attended (QK' and PV; causal:
+(length + 1) / 2, less with a sliding window). The unembedding counts as a matrix; the embedding
+lookup, norms, softmax and rotary phases count nothing. The backward pass costs as much again for
+the gradients of the activations and as much again for those of the weights; a frozen matrix has no
+gradient of the second kind. Recomputation (remat) is never counted: MFU is of useful operations.
+"""
+
+import jax
+
+from taskpgm.models import DecoderConfig
+
+# Dense bf16 operations a second of one device, by a part of its device_kind (vendors' data sheets).
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "TPU v6": 918e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 197e12,
+    "TPU v4": 275e12,
+}
+
+
+def matrices(config: DecoderConfig) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of each matrix of one layer."""
+    d, f = config.hidden_size, config.intermediate_size
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    shapes = {"q_proj": (d, q), "k_proj": (d, kv), "v_proj": (d, kv), "o_proj": (q, d)}
+    if config.gated_mlp:
+        shapes["gate_proj"] = (d, f)
+    return shapes | {"up_proj": (d, f), "down_proj": (f, d)}
+
+
+def mean_context(length: int, window: int | None = None) -> float:
+    """The mean number of positions that a causal query attends to in a row of `length`."""
+    if not window or window >= length:
+        return (length + 1) / 2
+    return (window * (window + 1) / 2 + (length - window) * window) / length
+
+
+def flops_per_token(config: DecoderConfig, length: int, mode: str = "full") -> float:
+    """Floating-point operations for one token of a packed row of `length`.
+
+    mode: "full" and "lora" are training steps, "forward" a forward pass (without adapters).
+    """
+    layer = {name: 2.0 * i * o for name, (i, o) in matrices(config).items()}
+    base = config.num_layers * sum(layer.values()) + 2.0 * config.hidden_size * config.vocab_size
+    context = mean_context(length, config.sliding_window)
+    attention = config.num_layers * 4.0 * config.num_heads * config.head_dim * context
+    adapters = 2.0 * num_adapter_params(config)
+    by_mode = {
+        "forward": base + attention,
+        "full": 3 * base + 3 * attention,
+        "lora": 2 * base + 3 * attention + 3 * adapters,
+    }
+    if mode not in by_mode:
+        raise ValueError(f"flops: mode {mode!r} is unknown; known: {', '.join(by_mode)}")
+    return by_mode[mode]
+
+
+def num_adapter_params(config: DecoderConfig) -> int:
+    """Weights of one LoRA adapter: rank * (inputs + outputs) for each targeted matrix."""
+    if config.lora is None:
+        return 0
+    shapes = matrices(config)
+    sums = [sum(shapes[name]) for name in config.lora.targets if name in shapes]
+    return config.num_layers * config.lora.rank * sum(sums)
+
+
+def peak_flops() -> float | None:
+    """Dense bf16 operations a second of all devices together; None where it is not known (CPU)."""
+    kind = jax.devices()[0].device_kind
+    for name, peak in PEAK_FLOPS.items():
+        if name in kind:
+            return peak * jax.device_count()
+    return None

@@ -1,0 +1,208 @@
+"""The training step: one model, or one model per task side by side in one program.
+
+The gradient is that of the mean loss per scored token of the whole batch. The number of scored
+tokens is known before the first forward pass, so every micro-batch is divided by the batch's number
+and not by its own: k micro-batches give the gradient of one large batch.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from taskpgm.models import Decoder, DecoderConfig, unembedding
+from taskpgm.training.loss import cross_entropy
+from taskpgm.training.mesh import ShardingRules
+from taskpgm.training.optimizer import Optimizer
+
+Tree = Any
+Batch = Mapping[str, Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a run is, besides its data: all of it is in a checkpoint but `frozen`.
+
+    With a group of g tasks, `step`, `trainable` and `opt_state` have a leading axis g; `frozen`
+    never has one.
+    """
+
+    step: Int[Array, ""]  # updates made; a task that has ended counts no more
+    trainable: Tree  # params (full) or lora (lora)
+    frozen: Tree  # {} (full) or params (lora)
+    opt_state: Tree
+
+
+# The variables of the decoder, from what is trained and what is not.
+VARIABLES: dict[str, Callable[[Tree, Tree], dict[str, Tree]]] = {
+    "full": lambda trainable, frozen: {"params": trainable},
+    "lora": lambda trainable, frozen: {"params": frozen, "lora": trainable},
+}
+
+
+def make_train_step(
+    config: DecoderConfig,
+    optimizer: Optimizer,
+    *,
+    mode: str = "full",
+    accumulate: int = 1,
+    group: bool = False,
+    chunk: int = 1024,
+) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, dict[str, Array]]]:
+    """The jitted step(state, batch, key, total) -> (state, metrics); `state` is donated.
+
+    Args:
+      mode: "full" trains the params, "lora" an adapter beside frozen params.
+      accumulate: micro-batches per step; must divide the batch's rows.
+      group: tasks stand side by side on a leading axis g of the state's trained parts, the batch
+        [g b t], key [g] and total [g]; the frozen base is there once. Clipping is per task. A task
+        at its own total makes no more updates.
+      chunk: rows of logits alive at a time, all tasks of a group together.
+
+    The step's arguments: `batch` has tokens, targets, weights, positions, segment_ids of [b t];
+    `key` is the run's random key, from which dropout takes fold_in(key, step), so that a task's
+    randomness depends on nothing but its own key; `total` is the number of steps of the schedule.
+    Metrics, float32: loss (nats per scored token), tokens (sum of the weights), grad_norm (before
+    clipping), lr; of [g] with a group.
+
+    Raises:
+      ValueError: for an unknown mode, or (when called) rows that `accumulate` does not divide.
+    """
+    if mode not in VARIABLES:
+        raise ValueError(f"train step: mode {mode!r} is unknown; known: {', '.join(VARIABLES)}")
+    loss_and_grad = jax.value_and_grad(partial(_loss, config, VARIABLES[mode]))
+
+    def step(state, batch, key, total, chunk):
+        key = jax.random.fold_in(key, state.step)
+        tokens = jnp.sum(batch["weights"], dtype=jnp.float32)
+        scale = 1.0 / jnp.where(tokens > 0, tokens, 1.0)
+        micro = partial(loss_and_grad, state.trainable, state.frozen, scale=scale, chunk=chunk)
+        loss, gradient = _accumulated(micro, batch, key, accumulate)
+        norm = optax.global_norm(gradient)
+        direction, opt_state = optimizer.transform.update(
+            gradient, state.opt_state, state.trainable
+        )
+        rate = optimizer.learning_rate(state.step, total)
+        updated = jax.tree.map(
+            lambda p, d: (p - rate * d.astype(jnp.float32)).astype(p.dtype),
+            state.trainable,
+            direction,
+        )
+        # A task past its end keeps its weights and moments; nothing of it moves.
+        goes_on = state.step < total
+        keep = partial(jax.tree.map, lambda new, old: jnp.where(goes_on, new, old))
+        state = state.replace(
+            step=state.step + goes_on,
+            trainable=keep(updated, state.trainable),
+            opt_state=keep(opt_state, state.opt_state),
+        )
+        return state, {"loss": loss, "tokens": tokens, "grad_norm": norm, "lr": rate}
+
+    def grouped(state, batch, key, total):
+        share = max(1, chunk // state.step.shape[0])
+        axes = TrainState(step=0, trainable=0, frozen=None, opt_state=0)
+        one = partial(step, chunk=share)
+        return jax.vmap(one, in_axes=(axes, 0, 0, 0), out_axes=(axes, 0))(state, batch, key, total)
+
+    return jax.jit(grouped if group else partial(step, chunk=chunk), donate_argnums=0)
+
+
+def _loss(config, variables, trainable, frozen, batch, key, *, scale, chunk):
+    variables = variables(trainable, frozen)
+    hidden = Decoder(config).apply(
+        variables,
+        batch["tokens"],
+        batch["positions"],
+        batch["segment_ids"],
+        deterministic=False,
+        rngs={"dropout": key},
+        method="hidden",
+    )
+    nll, _ = cross_entropy(
+        hidden.reshape(-1, hidden.shape[-1]),
+        unembedding(config, variables["params"]),
+        batch["targets"].reshape(-1),
+        batch["weights"].reshape(-1),
+        chunk=chunk,
+    )
+    return nll * scale
+
+
+def _accumulated(micro, batch, key, count):
+    """The sum over `count` micro-batches of micro(batch, key) -> (loss, gradient)."""
+    if count == 1:
+        return micro(batch, key)
+    rows = batch["tokens"].shape[0]
+    if rows % count:
+        raise ValueError(f"train step: accumulate {count} does not divide the {rows} rows")
+    # Micro-batch i takes rows i, i + count, ...: a batch sharded by rows stays where it is.
+    batch = {name: x.reshape(rows // count, count, *x.shape[1:]) for name, x in batch.items()}
+
+    def body(total, index):
+        part = {
+            name: jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False)
+            for name, x in batch.items()
+        }
+        loss, gradient = micro(part, jax.random.fold_in(key, index))
+        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, (loss, gradient)), None
+
+    shapes = jax.eval_shape(lambda: body_shapes(micro, batch, key))
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
+    return jax.lax.scan(body, start, jnp.arange(count))[0]
+
+
+def body_shapes(micro, batch, key):
+    return micro({name: x[:, 0] for name, x in batch.items()}, key)
+
+
+def create_state(
+    optimizer: Optimizer,
+    trainable: Tree,
+    frozen: Tree | None = None,
+    *,
+    group: bool = False,
+) -> TrainState:
+    """A state at step 0. `trainable` may hold arrays that are sharded already: the optimizer's
+    moments are then created in the same shards, never whole. With `group`, it has a leading
+    axis."""
+    init = jax.vmap(optimizer.transform.init) if group else optimizer.transform.init
+    first = jax.tree.leaves(trainable)[0]
+    step = jnp.zeros(first.shape[:1] if group else (), jnp.int32)
+    opt_state = jax.jit(init, out_shardings=opt_state_shardings(init, trainable))(trainable)
+    return TrainState(step, trainable, {} if frozen is None else frozen, opt_state)
+
+
+def opt_state_shardings(init: Callable[[Tree], Tree], trainable: Tree) -> Tree:
+    """The shardings of init(trainable): a moment lies as its parameter does, a count everywhere."""
+    shapes = jax.eval_shape(init, trainable)
+    some = jax.tree.leaves(trainable)[0].sharding
+    rest = (
+        NamedSharding(some.mesh, PartitionSpec()) if isinstance(some, NamedSharding) else some
+    )
+    return optax.tree_map_params(
+        init,
+        lambda _, p: p.sharding,
+        shapes,
+        trainable,
+        transform_non_params=lambda _: rest,
+    )
+
+
+def init_sharded(
+    init: Callable[..., Tree],
+    *args: Any,
+    axes: Tree,
+    mesh: Mesh,
+    rules: ShardingRules | None = None,
+) -> Tree:
+    """init(*args) made by one program whose outputs are sharded by `axes` (a tree of logical axes):
+    no device ever holds an array whole that is not to stay whole there."""
+    shapes = jax.eval_shape(init, *args)
+    shardings = (rules or ShardingRules()).shardings(mesh, axes, shapes)
+    return jax.jit(init, out_shardings=shardings)(*args)
