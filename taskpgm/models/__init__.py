@@ -1,0 +1,27 @@
+"""What predicts: one decoder for Llama, Mistral, Qwen2 and GPT-2, its adapters, its files."""
+
+from taskpgm.models.attention import attention
+from taskpgm.models.config import DecoderConfig, LoraConfig, RopeScaling
+from taskpgm.models.decoder import (
+    Decoder,
+    init_lora,
+    init_params,
+    logical_axes,
+    lora_logical_axes,
+    unembedding,
+)
+from taskpgm.models.lora import merge_lora
+
+__all__ = [
+    "Decoder",
+    "DecoderConfig",
+    "LoraConfig",
+    "RopeScaling",
+    "attention",
+    "init_lora",
+    "init_params",
+    "logical_axes",
+    "lora_logical_axes",
+    "merge_lora",
+    "unembedding",
+]

@@ -1,0 +1,320 @@
+"""One Flax decoder for Llama, Mistral, Qwen2 and GPT-2: a scan over identical layers.
+
+Parameters of the layers are stacked on a leading axis, so that compile time does not grow with depth
+and sharding, streaming and adapters each have one array per kind of weight.
+"""
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import meta
+from jaxtyping import Array, Float, Int
+
+from taskpgm.models.attention import attention
+from taskpgm.models.config import DecoderConfig
+from taskpgm.models.lora import Dense, Named, named
+
+ACTIVATIONS = {"silu": nn.silu, "gelu_new": partial(nn.gelu, approximate=True)}
+
+REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Cache(NamedTuple):
+    """Keys and values of what has been read: [L b s n d]; segments [b s] (0 = not to be seen); length read."""
+
+    keys: Float[Array, "L b s n d"]
+    values: Float[Array, "L b s n d"]
+    segment_ids: Int[Array, "b s"]
+    length: Int[Array, ""]
+
+
+# ---------------------------------------------------------------- rotary positions
+
+
+def rope_frequencies(config: DecoderConfig) -> np.ndarray:
+    """Angle per position [head_dim / 2], float32: theta^(-2i/d), rescaled as config.rope_scaling says.
+
+    RoPE: Su et al. 2021, arXiv 2104.09864. linear: divided by the factor (arXiv 2306.15595). llama3:
+    only long wavelengths are divided, with a linear blend between the two cut-offs.
+    """
+    exponent = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    frequency = (1.0 / np.float32(config.rope_theta) ** exponent).astype(np.float32)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequency
+    if scaling.kind == "linear":
+        return frequency / np.float32(scaling.factor)
+    turns = scaling.original_max_position * frequency / np.float32(2 * np.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return (keep * frequency + (1 - keep) * frequency / scaling.factor).astype(np.float32)
+
+
+def rotate(x: Float[Array, "b t h d"], angle: Float[Array, "b t e"]) -> Float[Array, "b t h d"]:
+    """Rotate the pairs (x_i, x_{i + d/2}) by their angles, in float32."""
+    cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+# ---------------------------------------------------------------- layers
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean x^2 + eps) * scale, in float32."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        dtype = jnp.dtype(self.config.param_dtype)
+        ones = named(nn.initializers.ones, (None,))
+        scale = self.param("scale", ones, x.shape[-1:], dtype)
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.config.norm_eps)
+        return (y * scale).astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * scale + bias, in float32."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        dtype = jnp.dtype(self.config.param_dtype)
+        scale = self.param("scale", named(nn.initializers.ones, (None,)), x.shape[-1:], dtype)
+        bias = self.param("bias", named(nn.initializers.zeros, (None,)), x.shape[-1:], dtype)
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.config.norm_eps)
+        return (y * scale + bias).astype(x.dtype)
+
+
+NORMS = {"rms": RMSNorm, "layer": LayerNorm}
+
+
+class Attention(nn.Module):
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x, angle, segment_ids, window, cache, deterministic):
+        c = self.config
+        b, t, _ = x.shape
+        heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        q = Dense(c, heads, ("embed", "heads"), c.qkv_bias, name="q_proj")(x, deterministic)
+        k = Dense(c, kv, ("embed", "kv_heads"), c.qkv_bias, name="k_proj")(x, deterministic)
+        v = Dense(c, kv, ("embed", "kv_heads"), c.qkv_bias, name="v_proj")(x, deterministic)
+        q = q.reshape(b, t, c.num_heads, c.head_dim)
+        k = k.reshape(b, t, c.num_kv_heads, c.head_dim)
+        v = v.reshape(b, t, c.num_kv_heads, c.head_dim)
+        if angle is not None:
+            q, k = rotate(q, angle), rotate(k, angle)
+        fresh = (k, v)
+        see = partial(attention, q, window=window, segment_ids=segment_ids)
+        if cache is None:
+            y = see(k, v, backend=c.attention)
+        else:
+            old_k, old_v, key_segment_ids, start = cache
+            k = jax.lax.dynamic_update_slice(old_k, k.astype(old_k.dtype), (0, start, 0, 0))
+            v = jax.lax.dynamic_update_slice(old_v, v.astype(old_v.dtype), (0, start, 0, 0))
+            # Few queries, a traced offset: only the plain form takes it, and it is bound by memory anyway.
+            y = see(k, v, key_segment_ids=key_segment_ids, offset=start, backend="reference")
+        y = y.reshape(b, t, heads)
+        o_proj = Dense(c, c.hidden_size, ("heads", "embed"), c.o_bias, name="o_proj")
+        return o_proj(y, deterministic), fresh
+
+
+class MLP(nn.Module):
+    """down(act(gate x) * up x), or down(act(up x)) where the family has no gate."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x, deterministic):
+        c = self.config
+        act = ACTIVATIONS[c.activation]
+
+        def inner(name):
+            dense = Dense(c, c.intermediate_size, ("embed", "mlp"), c.mlp_bias, name=name)
+            return dense(x, deterministic)
+
+        y = act(inner("gate_proj")) * inner("up_proj") if c.gated_mlp else act(inner("up_proj"))
+        down = Dense(c, c.hidden_size, ("mlp", "embed"), c.mlp_bias, name="down_proj")
+        return down(y, deterministic)
+
+
+class Layer(nn.Module):
+    """x + attention(norm x), then x + mlp(norm x). Also this layer's new keys and values, given a cache."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x, window, cache, shared, deterministic):
+        c = self.config
+        angle, segment_ids, key_segment_ids, start = shared
+        window = c.windows[0] if window is None else window
+        past = None if cache is None else (*cache, key_segment_ids, start)
+        y = NORMS[c.norm](c, name="attention_norm")(x)
+        y, fresh = Attention(c, name="attention")(
+            y, angle, segment_ids, window, past, deterministic
+        )
+        x = x + y
+        y = NORMS[c.norm](c, name="mlp_norm")(x)
+        return x + MLP(c, name="mlp")(y, deterministic), None if cache is None else fresh
+
+
+def stack(config: DecoderConfig) -> type[nn.Module]:
+    """`Layer`, repeated by a scan over parameters stacked on axis 0 under the name "layers"."""
+    layer = Layer
+    if config.remat != "none":
+        if config.remat not in REMAT_POLICIES:
+            known = ", ".join(REMAT_POLICIES)
+            raise ValueError(f"remat {config.remat!r} is none of none, {known}")
+        policy = REMAT_POLICIES[config.remat]
+        layer = nn.remat(Layer, policy=policy, prevent_cse=False, static_argnums=(5,))
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0, "lora": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0, 0, nn.broadcast, nn.broadcast),
+        length=config.num_layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+
+
+class Decoder(nn.Module):
+    """tokens [b t] -> logits [b t v], float32.
+
+    `.apply({"params": ...[, "lora": ...]}, tokens, positions, segment_ids, deterministic=, rngs=)`.
+    Without `positions` they count from 0 in each row; without `segment_ids` a row is one segment.
+    A config with `lora` and variables without it compute the base model.
+    """
+
+    config: DecoderConfig
+
+    def setup(self):
+        c = self.config
+        dtype, init = jnp.dtype(c.param_dtype), nn.initializers.normal(c.initializer_range)
+        shape = (c.vocab_size, c.hidden_size)
+        self.embedding = self.param("embedding", named(init, ("vocab", "embed")), shape, dtype)
+        if c.rope_theta is None:
+            shape, names = (c.max_position, c.hidden_size), (None, "embed")
+            self.position_embedding = self.param(
+                "position_embedding", named(init, names), shape, dtype
+            )
+        self.layers = stack(c)(c)
+        self.final_norm = NORMS[c.norm](c)
+        if not c.tie_embeddings:
+            shape = (c.hidden_size, c.vocab_size)
+            self.head = self.param("head", named(init, ("embed", "vocab")), shape, dtype)
+
+    def __call__(self, tokens, positions=None, segment_ids=None, *, deterministic=True):
+        return self._logits(self.hidden(tokens, positions, segment_ids, deterministic=deterministic))
+
+    def hidden(
+        self,
+        tokens: Int[Array, "b t"],
+        positions: Int[Array, "b t"] | None = None,
+        segment_ids: Int[Array, "b t"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "b t d"]:
+        """What the unembedding multiplies: the last layer's output after the final norm."""
+        return self._run(tokens, positions, segment_ids, None, deterministic)[0]
+
+    def extend(
+        self,
+        tokens: Int[Array, "b t"],
+        positions: Int[Array, "b t"],
+        segment_ids: Int[Array, "b t"],
+        cache: Cache,
+    ) -> tuple[Float[Array, "b v"], Cache]:
+        """Read t more tokens into the cache; the logits are those after the last of them."""
+        t = tokens.shape[1]
+        written = jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, (0, cache.length))
+        cache = cache._replace(segment_ids=written)
+        x, (k, v) = self._run(tokens, positions, segment_ids, cache, True)
+        at = (0, 0, cache.length, 0, 0)
+        keys = jax.lax.dynamic_update_slice(cache.keys, k.astype(cache.keys.dtype), at)
+        values = jax.lax.dynamic_update_slice(cache.values, v.astype(cache.values.dtype), at)
+        cache = Cache(keys, values, written, cache.length + t)
+        return self._logits(x[:, -1:])[:, 0], cache
+
+    def _run(self, tokens, positions, segment_ids, cache, deterministic):
+        c = self.config
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        x = jnp.take(self.embedding, tokens, axis=0).astype(c.dtype)
+        angle = None
+        if c.rope_theta is None:
+            if tokens.shape[1] > c.max_position:
+                raise ValueError(
+                    f"a row of {tokens.shape[1]} tokens exceeds the model's {c.max_position} positions"
+                )
+            x = x + jnp.take(self.position_embedding, positions, axis=0).astype(c.dtype)
+        else:
+            angle = positions.astype(jnp.float32)[..., None] * rope_frequencies(c)
+        window = None
+        if len(set(c.windows)) > 1:  # they differ between layers: scanned over, so traced
+            window = jnp.array([w or jnp.iinfo(jnp.int32).max for w in c.windows], jnp.int32)
+        past = None if cache is None else (cache.keys, cache.values)
+        state = (None, None) if cache is None else (cache.segment_ids, cache.length)
+        shared = (angle, segment_ids, *state)
+        x, fresh = self.layers(x, window, past, shared, deterministic)
+        return self.final_norm(x), fresh
+
+    def _logits(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
+        matrix = self.embedding.T if self.config.tie_embeddings else self.head
+        return jnp.matmul(x, matrix.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+# ---------------------------------------------------------------- parameters
+
+
+def unembedding(config: DecoderConfig, params) -> Float[Array, "d v"]:
+    """The matrix from hidden states to logits: the embedding, transposed, where the two are tied."""
+    return params["embedding"].T if config.tie_embeddings else params["head"]
+
+
+def _initialize(config: DecoderConfig, key: Array):
+    return Decoder(config).init(key, jnp.zeros((1, 1), jnp.int32))
+
+
+@partial(jax.jit, static_argnums=0)
+def init_params(config: DecoderConfig, key: Array):
+    """Random weights: normal with config.initializer_range, norms 1, biases 0."""
+    return meta.unbox(_initialize(dataclasses.replace(config, lora=None), key)["params"])
+
+
+@partial(jax.jit, static_argnums=0)
+def init_lora(config: DecoderConfig, key: Array):
+    """Adapters in float32 that change nothing yet: A normal with variance 1 / fan-in, B zero."""
+    if config.lora is None:
+        raise ValueError("init_lora: config.lora is None; give DecoderConfig a LoraConfig")
+    return meta.unbox(_initialize(config, key)["lora"])
+
+
+def _names(config: DecoderConfig, collection: str):
+    boxed = jax.eval_shape(partial(_initialize, config), jax.random.key(0))[collection]
+    is_box = lambda x: isinstance(x, Named)  # noqa: E731
+    return jax.tree.map(lambda x: x.names, boxed, is_leaf=is_box)
+
+
+def logical_axes(config: DecoderConfig):
+    """A tree like `params` of tuples of logical axis names: layers, vocab, embed, heads, kv_heads, mlp, None."""
+    return _names(dataclasses.replace(config, lora=None), "params")
+
+
+def lora_logical_axes(config: DecoderConfig):
+    """A tree like `lora` of tuples of logical axis names; the rank is None."""
+    return _names(config, "lora")

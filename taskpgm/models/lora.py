@@ -1,0 +1,103 @@
+"""Low-rank adapters as a `lora` variable collection beside `params` (Hu et al. 2021, arXiv 2106.09685).
+
+The frozen kernel stays in `params`; a `Dense` that the config names as a target reads a second
+collection {"a": [in, rank], "b": [rank, out]} (with the scan's leading layer axis). Under `jax.vmap`
+over the collection the kernel has no task axis, so the base is in memory once.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from flax.core import meta
+from jaxtyping import Array, Float
+
+from taskpgm.models.config import DecoderConfig
+
+
+class Named(struct.PyTreeNode, meta.AxisMetadata):
+    """A value with the logical names of its axes. It only carries names: it places nothing."""
+
+    value: Array
+    names: tuple[str | None, ...] = struct.field(pytree_node=False)
+
+    def unbox(self):
+        return self.value
+
+    def replace_boxed(self, val):
+        return self.replace(value=val)
+
+    def add_axis(self, index: int, params):
+        names = list(self.names)
+        names.insert(index, params[nn.PARTITION_NAME])
+        return self.replace(names=tuple(names))
+
+    def remove_axis(self, index: int, params):
+        names = list(self.names)
+        del names[index]
+        return self.replace(names=tuple(names))
+
+
+def named(init, names: tuple[str | None, ...]):
+    """The initializer `init`, its result wrapped in the names of its axes."""
+    return lambda *args: Named(init(*args), names)
+
+
+class Dense(nn.Module):
+    """y = x W (+ c) (+ scale (x A) B where this layer is a target and its adapter is given)."""
+
+    config: DecoderConfig
+    features: int
+    axes: tuple[str | None, str | None]  # logical names of (in, out)
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t i"], deterministic: bool = True
+    ) -> Float[Array, "b t o"]:
+        config, size = self.config, x.shape[-1]
+        dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
+        init = nn.initializers.normal(config.initializer_range)
+        kernel = self.param("kernel", named(init, self.axes), (size, self.features), param_dtype)
+        y = x @ kernel.astype(dtype)
+        if self.use_bias:
+            init = named(nn.initializers.zeros, self.axes[1:])
+            y = y + self.param("bias", init, (self.features,), param_dtype).astype(dtype)
+        lora = config.lora
+        if lora is None or self.name not in lora.targets:
+            return y
+        if not (self.has_variable("lora", "a") or self.is_initializing()):
+            return y
+        a = self.variable("lora", "a", self._init_a, (size, lora.rank)).value
+        b = self.variable("lora", "b", self._init_b, (lora.rank, self.features)).value
+        x = nn.Dropout(lora.dropout)(x, deterministic=deterministic)
+        return y + lora.scale * ((x @ a.astype(dtype)) @ b.astype(dtype))
+
+    def _init_a(self, shape: tuple[int, int]) -> Named:
+        init = nn.initializers.normal(shape[0] ** -0.5)
+        value = init(self.make_rng("params"), shape, jnp.float32)
+        return Named(value, (self.axes[0], None))
+
+    def _init_b(self, shape: tuple[int, int]) -> Named:
+        return Named(jnp.zeros(shape, jnp.float32), (None, self.axes[1]))
+
+
+def merge_lora(config: DecoderConfig, params, lora):
+    """`params` with W + scale A B in place of every adapted kernel W; the product is float32."""
+    scale = config.lora.scale
+
+    def walk(base, adapter):
+        if "a" in adapter:
+            return {**base, "kernel": merge_kernel(base["kernel"], adapter["a"], adapter["b"], scale)}
+        return {**base, **{key: walk(base[key], adapter[key]) for key in adapter}}
+
+    return walk(params, lora)
+
+
+@jax.jit
+def merge_kernel(
+    kernel: Float[Array, "*l i o"], a: Float[Array, "*l i r"], b: Float[Array, "*l r o"], scale: float
+) -> Float[Array, "*l i o"]:
+    """W + scale A B, in float32, back in the type of W."""
+    change = jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision="highest")
+    return (kernel.astype(jnp.float32) + scale * change).astype(kernel.dtype)
