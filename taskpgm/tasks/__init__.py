@@ -1,0 +1,25 @@
+"""Tasks: what is mixed. Data on disk or the embedded suite -> tasks -> tokens -> rows ->
+batches."""
+
+from taskpgm.tasks import corpus
+from taskpgm.tasks.packing import Rows, pack
+from taskpgm.tasks.stdlib import NEAR_DUPLICATES, stdlib_tasks
+from taskpgm.tasks.stream import draw, stream
+from taskpgm.tasks.task import Example, Task
+from taskpgm.tasks.tokenize import Encoded, encode, encode_text, load_tokenizer
+
+__all__ = [
+    "NEAR_DUPLICATES",
+    "Encoded",
+    "Example",
+    "Rows",
+    "Task",
+    "corpus",
+    "draw",
+    "encode",
+    "encode_text",
+    "load_tokenizer",
+    "pack",
+    "stdlib_tasks",
+    "stream",
+]

@@ -1,0 +1,106 @@
+"""Packed rows -> batches: one task, or a mixture. The step is the only state.
+
+Rows are packed first, per task, and mixed afterwards as row numbers: so a mixture is random access
+by step, resuming costs nothing, and any number of hosts reads slices of the same global batches.
+"""
+
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from taskpgm.tasks.packing import Rows
+
+
+def draw(size: int, count: int, *, seed: int) -> Int[np.ndarray, "count"]:
+    """`count` indices below `size`: all of them once before any comes again (method, section 9).
+
+    Epoch e is a permutation seeded by (seed, e), so a shorter draw is the beginning of a longer
+    one."""
+    if count < 0 or (size < 1 and count):
+        raise ValueError(f"cannot draw {count} examples out of {size}")
+    epochs = -(-count // size) if count else 0
+    parts = [np.random.default_rng([seed, epoch]).permutation(size) for epoch in range(epochs)]
+    return np.concatenate([*parts, np.zeros(0, np.int64)])[:count].astype(np.int64)
+
+
+def stream(
+    rows: Sequence[Rows],
+    *,
+    batch_size: int,
+    seed: int,
+    weights: Sequence[float] | None = None,
+    host_index: int = 0,
+    host_count: int = 1,
+) -> grain.MapDataset:
+    """An endless random-access data set: `ds[step]` is a dict of the fields of `Rows`, each [b, t].
+
+    Args:
+      rows: one Rows per task, all of the same length t. batch_size: rows in a global batch, over
+      all hosts. seed: of the order; it is another order in every epoch. weights: the share of rows
+      of each task, to within 1% of the smallest share; rows of one task come
+        without replacement within its epoch. None: all rows as one set, each exactly once per
+        epoch.
+      host_index, host_count: this host gets the rows [i b / n, (i + 1) b / n) of every global
+      batch, so
+        that the global batch is the same for any number of hosts.
+
+    Raises ValueError for no rows, uneven lengths, bad weights, or a batch the hosts cannot share.
+    """
+    sizes = [len(part.tokens) for part in rows]
+    _check(rows, sizes, batch_size, weights, host_index, host_count)
+    begins = np.cumsum([0, *sizes])
+    if weights is None:
+        order = grain.MapDataset.range(int(begins[-1])).shuffle(seed=_seed(seed, 0))
+    else:
+        kept = [i for i, weight in enumerate(weights) if weight > 0]
+        order = grain.MapDataset.mix(
+            [
+                grain.MapDataset.range(int(begins[i]), int(begins[i + 1])).shuffle(
+                    seed=_seed(seed, i)
+                )
+                for i in kept
+            ],
+            [float(weights[i]) for i in kept],
+        )
+    share = batch_size // host_count
+    mine = slice(host_index * share, (host_index + 1) * share)
+
+    def gather(numbers: Int[np.ndarray, "b"]) -> dict[str, np.ndarray]:
+        numbers = numbers[mine]
+        parts = np.searchsorted(begins, numbers, side="right") - 1
+        places = list(zip(parts, numbers - begins[parts], strict=True))
+        return {
+            field: np.stack([getattr(rows[part], field)[row] for part, row in places])
+            for field in Rows._fields
+        }
+
+    return order.repeat().batch(batch_size).map(gather)
+
+
+def _seed(seed: int, part: int) -> int:
+    """One 32-bit seed per part: neighbouring seeds would share epochs, as grain adds the epoch to
+    it."""
+    return int(np.random.SeedSequence([seed, part]).generate_state(1)[0])
+
+
+def _check(rows, sizes, batch_size, weights, host_index, host_count) -> None:
+    if not sizes or sum(sizes) == 0:
+        raise ValueError("no rows to stream: every task is empty")
+    lengths = sorted({part.tokens.shape[1] for part in rows})
+    if len(lengths) > 1:
+        raise ValueError(f"rows of different lengths {lengths} cannot share a batch: pack alike")
+    if batch_size < 1 or batch_size % host_count or not 0 <= host_index < host_count:
+        raise ValueError(
+            f"host {host_index} of {host_count} has no equal share of batch_size={batch_size}"
+        )
+    if weights is None:
+        return
+    if len(weights) != len(sizes):
+        raise ValueError(f"{len(weights)} weights for {len(sizes)} tasks")
+    if not all(np.isfinite(w) and w >= 0 for w in weights) or not sum(weights) > 0:
+        raise ValueError("weights must be finite, not negative, and not all zero")
+    for part, (weight, size) in enumerate(zip(weights, sizes, strict=True)):
+        if weight > 0 and size == 0:
+            raise ValueError(f"task {part} has weight {weight} but no rows")
