@@ -10,6 +10,7 @@ from taskpgm.models.decoder import (
     lora_logical_axes,
     unembedding,
 )
+from taskpgm.models.hf import load_hf, save_hf
 from taskpgm.models.lora import merge_lora
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "attention",
     "init_lora",
     "init_params",
+    "load_hf",
     "logical_axes",
     "lora_logical_axes",
     "merge_lora",
+    "save_hf",
     "unembedding",
 ]

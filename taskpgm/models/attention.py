@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# Longer rows are computed in blocks of queries, so that scores take [b, h, BLOCK, s] and not [b, h, t, s].
+# Longer rows are computed in blocks of queries: scores then take [b, h, BLOCK, s], not [b, h, t, s].
 BLOCK = 1024
 
 
@@ -25,9 +25,9 @@ def attention(
 ) -> Float[Array, "b t h d"]:
     """softmax(q k' / sqrt(d)) v over the visible keys, softmax in float32.
 
-    h is a multiple of n (grouped queries); keys and values are never repeated. `offset` is the index
-    of the first query among the keys (a cache); `key_segment_ids` default to `segment_ids`. A window
-    of s or more is no window, and a traced one lets layers of one scan differ.
+    h is a multiple of n (grouped queries); keys and values are never repeated. `offset` is the
+    index of the first query among the keys (a cache); `key_segment_ids` default to `segment_ids`.
+    A window of s or more is no window, and a traced one lets layers of one scan differ.
     """
     if backend == "auto":
         backend = "reference"

@@ -1,6 +1,6 @@
 """What a decoder is: `DecoderConfig`, read from and written to a Hugging Face config.json.
 
-Everything that this package cannot compute exactly is refused here, by name, before a weight is read.
+What this package cannot compute exactly is refused here, by name, before a weight is read.
 """
 
 import dataclasses
@@ -30,7 +30,9 @@ class LoraConfig:
         if unknown:
             raise ValueError(f"lora.targets: {unknown[0]!r} is none of {', '.join(DENSE_NAMES)}")
         if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(f"lora: rank {self.rank} must be >= 1, dropout {self.dropout} in [0, 1)")
+            raise ValueError(
+                f"lora: rank {self.rank} must be >= 1, dropout {self.dropout} in [0,1)"
+            )
 
     @property
     def scale(self) -> float:
@@ -42,7 +44,7 @@ DENSE_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Rescaled rotary frequencies: kind "linear" (position interpolation) or "llama3" (Llama 3.1)."""
+    """Rescaled rotary frequencies: kind "linear" (position interpolation) or "llama3"."""
 
     kind: str
     factor: float
@@ -53,7 +55,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Architecture and numerics of one decoder. Frozen and hashable: it can be a static argument."""
+    """Architecture and numerics of one decoder. Hashable: it can be a static argument."""
 
     architecture: str  # a key of FAMILIES: llama, mistral, qwen2, gpt2
     vocab_size: int
@@ -96,7 +98,7 @@ class DecoderConfig:
 
     @classmethod
     def from_hf(cls, path_or_dict: str | Path | Mapping[str, Any]) -> "DecoderConfig":
-        """Read a model folder, a config.json, or its content. Raises ValueError for what we do not compute."""
+        """Read a model folder, a config.json, or its content. ValueError for what we cannot compute."""
         if isinstance(path_or_dict, Mapping):
             return _from_dict(path_or_dict, "config")
         path = Path(path_or_dict)
@@ -125,8 +127,8 @@ class DecoderConfig:
     @property
     def num_params(self) -> int:
         """Number of weights, tied embeddings counted once, adapters not counted."""
-        d, q, kv = self.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        f = self.intermediate_size
+        d, f = self.hidden_size, self.intermediate_size
+        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         norm = d * (2 if self.norm == "layer" else 1)
         layer = d * (q + 2 * kv) + q * d + (3 if self.gated_mlp else 2) * d * f + 2 * norm
         layer += self.qkv_bias * (q + 2 * kv) + self.o_bias * d
@@ -146,7 +148,8 @@ def _from_dict(raw: Mapping[str, Any], where: str) -> DecoderConfig:
     kind = raw.get("model_type")
     if kind not in FAMILIES:
         raise ValueError(
-            f"{where}: architecture {kind!r} is not supported; model_type must be one of {', '.join(FAMILIES)}"
+            f"{where}: architecture {kind!r} is not supported; model_type must be one of"
+            f" {', '.join(FAMILIES)}"
         )
     family = FAMILIES[kind]
     for name in raw.get("architectures") or ():
@@ -165,7 +168,8 @@ def _from_dict(raw: Mapping[str, Any], where: str) -> DecoderConfig:
         raise ValueError(f"{where}: key {error.args[0]!r} is missing") from None
     if config.activation not in ACTIVATION_NAMES:
         raise ValueError(
-            f"{where}: activation {config.activation!r} is not supported; only {', '.join(ACTIVATION_NAMES)} are"
+            f"{where}: activation {config.activation!r} is not supported; only"
+            f" {', '.join(ACTIVATION_NAMES)} are"
         )
     return config
 
@@ -258,7 +262,8 @@ def _window(raw: Mapping[str, Any], where: str, layers: int) -> tuple[int | None
     full = types.index("sliding_attention") if "sliding_attention" in types else layers
     if set(types[:full]) - {"full_attention"} or set(types[full:]) - {"sliding_attention"}:
         raise ValueError(
-            f"{where}: layer_types is supported only as full_attention layers, then sliding_attention ones"
+            f"{where}: layer_types is supported only as full_attention layers, then"
+            " sliding_attention ones"
         )
     if full < layers and window is None:
         raise ValueError(f"{where}: layer_types has sliding_attention without a sliding_window")

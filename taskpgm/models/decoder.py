@@ -1,7 +1,7 @@
 """One Flax decoder for Llama, Mistral, Qwen2 and GPT-2: a scan over identical layers.
 
-Parameters of the layers are stacked on a leading axis, so that compile time does not grow with depth
-and sharding, streaming and adapters each have one array per kind of weight.
+Parameters of the layers are stacked on a leading axis: compile time does not grow with depth, and
+sharding, streaming and adapters each have one array per kind of weight.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ REMAT_POLICIES = {
 
 
 class Cache(NamedTuple):
-    """Keys and values of what has been read: [L b s n d]; segments [b s] (0 = not to be seen); length read."""
+    """Keys and values of what has been read, the segment of each place, and how much was read."""
 
     keys: Float[Array, "L b s n d"]
     values: Float[Array, "L b s n d"]
@@ -40,10 +40,10 @@ class Cache(NamedTuple):
 
 
 def rope_frequencies(config: DecoderConfig) -> np.ndarray:
-    """Angle per position [head_dim / 2], float32: theta^(-2i/d), rescaled as config.rope_scaling says.
+    """Radians per position [head_dim / 2], float32: theta^(-2i/d), rescaled by config.rope_scaling.
 
-    RoPE: Su et al. 2021, arXiv 2104.09864. linear: divided by the factor (arXiv 2306.15595). llama3:
-    only long wavelengths are divided, with a linear blend between the two cut-offs.
+    RoPE: Su et al. 2021, arXiv 2104.09864. linear: divided by the factor (arXiv 2306.15595).
+    llama3: only long wavelengths are divided, with a linear blend between the two cut-offs.
     """
     exponent = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     frequency = (1.0 / np.float32(config.rope_theta) ** exponent).astype(np.float32)
@@ -127,7 +127,7 @@ class Attention(nn.Module):
             old_k, old_v, key_segment_ids, start = cache
             k = jax.lax.dynamic_update_slice(old_k, k.astype(old_k.dtype), (0, start, 0, 0))
             v = jax.lax.dynamic_update_slice(old_v, v.astype(old_v.dtype), (0, start, 0, 0))
-            # Few queries, a traced offset: only the plain form takes it, and it is bound by memory anyway.
+            # Few queries and a traced offset: the plain form takes it, and memory is the limit anyway.
             y = see(k, v, key_segment_ids=key_segment_ids, offset=start, backend="reference")
         y = y.reshape(b, t, heads)
         o_proj = Dense(c, c.hidden_size, ("heads", "embed"), c.o_bias, name="o_proj")
@@ -154,7 +154,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """x + attention(norm x), then x + mlp(norm x). Also this layer's new keys and values, given a cache."""
+    """x + attention(norm x), then x + mlp(norm x); given a cache, also the new keys and values."""
 
     config: DecoderConfig
 
@@ -219,7 +219,8 @@ class Decoder(nn.Module):
             self.head = self.param("head", named(init, ("embed", "vocab")), shape, dtype)
 
     def __call__(self, tokens, positions=None, segment_ids=None, *, deterministic=True):
-        return self._logits(self.hidden(tokens, positions, segment_ids, deterministic=deterministic))
+        x = self.hidden(tokens, positions, segment_ids, deterministic=deterministic)
+        return self._logits(x)
 
     def hidden(
         self,
@@ -259,7 +260,8 @@ class Decoder(nn.Module):
         if c.rope_theta is None:
             if tokens.shape[1] > c.max_position:
                 raise ValueError(
-                    f"a row of {tokens.shape[1]} tokens exceeds the model's {c.max_position} positions"
+                    f"a row of {tokens.shape[1]} tokens exceeds the model's"
+                    f" {c.max_position} positions"
                 )
             x = x + jnp.take(self.position_embedding, positions, axis=0).astype(c.dtype)
         else:
@@ -282,7 +284,7 @@ class Decoder(nn.Module):
 
 
 def unembedding(config: DecoderConfig, params) -> Float[Array, "d v"]:
-    """The matrix from hidden states to logits: the embedding, transposed, where the two are tied."""
+    """The matrix from hidden states to logits: the embedding, transposed, if they are tied."""
     return params["embedding"].T if config.tie_embeddings else params["head"]
 
 
@@ -311,7 +313,10 @@ def _names(config: DecoderConfig, collection: str):
 
 
 def logical_axes(config: DecoderConfig):
-    """A tree like `params` of tuples of logical axis names: layers, vocab, embed, heads, kv_heads, mlp, None."""
+    """A tree like `params` of tuples of axis names.
+
+    They are layers, vocab, embed, heads, kv_heads, mlp, and None for what is never divided.
+    """
     return _names(dataclasses.replace(config, lora=None), "params")
 
 

@@ -1,8 +1,8 @@
-"""Low-rank adapters as a `lora` variable collection beside `params` (Hu et al. 2021, arXiv 2106.09685).
+"""Low-rank adapters as a `lora` variable collection beside `params` (arXiv 2106.09685).
 
 The frozen kernel stays in `params`; a `Dense` that the config names as a target reads a second
-collection {"a": [in, rank], "b": [rank, out]} (with the scan's leading layer axis). Under `jax.vmap`
-over the collection the kernel has no task axis, so the base is in memory once.
+collection {"a": [in, rank], "b": [rank, out]} (with the scan's leading layer axis). Under
+`jax.vmap` over the collection the kernel has no task axis, so the base is in memory once.
 """
 
 import flax.linen as nn
@@ -88,7 +88,8 @@ def merge_lora(config: DecoderConfig, params, lora):
 
     def walk(base, adapter):
         if "a" in adapter:
-            return {**base, "kernel": merge_kernel(base["kernel"], adapter["a"], adapter["b"], scale)}
+            kernel = merge_kernel(base["kernel"], adapter["a"], adapter["b"], scale)
+            return {**base, "kernel": kernel}
         return {**base, **{key: walk(base[key], adapter[key]) for key in adapter}}
 
     return walk(params, lora)
@@ -96,7 +97,10 @@ def merge_lora(config: DecoderConfig, params, lora):
 
 @jax.jit
 def merge_kernel(
-    kernel: Float[Array, "*l i o"], a: Float[Array, "*l i r"], b: Float[Array, "*l r o"], scale: float
+    kernel: Float[Array, "*l i o"],
+    a: Float[Array, "*l i r"],
+    b: Float[Array, "*l r o"],
+    scale: float,
 ) -> Float[Array, "*l i o"]:
     """W + scale A B, in float32, back in the type of W."""
     change = jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision="highest")

@@ -1,0 +1,100 @@
+"""The safetensors format, read and written tensor by tensor with plain file calls.
+
+The library maps whole files into memory, whose pages count as the process's own, and writes only
+models it holds whole. Here one tensor at a time is in memory. Format: 8 bytes of little-endian header
+length, a JSON header of name -> dtype, shape, data_offsets, then the data.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": jnp.dtype("bfloat16"),
+    "F64": np.dtype(np.float64),
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+class Entry(NamedTuple):
+    """Where a tensor lies."""
+
+    file: Path
+    dtype: str  # a key of DTYPES, or something else that only its name is known of
+    shape: tuple[int, ...]
+    start: int  # bytes from the beginning of the file
+    size: int  # bytes
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """Every tensor of one file. Raises ValueError for a file that is cut off or not of this format."""
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if total < 8 or length > total - 8:
+            raise ValueError(f"{path}: not a safetensors file, or cut off in its header")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError:
+            raise ValueError(f"{path}: not a safetensors file (its header is not JSON)") from None
+    entries = {}
+    for name, item in header.items():
+        if name == "__metadata__":
+            continue
+        first, last = item["data_offsets"]
+        if 8 + length + last > total:
+            raise ValueError(f"{path}: cut off in tensor {name}")
+        shape = tuple(item["shape"])
+        entries[name] = Entry(path, item["dtype"], shape, 8 + length + first, last - first)
+    return entries
+
+
+def read_tensor(entry: Entry) -> np.ndarray:
+    """One tensor, in the file's own type."""
+    dtype = DTYPES[entry.dtype]
+    count = entry.size // dtype.itemsize
+    return np.fromfile(entry.file, dtype, count, offset=entry.start).reshape(entry.shape)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file open under a temporary name that becomes `path` only when all of it is on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_file(
+    path: Path,
+    shapes: Mapping[str, tuple[tuple[int, ...], Any]],
+    tensor: Callable[[str], np.ndarray],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write `tensor(name)` for every name of `shapes` (name -> shape, dtype), one after another."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, (shape, dtype) in shapes.items():
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        item = {"dtype": CODES[np.dtype(dtype)], "shape": list(shape)}
+        header[name] = {**item, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in shapes:
+            np.ascontiguousarray(tensor(name)).tofile(file)
