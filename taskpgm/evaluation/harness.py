@@ -1,0 +1,324 @@
+"""A model for lm-evaluation-harness (EleutherAI): MMLU, BIG-Bench Hard and its other tasks.
+
+`lm_eval` is an optional extra, `pip install 'taskpgm[eval]'`, imported only where it is needed; its
+tasks come from the Hugging Face hub, so that a machine without it can run only tasks whose YAML
+files lie in a folder of your own (`include_path`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from taskpgm.models import Decoder, DecoderConfig, generate, unembedding
+
+NAME = "taskpgm"  # what the harness knows the model by: lm_eval --model taskpgm
+INSTALL = "lm_eval is not installed: pip install 'taskpgm[eval]' (an optional extra)"
+
+# The names in configs, the harness's own, and the examples in the context that papers report.
+# BIG-Bench Hard's own prompts hold their 3 examples, so nothing is added to them.
+SUITES: Mapping[str, tuple[str, int | None]] = {"mmlu": ("mmlu", 5), "bbh": ("bbh", None)}
+
+SHORTEST = 32  # ids; sequences are padded to this times a power of two, so programs are few
+CHUNK = 128  # positions whose logits exist at once
+
+
+class Window(NamedTuple):
+    """Ids to read and the ids to score, which are the last of them, shifted by one."""
+
+    inputs: list[int]
+    targets: list[int]
+
+
+class HarnessModel:
+    """What the harness asks of a model, for (config, params, tokenizer); no lm_eval in here.
+
+    `register` makes it a subclass of the harness's own base class. Requests are anything with
+    `.args`, as the harness has them.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        params: Any,
+        tokenizer: Any,
+        *,
+        lora: Any = None,
+        batch_size: int = 8,
+        max_length: int | None = None,
+        max_new_tokens: int = 256,
+    ) -> None:
+        super().__init__()
+        self.config, self.params, self.lora = config, params, lora
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.max_length = min(max_length or config.max_position, config.max_position)
+        self.max_new_tokens = max_new_tokens
+
+    @property
+    def prefix_id(self) -> int:
+        """What the first token of a text is conditioned on."""
+        first = self.tokenizer.bos_token_id
+        return self.tokenizer.eos_token_id if first is None else first
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        return self.tokenizer.chat_template if chat_template else ""
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        return self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
+        """(nats of the continuation given the context, whether greedy decoding would give it)."""
+        windows = [self._window(*request.args) for request in requests]
+        return self._score(windows)
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
+        """Nats of whole texts: each token once, in windows with as much context as fits."""
+        owner, windows = [], []
+        for i, request in enumerate(requests):
+            ids = self._encode(request.args[0])
+            pieces = list(rolling_windows(ids, self.prefix_id, self.max_length))
+            owner += [i] * len(pieces)
+            windows += pieces
+        nats = [score for score, _ in self._score(windows)]
+        return np.bincount(owner, nats, minlength=len(requests)).astype(float).tolist()
+
+    def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
+        """Greedy (or, where a request says so, sampled) continuations, cut before a stop string."""
+        settings = [_generation(request.args[1], self.max_new_tokens) for request in requests]
+        ids = [self._encode(request.args[0]) or [self.prefix_id] for request in requests]
+        texts = [""] * len(requests)
+        # One batch has one setting; within a setting, prompts of like length stand together.
+        order = sorted(range(len(ids)), key=lambda i: (settings[i][:2], len(ids[i]), i))
+        for batch in _batches(order, self.batch_size, key=lambda i: settings[i][:2]):
+            longest, temperature = settings[batch[0]][:2]
+            room = self.max_length - longest
+            if room < 1:
+                raise ValueError(
+                    f"max_gen_toks={longest} leaves no room for a prompt in {self.max_length} "
+                    "positions: ask for fewer"
+                )
+            prompts = [ids[i][-room:] for i in batch]
+            outputs = generate(
+                self.config,
+                self.params,
+                prompts + prompts[-1:] * (self.batch_size - len(prompts)),
+                max_new_tokens=longest,
+                stop_ids=(self.tokenizer.eos_token_id,),
+                lora=self.lora,
+                temperature=temperature,
+                key=jax.random.key(batch[0]) if temperature > 0 else None,
+            )
+            for i, output in zip(batch, outputs, strict=False):
+                text = self.tokenizer.decode(output, skip_special_tokens=True)
+                texts[i] = cut(text, settings[i][2])
+        return texts
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _window(self, context: str, continuation: str) -> Window:
+        """Context and continuation from one tokenisation; spaces at the seam go to the right."""
+        stripped = context.rstrip()
+        continuation = context[len(stripped) :] + continuation
+        before = self._encode(stripped)
+        targets = self._encode(stripped + continuation)[len(before) :]
+        if not targets:  # the seam fell inside a token
+            targets = self._encode(continuation)
+        whole = [self.prefix_id, *before, *targets]
+        return Window(whole[:-1][-self.max_length :], targets[-self.max_length :])
+
+    def _score(self, windows: Sequence[Window]) -> list[tuple[float, bool]]:
+        """Scores windows of like length together: one program per padded length."""
+        scores: list[tuple[float, bool]] = [(0.0, True)] * len(windows)
+        order = sorted(range(len(windows)), key=lambda i: (len(windows[i].inputs), i))
+        length = {i: padded_length(len(windows[i].inputs), self.max_length) for i in order}
+        for batch in _batches(order, self.batch_size, key=length.__getitem__):
+            shape = (self.batch_size, length[batch[0]])
+            inputs, targets = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+            read, scored = np.zeros(shape, np.int32), np.zeros(shape, bool)
+            for row, i in enumerate(batch):
+                end, first = len(windows[i].inputs), -len(windows[i].targets)
+                inputs[row, :end] = windows[i].inputs
+                read[row, :end] = 1
+                targets[row, end + first : end] = windows[i].targets
+                scored[row, end + first : end] = True
+            nats, greedy = score_windows(
+                self.config, self.params, self.lora, inputs, read, targets, scored
+            )
+            for i, value, same in zip(batch, np.asarray(nats), np.asarray(greedy), strict=False):
+                scores[i] = (float(value), bool(same))
+        return scores
+
+
+@partial(jax.jit, static_argnums=0)
+def score_windows(
+    config: DecoderConfig,
+    params: Any,
+    lora: Any,
+    inputs: Int[Array, "b t"],
+    read: Int[Array, "b t"],
+    targets: Int[Array, "b t"],
+    scored: Bool[Array, "b t"],
+) -> tuple[Float[Array, "b"], Bool[Array, "b"]]:
+    """Sum of the scored targets' log-probabilities (nats), and whether each is the argmax.
+
+    `read` is 1 for ids and 0 for padding. Logits exist for CHUNK positions at a time.
+    """
+    variables = {"params": params} if lora is None else {"params": params, "lora": lora}
+    hidden = Decoder(config).apply(variables, inputs, segment_ids=read, method="hidden")
+    matrix = unembedding(config, params)
+    steps = -(-inputs.shape[1] // CHUNK)
+    width = -(-inputs.shape[1] // steps)
+
+    def chunked(x: Array) -> Array:
+        padding = [(0, 0), (0, steps * width - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
+        x = jnp.pad(x, padding)
+        return x.reshape(x.shape[0], steps, width, *x.shape[2:]).swapaxes(0, 1)
+
+    def chunk(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        hidden, target, scored = part
+        logits = jnp.einsum(
+            "btd,dv->btv", hidden, matrix, preferred_element_type=jnp.float32
+        ).astype(jnp.float32)
+        chosen = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+        nats = chosen - jax.nn.logsumexp(logits, axis=-1)
+        same = jnp.argmax(logits, axis=-1) == target
+        return jnp.where(scored, nats, 0.0).sum(1), (same | ~scored).all(1)
+
+    nats, same = jax.lax.map(chunk, (chunked(hidden), chunked(targets), chunked(scored)))
+    return nats.sum(0), same.all(0)
+
+
+def rolling_windows(ids: Sequence[int], prefix: int, length: int) -> Iterator[Window]:
+    """Cuts a text into windows of at most `length` inputs, each id a target exactly once."""
+    whole = [prefix, *ids]
+    for start in range(0, len(ids), length):
+        end = min(start + length, len(ids))
+        yield Window(whole[max(0, end - length) : end], whole[start + 1 : end + 1])
+
+
+def padded_length(length: int, limit: int) -> int:
+    """The next SHORTEST * 2**k, at most `limit`."""
+    padded = SHORTEST
+    while padded < length:
+        padded *= 2
+    return min(padded, limit)
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of `stops`."""
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
+
+
+def _generation(kwargs: Mapping[str, Any], default: int) -> tuple[int, float, tuple[str, ...]]:
+    """(new tokens, temperature, stop strings) of a request."""
+    stops = kwargs.get("until") or ()
+    stops = (stops,) if isinstance(stops, str) else tuple(stop for stop in stops if stop)
+    longest = kwargs.get("max_gen_toks") or kwargs.get("max_new_tokens") or default
+    sampled = kwargs.get("do_sample", False)
+    return int(longest), float(kwargs.get("temperature", 1.0)) if sampled else 0.0, stops
+
+
+def _batches(order: Sequence[int], size: int, key: Any) -> Iterator[list[int]]:
+    """Runs of at most `size` neighbours with one key."""
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) == size or key(batch[0]) != key(i)):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def register() -> type:
+    """The class that lm_eval knows as "taskpgm".
+
+    Raises:
+      ModuleNotFoundError: lm_eval is not installed; says how to.
+    """
+    try:
+        from lm_eval.api import registry
+        from lm_eval.api.model import LM
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(INSTALL) from error
+    if NAME in registry.model_registry:
+        return registry.get_model(NAME)
+    return registry.register_model(NAME)(type("TaskpgmLM", (HarnessModel, LM), {}))
+
+
+def evaluate_harness(
+    config: DecoderConfig,
+    params: Any,
+    tokenizer: Any,
+    tasks: Sequence[str],
+    *,
+    lora: Any = None,
+    batch_size: int = 8,
+    max_length: int | None = None,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    include_path: str | Path | None = None,
+) -> dict[str, dict[str, float]]:
+    """Runs benchmarks of lm-evaluation-harness.
+
+    Args:
+      tasks: "mmlu", "bbh" (with the settings of `SUITES`) or any task the harness has.
+      num_fewshot: examples in the context; None: what `SUITES` or the task says.
+      limit: only so many examples of each task.
+      include_path: a folder of further task YAML files.
+
+    Returns:
+      {task or group: {metric: value}}, numbers only, as the harness names them.
+
+    Raises:
+      ModuleNotFoundError: lm_eval is not installed.
+      OSError: a task's data cannot be had; says which.
+    """
+    model = register()(
+        config, params, tokenizer, lora=lora, batch_size=batch_size, max_length=max_length
+    )
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    results: dict[str, dict[str, float]] = {}
+    for task in tasks:
+        name, shots = SUITES.get(task, (task, None))
+        try:
+            found = simple_evaluate(
+                model=model,
+                tasks=[name],
+                num_fewshot=shots if num_fewshot is None else num_fewshot,
+                limit=limit,
+                task_manager=manager,
+                log_samples=False,
+                bootstrap_iters=0,
+            )
+        except (ConnectionError, FileNotFoundError) as error:
+            raise OSError(f"benchmark {task!r}: its data cannot be had ({error})") from error
+        for key, metrics in {**found["results"], **found.get("groups", {})}.items():
+            numbers = {
+                metric: float(value)
+                for metric, value in metrics.items()
+                if isinstance(value, int | float) and not isinstance(value, bool)
+            }
+            results.setdefault(key, {}).update(numbers)
+    return results

@@ -1,0 +1,275 @@
+"""What a model is worth on held-out data: loss and exact match, per task, per family, on average.
+
+Loss is teacher-forced: nats per scored token, every model on the same packed rows. Exact match is
+free-running: the greedy continuation of the prompt, cut at end-of-sequence, equals the response
+(both stripped). Nothing here is random, so the same model gives the same numbers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from taskpgm.affinity import predict
+from taskpgm.models import DecoderConfig, generate
+from taskpgm.tasks import Rows, Task, encode
+
+Report = dict[str, Any]
+MEASURES = ("loss", "exact_match")
+
+
+class Prompt(NamedTuple):
+    """One generation to make: the ids to continue and the text that would be right."""
+
+    task: int
+    example: int
+    ids: list[int]
+    response: str
+
+
+def evaluate(
+    config: DecoderConfig,
+    params: Any,
+    tokenizer: Any,
+    tasks: Sequence[Task],
+    rows: Sequence[Rows],
+    *,
+    lora: Any = None,
+    batch_size: int,
+    max_new_tokens: int,
+    exact_match_examples: int | None = None,
+) -> dict[str, Report]:
+    """Measures one model on every task.
+
+    Args:
+      config, params, lora: the model; `lora` is one adapter (no leading axis) or None.
+      tasks: their held-out examples are what `rows` holds.
+      rows: one `Rows` per task, all of the same length t, packed from `task.heldout`.
+      batch_size: rows (and prompts) a step.
+      max_new_tokens: a generation that is not finished by then does not match.
+      exact_match_examples: at most so many examples of each task are generated, the first ones;
+        None for all, 0 for none.
+
+    Returns:
+      per task: "loss" (nats per scored token), "exact_match" (share in [0, 1]; None when nothing
+      was generated), "examples" and "tokens" (how many the loss is over), "generated" (how many the
+      match is over), "predictions" (texts of the first held-out examples, by position in
+      `task.heldout`).
+
+    Raises:
+      ValueError: rows and tasks do not fit together, or a task has no scored token.
+    """
+    loss = heldout_loss(config, params, tasks, rows, lora=lora, batch_size=batch_size)
+    prompts = _prompts(config, tokenizer, tasks, rows, max_new_tokens, exact_match_examples)
+    texts = _continue(config, params, tokenizer, prompts, lora, batch_size, max_new_tokens)
+
+    predictions: list[dict[int, str]] = [{} for _ in tasks]
+    matched = np.zeros(len(tasks), int)
+    for prompt, text in zip(prompts, texts, strict=True):
+        predictions[prompt.task][prompt.example] = text
+        matched[prompt.task] += text.strip() == prompt.response.strip()
+    return {
+        task.name: {
+            **loss[task.name],
+            "exact_match": float(matched[i] / len(predictions[i])) if predictions[i] else None,
+            "generated": len(predictions[i]),
+            "predictions": predictions[i],
+        }
+        for i, task in enumerate(tasks)
+    }
+
+
+def heldout_loss(
+    config: DecoderConfig,
+    params: Any,
+    tasks: Sequence[Task],
+    rows: Sequence[Rows],
+    *,
+    lora: Any = None,
+    batch_size: int,
+) -> dict[str, Report]:
+    """Loss of one model on every task: {task: {"loss", "examples", "tokens"}}.
+
+    All tasks' rows go through one compiled program; sums over examples are float64.
+    """
+    if len(rows) != len(tasks):
+        raise ValueError(f"{len(rows)} sets of held-out rows for {len(tasks)} tasks")
+    together, task_of = _concatenate(rows)
+    loras = None if lora is None else jax.tree.map(lambda leaf: leaf[None], lora)
+    log_likelihood, tokens = predict.score_examples(
+        config, params, loras, together, len(task_of), batch_size=batch_size
+    )
+    nats = np.bincount(task_of, -np.asarray(log_likelihood, np.float64)[0], len(tasks))
+    scored = np.bincount(task_of, tokens, len(tasks)).astype(int)
+    examples = np.bincount(task_of, minlength=len(tasks))
+    for task, count in zip(tasks, scored, strict=True):
+        if count == 0:
+            raise ValueError(f"task {task.name!r}: no held-out token to score")
+    return {
+        task.name: {
+            "loss": float(nats[i] / scored[i]),
+            "examples": int(examples[i]),
+            "tokens": int(scored[i]),
+        }
+        for i, task in enumerate(tasks)
+    }
+
+
+def _concatenate(rows: Sequence[Rows]) -> tuple[Rows, np.ndarray]:
+    """All tasks' rows as one, examples renumbered through; and the task of each example [m]."""
+    counts = [int(part.example.max(initial=-1)) + 1 for part in rows]
+    starts = np.cumsum([0, *counts[:-1]])
+    fields = [np.concatenate(field) for field in zip(*rows, strict=True)]
+    together = Rows(*fields)._replace(
+        example=np.concatenate(
+            [
+                np.where(part.example >= 0, part.example + start, -1).astype(np.int32)
+                for part, start in zip(rows, starts, strict=True)
+            ]
+        )
+    )
+    return together, np.repeat(np.arange(len(rows)), counts)
+
+
+def _prompts(
+    config: DecoderConfig,
+    tokenizer: Any,
+    tasks: Sequence[Task],
+    rows: Sequence[Rows],
+    max_new_tokens: int,
+    limit: int | None,
+) -> list[Prompt]:
+    """The ids before the (last) response of each held-out example, from the same tokenisation as
+    in training, so that the boundary is the same."""
+    room = config.max_position - max_new_tokens
+    if room < 1:
+        raise ValueError(
+            f"evaluation.max_new_tokens={max_new_tokens} leaves no room for a prompt: "
+            f"the model has {config.max_position} positions"
+        )
+    prompts = []
+    for i, (task, part) in enumerate(zip(tasks, rows, strict=True)):
+        examples = task.heldout[:limit]
+        encoded = encode(tokenizer, examples, part.tokens.shape[1])
+        for ids, scored, index in zip(encoded.ids, encoded.scored, encoded.index, strict=True):
+            example = examples[int(index)]
+            start = _last_response(np.asarray(scored))
+            if start > 0:
+                response = example.messages[-1][1] if example.messages else example.response
+                prompt = [int(token) for token in ids[max(0, start - room) : start]]
+                prompts.append(Prompt(i, int(index), prompt, response))
+    return prompts
+
+
+def _last_response(scored: np.ndarray) -> int:
+    """Where the last run of scored tokens begins."""
+    return int(np.flatnonzero(scored & ~np.concatenate([[False], scored[:-1]]))[-1])
+
+
+def _continue(
+    config: DecoderConfig,
+    params: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    lora: Any,
+    batch_size: int,
+    max_new_tokens: int,
+) -> list[str]:
+    """Greedy continuations, in the order of `prompts`.
+
+    Prompts of all tasks are batched by length, and the last batch is filled up, so that there are
+    as many compiled programs as lengths' buckets, whatever the number of tasks.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
+    texts = [""] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        ids = [prompts[i].ids for i in chosen]
+        ids += ids[-1:] * (batch_size - len(ids))
+        outputs = generate(
+            config,
+            params,
+            ids,
+            max_new_tokens=max_new_tokens,
+            stop_ids=(tokenizer.eos_token_id,),
+            lora=lora,
+        )
+        for i, output in zip(chosen, outputs, strict=False):
+            texts[i] = tokenizer.decode(output, skip_special_tokens=True)
+    return texts
+
+
+def aggregate(per_task: Mapping[str, Report], families: Mapping[str, str]) -> Report:
+    """Averages of one model's measurements.
+
+    Args:
+      per_task: what `evaluate` returned.
+      families: {task: family}.
+
+    Returns:
+      {"tasks": {task: {...}} (texts left out), "families": {family: {"loss", "exact_match",
+      "tasks"}}, each the mean over its tasks, "mean": the mean over tasks, "family_mean": the mean
+      over families, which keeps a large family from deciding alone}.
+    """
+    tasks = {
+        name: {key: value for key, value in report.items() if key != "predictions"}
+        for name, report in per_task.items()
+    }
+    members: dict[str, list[Report]] = {}
+    for name, report in tasks.items():
+        members.setdefault(families[name], []).append(report)
+    by_family = {
+        family: {**_mean(reports), "tasks": len(reports)} for family, reports in members.items()
+    }
+    return {
+        "tasks": tasks,
+        "families": by_family,
+        "mean": _mean(list(tasks.values())),
+        "family_mean": _mean(list(by_family.values())),
+    }
+
+
+def _mean(reports: Sequence[Report]) -> dict[str, float | None]:
+    """Plain means; a measure that some report lacks has none."""
+    return {
+        key: None
+        if any(report[key] is None for report in reports)
+        else float(np.mean([report[key] for report in reports]))
+        for key in MEASURES
+    }
+
+
+def samples(
+    tasks: Sequence[Task], runs: Mapping[str, Mapping[str, Report]], per_task: int = 1
+) -> list[Report]:
+    """A few examples with what each model answered, for people to read.
+
+    Args:
+      runs: {run: what `evaluate` returned for it}.
+      per_task: so many from each task, the first ones that every run answered.
+
+    Returns:
+      dicts of "task", "family", "prompt", "response", "predictions" ({run: text}).
+    """
+    chosen = []
+    for task in tasks:
+        answers = {run: reports[task.name]["predictions"] for run, reports in runs.items()}
+        common = [
+            i for i in range(len(task.heldout)) if all(i in texts for texts in answers.values())
+        ]
+        for i in common[:per_task] if answers else ():
+            example = task.heldout[i]
+            turns = example.messages
+            chosen.append(
+                {
+                    "task": task.name,
+                    "family": task.family,
+                    "prompt": "\n".join(f"{role}: {text}" for role, text in turns[:-1])
+                    if turns
+                    else example.prompt,
+                    "response": turns[-1][1] if turns else example.response,
+                    "predictions": {run: texts[i] for run, texts in answers.items()},
+                }
+            )
+    return chosen

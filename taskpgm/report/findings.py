@@ -1,0 +1,229 @@
+"""What the results say, in a sentence and in tables of plain values: no HTML, no drawing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from taskpgm.report.artefacts import Study
+
+BASE = "base, not fine-tuned"
+RESAMPLES = 2000
+
+
+class Column(NamedTuple):
+    """A measure of the results table: where it stands in a run, and which way is better."""
+
+    title: str
+    section: str  # "mean" over tasks or "family_mean" over families
+    measure: str
+    lower_is_better: bool
+
+
+COLUMNS = (
+    Column("loss, mean over tasks", "mean", "loss", True),
+    Column("loss, over families", "family_mean", "loss", True),
+    Column("exact match, over tasks", "mean", "exact_match", False),
+    Column("exact match, over families", "family_mean", "exact_match", False),
+)
+
+
+class Row(NamedTuple):
+    """A mixture's results: one value a column (None: not measured), and its effective tasks."""
+
+    name: str
+    values: tuple[float | None, ...]
+    effective: float | None
+
+
+class Comparison(NamedTuple):
+    """Held-out loss of one run minus another's, paired by task; negative is better."""
+
+    difference: float
+    relative: float
+    low: float  # bounds of a 95% interval from resampling tasks
+    high: float
+    wins: int
+    tasks: int
+
+
+def results_rows(study: Study) -> list[Row]:
+    """The results table: the base first, then the mixtures in the order they were compared."""
+    rows = [(BASE, study.base)] if study.base.get("mean") else []
+    rows += list(study.runs.items())
+    return [
+        Row(
+            name,
+            tuple((run.get(c.section) or {}).get(c.measure) for c in COLUMNS),
+            study.mixtures[name].effective if name in study.mixtures else None,
+        )
+        for name, run in rows
+    ]
+
+
+def best(values: Sequence[float | None], lower_is_better: bool, digits: int = 4) -> set[int]:
+    """Positions of the best values, ties (as printed) included."""
+    shown = [None if v is None else round(v if lower_is_better else -v, digits) for v in values]
+    known = [v for v in shown if v is not None]
+    return {i for i, v in enumerate(shown) if v is not None and v == min(known)}
+
+
+def task_losses(run: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        task: report["loss"]
+        for task, report in (run.get("tasks") or {}).items()
+        if report.get("loss") is not None
+    }
+
+
+def compare(study: Study, run: str, other: str, seed: int = 0) -> Comparison | None:
+    """How `run` fares against `other` in held-out loss; None without common tasks."""
+    ours, theirs = task_losses(study.runs[run]), task_losses(study.runs[other])
+    common = [task for task in ours if task in theirs]
+    if not common:
+        return None
+    difference = np.array([ours[task] - theirs[task] for task in common])
+    draws = np.random.default_rng(seed).integers(len(common), size=(RESAMPLES, len(common)))
+    low, high = np.quantile(difference[draws].mean(axis=1), (0.025, 0.975))
+    mean = float(difference.mean())
+    reference = float(np.mean([theirs[task] for task in common]))
+    return Comparison(
+        mean, mean / reference, float(low), float(high), int((difference < 0).sum()), len(common)
+    )
+
+
+def is_taskpgm(study: Study, name: str) -> bool:
+    """Whether a mixture was made from an affinity by the energy."""
+    mixture = study.mixtures.get(name)
+    return bool(mixture and mixture.affinity) or name.startswith("taskpgm")
+
+
+def ranking(study: Study, measure: str = "loss") -> list[str]:
+    """Runs that have the measure, best mean over tasks first."""
+    values = {name: (run.get("mean") or {}).get(measure) for name, run in study.runs.items()}
+    sign = 1 if measure == "loss" else -1
+    return sorted((n for n, v in values.items() if v is not None), key=lambda n: sign * values[n])
+
+
+def finding(study: Study) -> str:
+    """The result in a sentence or three, whichever way it went."""
+    ranked = ranking(study)
+    if not ranked:
+        return _without_runs(study)
+    loss = {name: study.runs[name]["mean"]["loss"] for name in ranked}
+    first = ranked[0]
+    if len(ranked) == 1:
+        return (
+            f"Only one mixture, {first}, was trained: its mean held-out loss is "
+            f"{loss[first]:.4f} nats per token; there is nothing to compare it with."
+        )
+    text = (
+        f"Of {len(ranked)} mixtures, {first} has the lowest mean held-out loss: "
+        f"{loss[first]:.4f} nats per token, {_gap(loss[ranked[1]], loss[first])} below the next, "
+        f"{ranked[1]}."
+    )
+    text += _taskpgm_sentence(study, ranked, loss)
+    base = (study.base.get("mean") or {}).get("loss")
+    if base is not None and base <= loss[first]:
+        text += f" No mixture beats the base model without fine-tuning ({base:.4f})."
+    by_match = ranking(study, "exact_match")
+    if by_match and by_match[0] != first:
+        match = {name: study.runs[name]["mean"]["exact_match"] for name in by_match}
+        if first not in match or match[by_match[0]] > match[first]:
+            text += (
+                f" By exact match the order differs: {by_match[0]} is first with "
+                f"{match[by_match[0]]:.1%}"
+                + (f", {first} has {match[first]:.1%}." if first in match else ".")
+            )
+    return text
+
+
+def _taskpgm_sentence(study: Study, ranked: list[str], loss: Mapping[str, float]) -> str:
+    """How the best TaskPGM mixture stands to uniform, with what is chance in it."""
+    ours = next((name for name in ranked if is_taskpgm(study, name)), None)
+    other = "uniform"
+    if ours is None or other not in loss or ours == other:
+        return ""
+    against = compare(study, ours, other)
+    if against is None:
+        return ""
+    counted = (
+        f"lower on {against.wins} of {against.tasks} tasks, 95% interval of the mean difference "
+        f"over tasks {against.low:+.4f} to {against.high:+.4f}"
+    )
+    if against.difference < 0:
+        certain = against.high < 0
+        return f" {ours} is {_gap(loss[other], loss[ours])} below {other} ({counted})" + (
+            "." if certain else ": the interval holds zero, so this may be chance."
+        )
+    certain = against.low > 0
+    return f" TaskPGM does not beat {other} here: {ours}, its best mixture, is " + (
+        f"{_gap(loss[ours], loss[other])} above it ({counted})"
+        + ("." if certain else ": the interval holds zero, so this may be chance.")
+    )
+
+
+def _gap(high: float, low: float) -> str:
+    return f"{high - low:.4f} ({(high - low) / high:.1%})"
+
+
+def _without_runs(study: Study) -> str:
+    """What can be said when nothing was trained."""
+    mixture = study.mixtures.get(study.main or "")
+    if mixture is None:
+        return f"{len(study.tasks)} tasks; no mixture has been computed yet."
+    top = int(np.argmax(mixture.weights))
+    return (
+        f"{mixture.name} keeps {mixture.support} of {len(study.tasks)} tasks, as many as "
+        f"{mixture.effective:.1f} equally weighted ones; the heaviest is {study.tasks[top]} with "
+        f"{mixture.weights[top]:.1%}. No model was trained on it, so what it is worth is not "
+        "known from this page."
+    )
+
+
+def results_text(study: Study) -> str:
+    """The results table for a terminal; an asterisk marks the best of a column."""
+    rows = results_rows(study)
+    if not rows:
+        return _weights_text(study)
+    marked = [
+        best([row.values[j] for row in rows], column.lower_is_better)
+        for j, column in enumerate(COLUMNS)
+    ]
+    table = [["mixture", "loss", "(families)", "exact match", "(families)", "effective tasks"]]
+    for i, row in enumerate(rows):
+        cells = [row.name]
+        for j, value in enumerate(row.values):
+            text = "-" if value is None else f"{value:.4f}" if j < 2 else f"{value:.1%}"
+            cells.append(text + ("*" if i in marked[j] else " "))
+        table.append([*cells, "-" if row.effective is None else f"{row.effective:.1f}"])
+    return aligned(table) + "\n" + "* best; loss in nats per scored token, lower is better\n"
+
+
+def _weights_text(study: Study, limit: int = 20) -> str:
+    """The heaviest tasks of the main mixture, where no model was trained."""
+    mixture = study.mixtures.get(study.main or "")
+    if mixture is None:
+        return "no results yet\n"
+    order = np.argsort(-mixture.weights, kind="stable")
+    kept = [i for i in order if mixture.weights[i] > 0]
+    table = [["task", "weight", "examples"]]
+    for i in kept[:limit]:
+        count = "-" if mixture.counts is None else f"{mixture.counts[i]:,}"
+        table.append([study.tasks[i], f"{mixture.weights[i]:.2%}", count])
+    more = f"... and {len(kept) - limit} more\n" if len(kept) > limit else ""
+    return aligned(table) + "\n" + more + f"{len(order) - len(kept)} tasks have weight zero\n"
+
+
+def aligned(table: Sequence[Sequence[str]]) -> str:
+    """Columns under each other: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if j == 0 else cell.rjust(width)
+            for j, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)

@@ -1,0 +1,149 @@
+"""Colours and type of the figures, in a light and a dark theme; and how a figure becomes a PNG."""
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+DPI = 160
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of one theme; the page's CSS has the same ones."""
+
+    name: str
+    paper: str
+    ink: str
+    muted: str
+    line: str
+    diverging: tuple[str, ...]  # from hurts, over zero, to helps
+    sequential: tuple[str, ...]  # from least to most alike
+    mixtures: tuple[str, ...]  # baselines take the greys at the end
+    baselines: tuple[str, ...]
+    family_lightness: tuple[float, float]
+
+
+LIGHT = Theme(
+    name="light",
+    paper="#ffffff",
+    ink="#1c2127",
+    muted="#67707b",
+    line="#dfe3e8",
+    diverging=("#7a1c2e", "#c2505a", "#eab3a9", "#f8f7f5", "#a5c8e4", "#3f83bd", "#123f73"),
+    sequential=("#fbfaf5", "#d6e6dc", "#93c6c4", "#4395ab", "#235f86", "#152d52"),
+    mixtures=("#1f6fb2", "#d1652a", "#2a8c6a", "#8a5bb5", "#b8425f", "#7d7a1e"),
+    baselines=("#8b939d", "#b9a27c", "#5d6670", "#a58fa0", "#7fa3a0", "#c2b6ad"),
+    family_lightness=(0.62, 0.76),
+)
+DARK = Theme(
+    name="dark",
+    paper="#14181d",
+    ink="#e4e7eb",
+    muted="#98a2ad",
+    line="#2c333b",
+    diverging=("#ffb3a1", "#e2695f", "#7c2f38", "#20252b", "#234d75", "#4c93d0", "#b7dcff"),
+    sequential=("#1a2027", "#1f3c50", "#2b6480", "#4694a3", "#8cc7bd", "#eef7e6"),
+    mixtures=("#5aa7e6", "#f0935c", "#55c09a", "#b893e0", "#ea7d97", "#c1bd54"),
+    baselines=("#8f98a3", "#bfa97f", "#c3cad2", "#a791a6", "#86aba8", "#7a7069"),
+    family_lightness=(0.70, 0.58),
+)
+THEMES = (LIGHT, DARK)
+
+
+def family_colours(families: Sequence[str], theme: Theme) -> dict[str, str]:
+    """A colour for each family: hues evenly around the circle, lightness in turn, in OKLCH."""
+    named = [family for family in families if family]
+    colours = {
+        family: _oklch(theme.family_lightness[i % 2], 0.125, 2 * math.pi * i / len(named) + 0.5)
+        for i, family in enumerate(named)
+    }
+    return {family: colours.get(family, theme.line) for family in families}
+
+
+def _oklch(lightness: float, chroma: float, hue: float) -> str:
+    """OKLCH to sRGB (Ottosson 2020), clipped."""
+    a, b = chroma * math.cos(hue), chroma * math.sin(hue)
+    cone = [
+        (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3,
+        (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3,
+        (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3,
+    ]
+    linear = (
+        4.0767416621 * cone[0] - 3.3077115913 * cone[1] + 0.2309699292 * cone[2],
+        -1.2684380046 * cone[0] + 2.6097574011 * cone[1] - 0.3413193965 * cone[2],
+        -0.0041960863 * cone[0] - 0.7034186147 * cone[1] + 1.7076147010 * cone[2],
+    )
+
+    def encoded(value: float) -> int:
+        value = min(max(value, 0.0), 1.0)
+        value = 12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055
+        return round(255 * value)
+
+    return "#" + "".join(f"{encoded(value):02x}" for value in linear)
+
+
+def mixture_colours(names: Sequence[str], ours: Sequence[str], theme: Theme) -> dict[str, str]:
+    """Clear colours for TaskPGM's mixtures, quiet ones for the others; the same in every figure."""
+    colours, counts = {}, [0, 0]
+    for name in names:
+        palette = theme.mixtures if name in ours else theme.baselines
+        which = int(name in ours)
+        colours[name] = palette[counts[which] % len(palette)]
+        counts[which] += 1
+    return colours
+
+
+def colormap(colours: Sequence[str]) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("taskpgm", list(colours), N=512)
+
+
+@contextmanager
+def figure(width: float, height: float, theme: Theme) -> Iterator[Any]:
+    """A figure (inches) in the theme, without pyplot's global state."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    settings = {
+        "font.family": "DejaVu Sans",  # the one that comes with matplotlib: the same everywhere
+        "font.size": 8.5,
+        "axes.titlesize": 9.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.labelsize": 8.5,
+        "axes.edgecolor": theme.line,
+        "axes.labelcolor": theme.muted,
+        "axes.titlecolor": theme.ink,
+        "axes.facecolor": theme.paper,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "figure.facecolor": theme.paper,
+        "grid.color": theme.line,
+        "grid.linewidth": 0.6,
+        "text.color": theme.ink,
+        "xtick.color": theme.muted,
+        "ytick.color": theme.muted,
+        "xtick.labelcolor": theme.ink,
+        "ytick.labelcolor": theme.ink,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "legend.frameon": False,
+        "svg.hashsalt": "taskpgm",
+    }
+    with matplotlib.rc_context(settings):
+        drawn = Figure(figsize=(width, height))
+        FigureCanvasAgg(drawn)
+        yield drawn
+
+
+def png(drawn: Any) -> bytes:
+    """The figure as PNG bytes, the same bytes each time."""
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
