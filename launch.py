@@ -1,0 +1,89 @@
+"""Runs an experiment: python launch.py --config=configs/NAME.py --workdir=DIR
+
+The same command again resumes. `--stage=NAME` stops after that stage, `--dry_run` only prints the
+plan, `--config.a.b=value` sets any value of the config, `--verbose` shows tracebacks.
+"""
+
+import os
+import sys
+
+from absl import app, flags
+
+# Before jax is imported anywhere: tokenizers must not fork-warn, TensorFlow-style logs stay quiet.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from ml_collections import config_flags  # noqa: E402
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, a file of configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written, and resumed from.")
+STAGE = flags.DEFINE_string("stage", None, "The last stage to run; default: all of them.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost, run nothing.")
+VERBOSE = flags.DEFINE_bool("verbose", False, "Show tracebacks.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, on many hosts.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, on many hosts.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
+
+INTERRUPTED = 130
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise ValueError(f"unexpected argument {argv[1]!r}: options start with --")
+    for flag in (CONFIG, WORKDIR):
+        if flag.value is None:
+            raise ValueError(f"--{flag.name} is missing, as in:  {__doc__.splitlines()[0][20:]}")
+    from taskpgm import stages  # after the flags: --help answers at once
+
+    stages.run(
+        stages.checked(CONFIG.value),
+        WORKDIR.value,
+        last=STAGE.value,
+        dry_run=DRY_RUN.value,
+        command=[os.path.basename(argument) if i == 0 else argument
+                 for i, argument in enumerate(sys.argv)],
+        distributed=(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value),
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, on one line, with the file of an OSError."""
+    text = " ".join(str(error).replace("\\n", " ").split()) or type(error).__name__
+    if not isinstance(error, ValueError | OSError | flags.Error):
+        text = f"{type(error).__name__}: {text}"
+    return text
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses flags; a wrong one is one line, not a traceback."""
+    try:
+        rest = flags.FLAGS(argv)
+    except (AttributeError, KeyError):  # a key that the config has not
+        from taskpgm import stages
+
+        sys.exit(f"error: {stages.misspelt(argv)}")
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        sys.exit(f"error: {one_line(error)}")
+    if CONFIG.value is not None:
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        if not os.path.isfile(path):
+            sys.exit(f"error: --config={path}: no such file; the recipes are in configs/")
+    return rest
+
+
+def guarded(argv: list[str]) -> None:
+    """`main`, but what goes wrong reaches the user as one clear line and exit code 1."""
+    try:
+        main(argv)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if VERBOSE.value:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(guarded, flags_parser=parse)

@@ -1,0 +1,9 @@
+"""The flow from tasks to the page: each stage reads and writes the workdir, skipped when done.
+
+`launch.py` uses nothing but this package; this package alone knows all others.
+"""
+
+from taskpgm.stages.defaults import default_config
+
+
+__all__ = ["STAGES", "checked", "default_config", "misspelt", "run"]

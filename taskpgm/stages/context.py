@@ -1,0 +1,161 @@
+"""What the stages share: the config, the workdir, and what is loaded from them once."""
+
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from taskpgm import models, training
+from taskpgm.stages import workdir as wd
+from taskpgm.tasks import Example, Rows, Task, encode, load_tasks, load_tokenizer, pack
+
+
+def say(stage: str, text: str) -> None:
+    """One line about a stage, from the first process only."""
+    if jax.process_index() == 0:
+        print(f"{stage:>10}  {text}", flush=True)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pretrained model as a Hugging Face folder: where it is, and a key that identifies it."""
+
+    path: Path
+    key: str
+
+
+class Context:
+    """A run: its config and workdir, and lazily what several stages need.
+
+    Keys (see `workdir.py`) chain forward only: tasks -> base -> adapters -> affinity -> mixture ->
+    runs -> evaluation.
+    """
+
+    def __init__(self, config: ConfigDict, folder: Path, command: Sequence[str]):
+        self.config = config
+        self.folder = folder
+        self.command = list(command)
+        self._tokenizers = {}
+
+    # --- Tasks ---------------------------------------------------------------------------------
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """All tasks, held-out splits cut to `tasks.max_heldout`."""
+        section = self.config.tasks
+        loaded = load_tasks(
+            section.source, heldout_fraction=section.heldout_fraction, seed=self.config.seed
+        )
+        if section.max_heldout:
+            loaded = [replace(t, heldout=t.heldout[: section.max_heldout]) for t in loaded]
+        return loaded
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Training examples per task, [n]."""
+        return np.array([len(task.train) for task in self.tasks])
+
+    @cached_property
+    def tasks_key(self) -> str:
+        return wd.digest(self.config.seed, [(t.name, t.content_hash) for t in self.tasks])
+
+    # --- Models --------------------------------------------------------------------------------
+    @cached_property
+    def base(self) -> Source:
+        """The model that every mixture fine-tunes."""
+        if self.config.base.path:
+            return pretrained(self.config.base.path)
+        key = wd.digest(self.config.embedded.to_dict(), self.config.tasks.length, self.tasks_key)
+        return Source(self.folder / "base", key)
+
+    @cached_property
+    def proxy(self) -> Source:
+        """The model that single-task models start from: the base, unless the config names another."""
+        return pretrained(self.config.proxy.path) if self.config.proxy.path else self.base
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        return training.make_mesh(self.config.mesh.to_dict())
+
+    @cached_property
+    def rules(self) -> training.ShardingRules:
+        return training.ShardingRules()
+
+    def load_model(self, source: Source) -> tuple[models.DecoderConfig, dict]:
+        """A model's config and its parameters, sharded over the mesh as they are read."""
+        section = self.config.base
+        config, params = models.load_hf(
+            source.path, dtype=section.param_dtype, mesh=self.mesh, rules=self.rules
+        )
+        return self.decoder_config(config), params
+
+    def decoder_config(self, config: models.DecoderConfig) -> models.DecoderConfig:
+        """How the model is run here: precision, recomputation, attention."""
+        section = self.config.base
+        return replace(
+            config,
+            dtype=section.dtype,
+            param_dtype=section.param_dtype,
+            remat=section.remat,
+            attention=section.attention,
+        )
+
+    def tokenizer(self, source: Source):
+        """The tokenizer of a model, read once."""
+        if source not in self._tokenizers:
+            self._tokenizers[source] = load_tokenizer(source.path)
+        return self._tokenizers[source]
+
+    # --- Rows ----------------------------------------------------------------------------------
+    def rows(self, source: Source, examples: Sequence[Example], name: str) -> Rows:
+        """Packed rows of some examples of the task `name`.
+
+        Raises:
+          ValueError: no example fits a row.
+        """
+        length = self.config.tasks.length
+        encoded = encode(self.tokenizer(source), examples, length)
+        if not encoded.ids:
+            raise ValueError(
+                f"task {name}: none of its {len(examples)} responses fits into "
+                f"tasks.length={length} tokens: raise it or drop the task"
+            )
+        return pack(encoded, length)
+
+
+    def seed_of(self, *names: str) -> int:
+        """A seed of its own for each purpose, from `config.seed` and names: stable over versions."""
+        return zlib.crc32("/".join((str(self.config.seed), *names)).encode())
+
+
+def pretrained(path: str) -> Source:
+    """A Hugging Face folder that the user names, identified by what is in it.
+
+    Raises:
+      FileNotFoundError: no such folder, or no weights in it.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{path}: no such model folder; put a Hugging Face checkpoint there "
+            "(config.json and *.safetensors) or set --config.base.path"
+        )
+    names = [f.name for f in folder.iterdir() if f.name == "config.json" or f.suffix == ".safetensors"]
+    if not any(name.endswith(".safetensors") for name in names):
+        raise FileNotFoundError(f"{path}: no *.safetensors in this model folder")
+    return Source(folder, wd.fingerprint(folder, names))
+
+
+def warn(text: str) -> None:
+    """A line that a person should see even when output is redirected."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,263 @@
+"""Stages `adapters` and `runs`: one model per task, then one model per mixture."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jax
+import numpy as np
+
+from taskpgm import models, tasks, training
+from taskpgm.stages import workdir as wd
+from taskpgm.stages.context import Context, Source, say
+
+Batches = Callable[[int], Mapping[str, np.ndarray]]
+
+
+# --- One model per task --------------------------------------------------------------------------
+def adapter_folder(context: Context, name: str) -> Path:
+    """Where the model of a task is; a name may hold slashes, a folder's may not."""
+    return context.folder / "adapters" / quote(name, safe=" ()+,=@")
+
+
+def adapter_key(context: Context, task: tasks.Task) -> str:
+    """Hash of all that decides the model of one task: nothing of any other task."""
+    section = context.config.adapters.to_dict()
+    for free in ("group", "memory", "checkpoint_every"):  # how it is computed, not what
+        del section[free]
+    return wd.digest(
+        context.proxy.key, section, context.config.tasks.length, context.config.seed,
+        [[x.prompt, x.response, x.messages] for x in task.train],
+    )
+
+
+def adapter_config(context: Context, config: models.DecoderConfig) -> models.DecoderConfig:
+    """The decoder of a single-task model: with adapters, unless all weights are trained."""
+    return with_lora(config, context.config.adapters)
+
+
+def with_lora(config: models.DecoderConfig, section: Any) -> models.DecoderConfig:
+    """`config` with the LoRA of a config section whose mode asks for it."""
+    if section.mode != "lora":
+        return config
+    from dataclasses import replace
+
+    return replace(config, lora=models.LoraConfig(**section.lora.to_dict()))
+
+
+def adapters_stage(context: Context) -> None:
+    """Fine-tunes one model per task, many side by side, and saves each under adapters/TASK."""
+    missing = [
+        task for task in context.tasks
+        if not wd.is_done(adapter_folder(context, task.name), adapter_key(context, task))
+    ]
+    if not missing:
+        say("adapters", f"done already: {len(context.tasks)} tasks")
+        return
+    section = context.config.adapters
+    config, params = context.load_model(context.proxy)
+    config = adapter_config(context, config)
+    rows = {t.name: context.rows(context.proxy, t.train, t.name) for t in missing}
+    steps = {name: adapter_steps(len(r.tokens), section) for name, r in rows.items()}
+    # Tasks of like length share a group: none waits long for another.
+    missing.sort(key=lambda task: (-steps[task.name], task.name))
+    size = section.group or group_size(context, config, len(missing))
+    groups = [missing[i : i + size] for i in range(0, len(missing), size)]
+    say(
+        "adapters",
+        f"{len(missing)} of {len(context.tasks)} tasks to train ({section.mode}), "
+        f"{size} side by side, {min(steps.values())} to {max(steps.values())} steps each",
+    )
+    step = training.make_train_step(
+        config, training.make_optimizer(section.optimizer.to_dict()), mode=section.mode, group=True
+    )
+    for number, group in enumerate(groups, 1):
+        params = train_group(
+            context, config, params, step, [t for t in group], rows, steps,
+            f"adapters {number}/{len(groups)}",
+        )
+
+
+def adapter_steps(rows: int, section: Any) -> int:
+    """Steps of one task: `epochs` of its rows, within the bounds of the config."""
+    steps = max(section.min_steps, -(-int(np.ceil(section.epochs * rows)) // section.batch_size))
+    return min(steps, section.max_steps) if section.max_steps else steps
+
+
+def group_size(context: Context, config: models.DecoderConfig, count: int) -> int:
+    """How many tasks fit a device side by side, by the memory it has."""
+    section = context.config.adapters
+    return training.group_size(
+        config, mode=section.mode, rows=section.batch_size, length=context.config.tasks.length,
+        memory=section.memory * 2**30 or None, count=count,
+    )
+
+
+def train_group(
+    context: Context,
+    config: models.DecoderConfig,
+    params: Any,
+    step: Callable,
+    group: Sequence[tasks.Task],
+    rows: Mapping[str, tasks.Rows],
+    steps: Mapping[str, int],
+    title: str,
+) -> Any:
+    """Trains the models of a group in one program, saves each, and returns the base unharmed."""
+    section, seed = context.config.adapters, context.config.seed
+    keys = [adapter_key(context, task) for task in group]
+    streams = [
+        tasks.stream([rows[t.name]], batch_size=section.batch_size,
+                     seed=context.seed_of("adapters", t.name))
+        for t in group
+    ]
+    lengths = [steps[t.name] for t in group]
+
+    def batch(k: int) -> Mapping[str, np.ndarray]:
+        each = [stream[k] for stream in streams]
+        return {name: np.stack([b[name] for b in each]) for name in each[0]}
+
+    # All tasks begin at the same point: what differs between their models is their data.
+    stack = partial(jax.tree.map, lambda x: np.stack([np.asarray(x)] * len(group)))
+    optimizer = training.make_optimizer(section.optimizer.to_dict())
+    if section.mode == "lora":
+        trainable, frozen = stack(models.init_lora(config, jax.random.key(seed))), params
+    else:
+        trainable, frozen = stack(params), {}
+    state = training.create_state(
+        optimizer, jax.tree.map(jax.numpy.asarray, trainable), frozen, group=True
+    )
+    start = time.monotonic()
+    folder = context.folder / "adapters" / "_groups" / wd.digest(keys)
+    state = training.fit(
+        step, state, batch, steps=max(lengths), totals=lengths, directory=folder, name=title,
+        seed=[seed] * len(group), checkpoint_every=section.checkpoint_every,
+        log_every=context.config.log_every, keep=1,
+        put=partial(training.put_batch, mesh=context.mesh, rules=context.rules, group=True),
+    )
+    seconds = time.monotonic() - start
+    for i, (task, key) in enumerate(zip(group, keys, strict=True)):
+        target = adapter_folder(context, task.name)
+        wd.begin(target, key)
+        training.save_tree(target / "weights", jax.tree.map(lambda x: x[i], state.trainable))  # noqa: B023
+        wd.mark_done(target, key, steps=lengths[i], seconds=round(seconds / len(group), 2))
+    return state.frozen if section.mode == "lora" else params
+
+
+def load_adapters(context: Context, config: models.DecoderConfig, names: Sequence[str]) -> Any:
+    """The trained parts of some tasks' models, stacked on a leading axis [g ...]."""
+    like = jax.eval_shape(
+        partial(models.init_lora if config.lora else models.init_params, config), jax.random.key(0)
+    )
+    loaded = [
+        training.restore_tree(adapter_folder(context, name) / "weights", like) for name in names
+    ]
+    return jax.tree.map(lambda *x: jax.numpy.stack(x), *loaded)
+
+
+# --- One model per mixture -----------------------------------------------------------------------
+def run_folder(context: Context, name: str) -> Path:
+    return context.folder / "runs" / name
+
+
+def run_key(context: Context, counts: Sequence[int], steps: int) -> str:
+    """Hash of all that decides the model trained on a mixture."""
+    section = context.config.train.to_dict()
+    for free in ("checkpoint_every", "keep", "steps", "epochs"):
+        del section[free]
+    return wd.digest(
+        context.base.key, section, steps, context.config.tasks.length, context.config.seed,
+        context.tasks_key, list(map(int, counts)),
+    )
+
+
+def mixture_rows(context: Context, counts: Sequence[int]) -> list[tasks.Rows]:
+    """Packed rows of each task's share of a mixture: counts [n] examples, seeded, none twice within
+    an epoch of its task."""
+    chosen = []
+    for task, count in zip(context.tasks, counts, strict=True):
+        if count:
+            index = tasks.draw(len(task.train), int(count), seed=context.seed_of("draw", task.name))
+            chosen.append(context.rows(context.base, [task.train[i] for i in index], task.name))
+    return chosen
+
+
+def runs_stage(context: Context) -> None:
+    """Fine-tunes the base on every mixture of `compare`: same budget, same seed, same steps."""
+    section = context.config.train
+    weights = wd.read_json(context.folder / "mixture" / "weights.json")
+    rows = {name: mixture_rows(context, m["counts"]) for name, m in weights["mixtures"].items()}
+    lengths = {name: sum(len(r.tokens) for r in each) for name, each in rows.items()}
+    steps = section.steps or -(
+        -int(np.ceil(section.epochs * max(lengths.values()))) // section.batch_size
+    )
+    todo = {}
+    for name, m in weights["mixtures"].items():
+        key = run_key(context, m["counts"], steps)
+        if wd.is_done(run_folder(context, name), key):
+            say("runs", f"{name}: done already")
+        else:
+            todo[name] = key
+    if not todo:
+        return
+    config = with_lora(context.decoder_config(models.DecoderConfig.from_hf(context.base.path)),
+                       section)
+    step = training.make_train_step(
+        config, training.make_optimizer(section.optimizer.to_dict()), mode=section.mode,
+        accumulate=section.accumulate,
+    )
+    for name, key in todo.items():
+        start = time.monotonic()
+        epochs = steps * section.batch_size / lengths[name]
+        say("runs", f"{name}: {steps} steps, {epochs:.2f} epochs of {lengths[name]} rows")
+        folder = run_folder(context, name)
+        wd.begin(folder, key)
+        train_mixture(context, config, step, rows[name], steps, folder, name)
+        wd.mark_done(folder, key, steps=steps, epochs=round(epochs, 4), rows=lengths[name],
+                     examples=int(sum(weights["mixtures"][name]["counts"])),
+                     seconds=round(time.monotonic() - start, 1))
+
+
+def train_mixture(
+    context: Context,
+    config: models.DecoderConfig,
+    step: Callable,
+    rows: Sequence[tasks.Rows],
+    steps: int,
+    folder: Path,
+    name: str,
+) -> None:
+    """Fine-tunes the base on packed rows and saves it in folder/hf, with its tokenizer."""
+    section, seed = context.config.train, context.config.seed
+    _, params = context.load_model(context.base)
+    optimizer = training.make_optimizer(section.optimizer.to_dict())
+    if section.mode == "lora":
+        lora = models.init_lora(config, jax.random.key(seed))
+        state = training.create_state(optimizer, lora, params)
+    else:
+        state = training.create_state(optimizer, params)
+    batches = tasks.stream(
+        rows, batch_size=section.batch_size, seed=context.seed_of("runs"),
+        host_index=jax.process_index(), host_count=jax.process_count(),
+    )
+    state = training.fit(
+        step, state, batches.__getitem__, steps=steps, directory=folder, name=name, seed=seed,
+        checkpoint_every=section.checkpoint_every, log_every=context.config.log_every,
+        keep=section.keep, put=partial(training.put_batch, mesh=context.mesh, rules=context.rules),
+        flops_per_token=training.flops_per_token(config, context.config.tasks.length, section.mode),
+    )
+    save_model(context, context.base, folder / "hf", config, state, section.mode)
+
+
+def save_model(
+    context: Context, source: Source, folder: Path, config: models.DecoderConfig, state: Any,
+    mode: str,
+) -> None:
+    """A Hugging Face folder that `transformers` opens: adapters merged, the tokenizer beside it."""
+    params = state.trainable if mode == "full" else state.frozen
+    lora = state.trainable if mode == "lora" else None
+    models.save_hf(folder, config, params, lora=lora)
+    context.tokenizer(source).save_pretrained(folder)

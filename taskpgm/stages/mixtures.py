@@ -1,0 +1,101 @@
+"""The mixtures that can be compared, by name: `config.compare` picks rows of the table MIXTURES.
+
+Each row is a function of Inputs and returns a Solution of the energy it minimises, or plain weights
+where it minimises none.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from taskpgm import mixture
+from taskpgm.mixture import baselines
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a mixture can be made from.
+
+    Attributes:
+      affinities: S by kind ("pmi", "jsd"), each [n, n].
+      sizes: training examples per task [n], or None for a matrix from a file.
+      cap: the largest weight each task can have, budget and sizes being what they are [n], or None.
+      config: the section `mixture`.
+      seed: for the random ones.
+    """
+
+    affinities: Mapping[str, np.ndarray]
+    sizes: np.ndarray | None
+    cap: np.ndarray | None
+    config: Mapping
+    seed: int
+
+    @property
+    def n(self) -> int:
+        return len(next(iter(self.affinities.values())))
+
+    def energy(self, kind: str) -> mixture.Energy:
+        """The energy of one affinity (method 4).
+
+        Raises:
+          ValueError: that affinity was not computed.
+        """
+        if kind not in self.affinities:
+            raise ValueError(f"no {kind} affinity here, only {', '.join(self.affinities)}")
+        section = self.config
+        return mixture.energy_from_affinity(
+            self.affinities[kind], section["ratio"], psd=section["psd"], floor=section["floor"]
+        )
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A row of the table: which affinity it reads (None: none), and how it is made."""
+
+    affinity: str | None
+    make: Callable[[Inputs], "mixture.Solution | np.ndarray"]
+
+
+def taskpgm(kind: str) -> Mixture:
+    """The minimiser of the energy, by the method that the config names."""
+    return Mixture(kind, lambda x: SOLVERS[x.config["method"]](x.energy(kind), x.cap))
+
+
+# How an energy is minimised. The closed form knows no caps (method 5); allocation respects them.
+SOLVERS = {
+    "exact": lambda energy, cap: mixture.solve_exact(energy, cap),
+    "closed_form": lambda energy, cap: mixture.solve_closed_form(energy),
+}
+
+
+def closed_form(kind: str) -> Mixture:
+    """The paper's own mixture, beside the exact one."""
+    return Mixture(kind, lambda x: mixture.solve_closed_form(x.energy(kind)))
+
+
+def sizes_of(x: Inputs) -> np.ndarray:
+    if x.sizes is None:
+        raise ValueError("size-proportional needs sizes: set affinity.sizes, or drop it from compare")
+    return x.sizes
+
+
+MIXTURES: dict[str, Mixture] = {
+    "uniform": Mixture(None, lambda x: baselines.uniform(x.n)),
+    "size-proportional": Mixture(None, lambda x: baselines.size_proportional(sizes_of(x))),
+    "taskpgm-pmi": taskpgm("pmi"),
+    "taskpgm-jsd": taskpgm("jsd"),
+    "closed-form-pmi": closed_form("pmi"),
+    "closed-form-jsd": closed_form("jsd"),
+}
+
+
+def make(name: str, inputs: Inputs) -> "mixture.Solution | np.ndarray":
+    """The mixture of that name.
+
+    Raises:
+      ValueError: there is none; names those that are.
+    """
+    if name not in MIXTURES:
+        raise ValueError(f"compare: no mixture {name!r}; there are {', '.join(MIXTURES)}")
+    return MIXTURES[name].make(inputs)

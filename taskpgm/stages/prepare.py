@@ -1,0 +1,153 @@
+"""Stages `tasks` and `base`: what is mixed, and the model it is mixed for."""
+
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from taskpgm import models, tasks, training
+from taskpgm.stages import workdir as wd
+from taskpgm.stages.context import Context, say
+
+
+def tasks_stage(context: Context) -> None:
+    """Reads every task and writes tasks.json: names, families, sizes, content hashes."""
+    path = context.folder / "tasks.json"
+    listed = {
+        "key": context.tasks_key,
+        "tasks": [
+            {
+                "name": task.name,
+                "family": task.family,
+                "train": len(task.train),
+                "heldout": len(task.heldout),
+                "hash": task.content_hash,
+                "notes": list(task.notes),
+            }
+            for task in context.tasks
+        ],
+    }
+    before = wd.read_json(path) if path.is_file() else None
+    if before == listed:
+        say("tasks", f"done already: {len(context.tasks)} tasks")
+        return
+    if before is not None:
+        say_changes(before["tasks"], listed["tasks"])
+    wd.write_json(path, listed)
+    families = len({task.family for task in context.tasks})
+    say(
+        "tasks",
+        f"{len(context.tasks)} tasks of {families} families, {context.sizes.sum()} training and "
+        f"{sum(len(task.heldout) for task in context.tasks)} held-out examples",
+    )
+    for note in sorted({note for task in context.tasks for note in task.notes}):
+        say("tasks", note)
+
+
+def say_changes(before: list[dict], now: list[dict]) -> None:
+    """Says which tasks came, went or changed since the workdir was last used."""
+    old = {task["name"]: task["hash"] for task in before}
+    new = {task["name"]: task["hash"] for task in now}
+    for verb, names in {
+        "new": new.keys() - old.keys(),
+        "gone": old.keys() - new.keys(),
+        "changed, so what follows from it is made again": {
+            name for name in old.keys() & new.keys() if old[name] != new[name]
+        },
+    }.items():
+        for name in sorted(names):
+            say("tasks", f"{name} is {verb}")
+
+
+def base_stage(context: Context) -> None:
+    """Makes sure of the base model: checks the one that is named, or pretrains the embedded one."""
+    source = context.base
+    if context.config.base.path:
+        models.DecoderConfig.from_hf(source.path)  # refuses what is not supported, by name
+        say("base", f"{source.path} (key {source.key})")
+        return
+    if wd.is_done(source.path, source.key):
+        say("base", "done already")
+        return
+    start = time.monotonic()
+    wd.begin(source.path, source.key)
+    pretrain_embedded(context)
+    wd.mark_done(source.path, source.key, seconds=round(time.monotonic() - start, 1))
+
+
+def pretrain_embedded(context: Context) -> None:
+    """Trains a tokenizer and a small Llama-shaped model, and saves them as a Hugging Face folder.
+
+    The text is Python's own documentation and a thin sample of every task's training rows, so that
+    the prompts' formats are not strange to it; a held-out row is never seen.
+    """
+    section, folder, seed = context.config.embedded, context.base.path, context.config.seed
+    documentation = tasks.corpus.documentation(seed)
+    sample = [x for task in context.tasks for x in task.train[: section.examples_per_task]]
+    tokenizer = tasks.corpus.train_tokenizer(
+        documentation + [x.prompt + x.response for x in sample], section.vocab_size
+    )
+    config = context.decoder_config(embedded_config(context, len(tokenizer), tokenizer))
+
+    length = context.config.tasks.length
+    rows = [
+        tasks.pack(tasks.encode_text(tokenizer, documentation, length), length),
+        tasks.pack(tasks.encode(tokenizer, sample, length), length),
+    ]
+    share = section.task_share
+    batches = tasks.stream(
+        rows, weights=[1 - share, share], batch_size=section.batch_size, seed=seed
+    )
+    say(
+        "base",
+        f"pretraining {config.num_params / 1e6:.2f}M parameters on "
+        f"{section.steps * section.batch_size * length / 1e3:.0f}K tokens of Python's documentation "
+        "and of training tasks",
+    )
+    optimizer = training.make_optimizer(section.optimizer.to_dict())
+    params = training.init_sharded(
+        partial(models.init_params, config), jax.random.key(seed),
+        axes=models.logical_axes(config), mesh=context.mesh, rules=context.rules,
+    )
+    state = training.fit(
+        training.make_train_step(config, optimizer),
+        training.create_state(optimizer, params),
+        batches.__getitem__,
+        steps=section.steps,
+        directory=folder / "training",
+        name="base",
+        checkpoint_every=section.checkpoint_every,
+        log_every=context.config.log_every,
+        seed=seed,
+        keep=1,
+        put=partial(training.put_batch, mesh=context.mesh, rules=context.rules),
+    )
+    models.save_hf(folder, config, state.trainable)
+    tokenizer.save_pretrained(folder)
+
+
+def embedded_config(context: Context, vocab_size: int, tokenizer) -> models.DecoderConfig:
+    """The small Llama that the quickstart pretrains."""
+    section = context.config.embedded
+    return models.DecoderConfig.from_hf(
+        {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "vocab_size": vocab_size,
+            "hidden_size": section.hidden_size,
+            "intermediate_size": section.intermediate_size,
+            "num_hidden_layers": section.num_layers,
+            "num_attention_heads": section.num_heads,
+            "num_key_value_heads": section.num_kv_heads,
+            "max_position_embeddings": max(2 * context.config.tasks.length, 512),
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10_000.0,
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+    )
