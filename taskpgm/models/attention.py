@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# Longer rows are computed in blocks of queries: scores then take [b, h, BLOCK, s], not [b, h, t, s].
+# Longer rows go in blocks of queries: scores then take [b, h, BLOCK, s], not [b, h, t, s].
 BLOCK = 1024
 
 

@@ -1,8 +1,8 @@
 """The safetensors format, read and written tensor by tensor with plain file calls.
 
 The library maps whole files into memory, whose pages count as the process's own, and writes only
-models it holds whole. Here one tensor at a time is in memory. Format: 8 bytes of little-endian header
-length, a JSON header of name -> dtype, shape, data_offsets, then the data.
+models it holds whole. Here one tensor at a time is in memory. The format: 8 bytes of little-endian
+header length, a JSON header of name -> dtype, shape, data_offsets, then the data.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """Every tensor of one file. Raises ValueError for a file that is cut off or not of this format."""
+    """Every tensor of one file. ValueError for a file cut off or not of this format."""
     total = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

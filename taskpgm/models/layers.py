@@ -1,0 +1,149 @@
+"""The layers of a decoder: norms, rotary positions, attention with or without a cache, the MLP."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from taskpgm.models.attention import attention
+from taskpgm.models.config import DecoderConfig
+from taskpgm.models.lora import Dense, named
+
+ACTIVATIONS = {"silu": nn.silu, "gelu_new": partial(nn.gelu, approximate=True)}
+
+
+def rope_frequencies(config: DecoderConfig) -> np.ndarray:
+    """Radians per position [head_dim / 2], float32: theta^(-2i/d), rescaled by config.rope_scaling.
+
+    RoPE: Su et al. 2021, arXiv 2104.09864. linear: divided by the factor (arXiv 2306.15595).
+    llama3: only long wavelengths are divided, with a linear blend between the two cut-offs.
+    """
+    exponent = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    frequency = (1.0 / np.float32(config.rope_theta) ** exponent).astype(np.float32)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequency
+    if scaling.kind == "linear":
+        return frequency / np.float32(scaling.factor)
+    turns = scaling.original_max_position * frequency / np.float32(2 * np.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return (keep * frequency + (1 - keep) * frequency / scaling.factor).astype(np.float32)
+
+
+def rotate(x: Float[Array, "b t h d"], angle: Float[Array, "b t e"]) -> Float[Array, "b t h d"]:
+    """Rotate the pairs (x_i, x_{i + d/2}) by their angles, in float32."""
+    cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+# ---------------------------------------------------------------- layers
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean x^2 + eps) * scale, in float32."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        dtype = jnp.dtype(self.config.param_dtype)
+        ones = named(nn.initializers.ones, (None,))
+        scale = self.param("scale", ones, x.shape[-1:], dtype)
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.config.norm_eps)
+        return (y * scale).astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * scale + bias, in float32."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        dtype = jnp.dtype(self.config.param_dtype)
+        scale = self.param("scale", named(nn.initializers.ones, (None,)), x.shape[-1:], dtype)
+        bias = self.param("bias", named(nn.initializers.zeros, (None,)), x.shape[-1:], dtype)
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.config.norm_eps)
+        return (y * scale + bias).astype(x.dtype)
+
+
+NORMS = {"rms": RMSNorm, "layer": LayerNorm}
+
+
+class Attention(nn.Module):
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x, angle, segment_ids, window, cache, deterministic):
+        c = self.config
+        b, t, _ = x.shape
+        heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        q = Dense(c, heads, ("embed", "heads"), c.qkv_bias, name="q_proj")(x, deterministic)
+        k = Dense(c, kv, ("embed", "kv_heads"), c.qkv_bias, name="k_proj")(x, deterministic)
+        v = Dense(c, kv, ("embed", "kv_heads"), c.qkv_bias, name="v_proj")(x, deterministic)
+        q = q.reshape(b, t, c.num_heads, c.head_dim)
+        k = k.reshape(b, t, c.num_kv_heads, c.head_dim)
+        v = v.reshape(b, t, c.num_kv_heads, c.head_dim)
+        if angle is not None:
+            q, k = rotate(q, angle), rotate(k, angle)
+        fresh = (k, v)
+        see = partial(attention, q, window=window, segment_ids=segment_ids)
+        if cache is None:
+            y = see(k, v, backend=c.attention)
+        else:
+            old_k, old_v, key_segment_ids, start = cache
+            k = jax.lax.dynamic_update_slice(old_k, k.astype(old_k.dtype), (0, start, 0, 0))
+            v = jax.lax.dynamic_update_slice(old_v, v.astype(old_v.dtype), (0, start, 0, 0))
+            # Few queries, a traced offset: the plain form takes it, and memory is the limit anyway.
+            y = see(k, v, key_segment_ids=key_segment_ids, offset=start, backend="reference")
+        y = y.reshape(b, t, heads)
+        o_proj = Dense(c, c.hidden_size, ("heads", "embed"), c.o_bias, name="o_proj")
+        return o_proj(y, deterministic), fresh
+
+
+class MLP(nn.Module):
+    """down(act(gate x) * up x), or down(act(up x)) where the family has no gate."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x, deterministic):
+        c = self.config
+        act = ACTIVATIONS[c.activation]
+
+        def inner(name):
+            dense = Dense(c, c.intermediate_size, ("embed", "mlp"), c.mlp_bias, name=name)
+            return dense(x, deterministic)
+
+        y = act(inner("gate_proj")) * inner("up_proj") if c.gated_mlp else act(inner("up_proj"))
+        down = Dense(c, c.hidden_size, ("mlp", "embed"), c.mlp_bias, name="down_proj")
+        return down(y, deterministic)
+
+
+class Layer(nn.Module):
+    """x + attention(norm x), then x + mlp(norm x); given a cache, also the new keys and values."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x, window, cache, shared, deterministic):
+        c = self.config
+        angle, segment_ids, key_segment_ids, start = shared
+        window = c.windows[0] if window is None else window
+        past = None if cache is None else (*cache, key_segment_ids, start)
+        y = NORMS[c.norm](c, name="attention_norm")(x)
+        y, fresh = Attention(c, name="attention")(
+            y, angle, segment_ids, window, past, deterministic
+        )
+        x = x + y
+        y = NORMS[c.norm](c, name="mlp_norm")(x)
+        return x + MLP(c, name="mlp")(y, deterministic), None if cache is None else fresh
