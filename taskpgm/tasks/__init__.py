@@ -2,6 +2,7 @@
 batches."""
 
 from taskpgm.tasks import corpus
+from taskpgm.tasks.formats import load_tasks
 from taskpgm.tasks.packing import Rows, pack
 from taskpgm.tasks.stdlib import NEAR_DUPLICATES, stdlib_tasks
 from taskpgm.tasks.stream import draw, stream
@@ -18,6 +19,7 @@ __all__ = [
     "draw",
     "encode",
     "encode_text",
+    "load_tasks",
     "load_tokenizer",
     "pack",
     "stdlib_tasks",

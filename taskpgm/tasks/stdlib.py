@@ -225,7 +225,8 @@ def stdlib_tasks(seed: int = 0) -> list[Task]:
     """The suite's tasks, in the order of `SUITE`: the same rows for the same seed, on any machine.
 
     An input of a held-out row of a family is in no training row of that family, so neither a
-    prompt nor its answer, in whatever words, leaks from one split into another."""
+    prompt nor its answer, in whatever words, leaks from one split into another.
+    """
     heldout = {recipe.name: _inputs(recipe, seed, "heldout", HELDOUT, set()) for recipe in SUITE}
     reserved: dict[str, set[str]] = {}
     for recipe in SUITE:

@@ -17,7 +17,8 @@ def draw(size: int, count: int, *, seed: int) -> Int[np.ndarray, "count"]:
     """`count` indices below `size`: all of them once before any comes again (method, section 9).
 
     Epoch e is a permutation seeded by (seed, e), so a shorter draw is the beginning of a longer
-    one."""
+    one.
+    """
     if count < 0 or (size < 1 and count):
         raise ValueError(f"cannot draw {count} examples out of {size}")
     epochs = -(-count // size) if count else 0

@@ -12,7 +12,8 @@ class Example:
 
     The text of a plain row is `prompt + response`, nothing in between. In a chat row `messages`
     holds ((role, content), ...), prompt and response are "", and the tokenizer's chat template
-    decides."""
+    decides.
+    """
 
     prompt: str
     response: str
@@ -33,7 +34,8 @@ class Task:
     """A task: `train` is what a mixture may draw from, `heldout` is what it is measured on.
 
     `notes` says what was decided on the user's behalf while loading (a held-out split cut off,
-    ...)."""
+    ...).
+    """
 
     name: str
     family: str

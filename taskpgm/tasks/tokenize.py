@@ -3,9 +3,10 @@
 The text of a row is tokenised once, whole, and the boundary between prompt and response is read
 from character offsets: two tokenisations joined would give tokens that the model never meets. A
 token that straddles the boundary carries a part of the response, so it belongs to the response and
-is scored. Offsets come from the `tokenizers` library, so a "fast" tokenizer is needed."""
+is scored. Offsets come from the `tokenizers` library, so a "fast" tokenizer is needed.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,7 +24,8 @@ class Encoded(NamedTuple):
 
     ids, scored: per example, the tokens and whether each is scored, [l]. index: its place in what
     was encoded. dropped: how many could not fit (or were empty). truncated: how many lost the
-    beginning of their prompt (or, as plain text, were split)."""
+    beginning of their prompt (or, as plain text, were split).
+    """
 
     ids: list[Int32[np.ndarray, "l"]]
     scored: list[Bool[np.ndarray, "l"]]
@@ -45,52 +47,16 @@ def encode(
 
     Raises ValueError when the tokenizer has no EOS, no offsets, or (chat rows) no chat template.
     """
-    eos = _end_of_sequence(tokenizer)
     _check_length(max_length)
-    plain = [example.messages is None for example in examples]
-    texts, spans = [], []
-    for example in examples:
-        if example.messages is None:
-            texts.append(example.prompt + example.response)
-            spans.append([(len(example.prompt), len(texts[-1]))])
-        else:
-            text, turns = render(tokenizer, example.messages)
-            texts.append(text)
-            spans.append(turns)
-    # A chat template has written its own BOS; plain text gets the tokenizer's.
-    tokenised = {
-        kind: iter(
-            _tokenise(tokenizer, [t for t, p in zip(texts, plain, strict=True) if p == kind], kind)
-        )
-        for kind in set(plain)
-    }
-
     ids_list, scored_list, index, dropped, truncated = [], [], [], 0, 0
-    for number in range(len(examples)):
-        ids, offsets, head = next(tokenised[plain[number]])
-        scored = _inside(offsets, spans[number])
-        # What a chat template writes after the last assistant turn predicts nothing, and is cut
-        # off.
-        last = len(ids) if plain[number] else int(np.flatnonzero(scored)[-1]) + 1
-        ids, scored = ids[:last], scored[:last]
-        if plain[number] or ids[-1] != eos:
-            ids, scored = np.append(ids, eos), np.append(scored, True)
-        if scored[
-            0
-        ]:  # nothing stands before the response: BOS, or failing that EOS, is its context
-            bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-            ids, scored, head = np.append(bos, ids), np.append(False, scored), 1
-        excess = len(ids) - max_length
-        if excess > 0:
-            prompt = int(scored.argmax()) - head
-            if excess > prompt or (excess == prompt and head == 0):
-                dropped += 1
-                continue
-            keep = np.r_[:head, head + excess : len(ids)]
-            ids, scored = ids[keep], scored[keep]
-            truncated += 1
-        ids_list.append(ids.astype(np.int32))
-        scored_list.append(scored)
+    for number, (ids, scored, head) in enumerate(_whole(tokenizer, examples)):
+        kept = _fit(scored, head, max_length)
+        if kept is None:
+            dropped += 1
+            continue
+        truncated += len(kept) < len(ids)
+        ids_list.append(ids[kept].astype(np.int32))
+        scored_list.append(scored[kept])
         index.append(number)
     return Encoded(ids_list, scored_list, np.array(index, np.int32), dropped, truncated)
 
@@ -102,7 +68,8 @@ def encode_text(
 
     A text longer than `max_length` becomes several pieces; each begins with the last token of the
     one before it as unscored context, so every token is predicted exactly once. Empty texts are
-    dropped."""
+    dropped.
+    """
     eos = _end_of_sequence(tokenizer)
     _check_length(max_length)
     ids_list, scored_list, index, dropped, truncated = [], [], [], 0, 0
@@ -133,6 +100,49 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
         raise FileNotFoundError(
             f"no tokenizer at {path}: it needs tokenizer.json and tokenizer_config.json ({reason})"
         ) from error
+
+
+def _whole(
+    tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example]
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Per example, however long: ids [l], scored [l], and how many leading tokens must stay
+    (BOS)."""
+    eos = _end_of_sequence(tokenizer)
+    chats = [render(tokenizer, e.messages) for e in examples if e.messages is not None]
+    texts = [e.prompt + e.response for e in examples if e.messages is None]
+    # A chat template has written its own BOS; plain text gets the tokenizer's.
+    tokenised_chats = zip(
+        chats, _tokenise(tokenizer, [text for text, _ in chats], False), strict=True
+    )
+    tokenised_texts = iter(_tokenise(tokenizer, texts, True))
+    for example in examples:
+        if example.messages is None:
+            ids, offsets, head = next(tokenised_texts)
+            begin = len(example.prompt)
+            scored = _inside(offsets, [(begin, begin + len(example.response))])
+            ids, scored = np.append(ids, eos), np.append(scored, True)
+        else:
+            (_, turns), (ids, offsets, head) = next(tokenised_chats)
+            scored = _inside(offsets, turns)
+            # What the template writes after the last answer and its mark is cut off.
+            end = int(np.flatnonzero(scored)[-1]) + 1
+            ids, scored = ids[:end], scored[:end]
+            if ids[-1] != eos:
+                ids, scored = np.append(ids, eos), np.append(scored, True)
+        if scored[0]:  # nothing stands before the response: BOS, or failing that EOS, must
+            bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+            ids, scored, head = np.append(bos, ids), np.append(False, scored), 1
+        yield ids, scored, head
+
+
+def _fit(scored: np.ndarray, head: int, max_length: int) -> np.ndarray | None:
+    """Which tokens to keep so that at most `max_length` are left: the prompt loses its beginning,
+    but not the `head`; None if that is not enough, or would leave the response without context."""
+    excess = max(0, len(scored) - max_length)
+    prompt = int(scored.argmax()) - head
+    if excess > prompt or (excess == prompt and head == 0):
+        return None
+    return np.r_[:head, head + excess : len(scored)]
 
 
 def _tokenise(
