@@ -36,10 +36,12 @@ def cross_entropy(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Weighted sum of -log softmax(hidden @ unembedding)[target], in nats, and the sum of weights.
 
-    At most `chunk` rows of logits live at a time. Differentiable in `hidden`, `unembedding` and
-    `weights` (reverse mode); an input that is not being differentiated costs no gradient product.
-    Chunk j holds the rows j, j + k, j + 2k, ... of k chunks, so that rows sharded by contiguous
-    blocks stay on their devices, every device at work in every chunk.
+    At most `chunk` rows of logits live at a time. The product is taken in the dtype of `hidden`
+    with float32 sums; the gradient of `unembedding` is summed in float32 and has its dtype.
+    Differentiable in `hidden`, `unembedding` and `weights` (reverse mode); an input that is not
+    being differentiated costs no gradient product. Chunk j holds the rows j, j + k, j + 2k, ... of
+    k chunks, so that rows sharded by contiguous blocks stay on their devices, every device at work
+    in every chunk.
 
     Raises:
       ValueError: when the shapes do not fit together or `chunk` < 1.
@@ -92,6 +94,7 @@ def _take(x: Array, index: Array) -> Array:
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum_nll(count, hidden, unembedding, targets, weights):
     split = [_split(x, count) for x in (hidden, targets, weights)]
+    unembedding = unembedding.astype(hidden.dtype)
 
     def body(total, index):
         h, y, w = (_take(x, index) for x in split)
@@ -107,6 +110,7 @@ def _forward(count, hidden, unembedding, targets, weights):
         x.value for x in (hidden, unembedding, targets, weights)
     )
     split = [_split(x, count) for x in (hidden, targets, weights)]
+    dtype, unembedding = unembedding.dtype, unembedding.astype(hidden.dtype)
 
     def body(carry, index):
         total, d_unembedding = carry
@@ -130,7 +134,7 @@ def _forward(count, hidden, unembedding, targets, weights):
     if wants_hidden:
         d_hidden = jnp.moveaxis(d_hidden, 0, 1).reshape(hidden.shape)
     if wants_unembedding:
-        d_unembedding = d_unembedding.astype(unembedding.dtype)
+        d_unembedding = d_unembedding.astype(dtype)
     return total, (d_hidden, d_unembedding, jnp.moveaxis(nll, 0, 1).reshape(-1))
 
 

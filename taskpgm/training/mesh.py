@@ -56,11 +56,7 @@ class ShardingRules:
     embed: MeshAxes = "fsdp"
     heads: MeshAxes = "tensor"
     kv_heads: MeshAxes = "tensor"
-    head_dim: MeshAxes = None
     mlp: MeshAxes = "tensor"
-    rank: MeshAxes = None
-    position: MeshAxes = None
-    norm: MeshAxes = None
 
     def spec(self, axes: Axes) -> PartitionSpec:
         """The PartitionSpec of an array whose axes have these logical names (None: unnamed)."""

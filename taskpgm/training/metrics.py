@@ -45,7 +45,7 @@ class Writer:
             self._wandb = module.init(dir=str(directory), resume="allow", **wandb)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Writes one line. Arrays become lists; TensorBoard gets their elements as name/0, name/1."""
+        """Writes one line. Arrays become lists; TensorBoard gets elements as name/0, name/1."""
         row = {"step": step} | {name: _plain(value) for name, value in values.items()}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()

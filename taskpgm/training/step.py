@@ -13,7 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Int
 
 from taskpgm.models import Decoder, DecoderConfig, unembedding
@@ -55,7 +55,11 @@ def make_train_step(
     group: bool = False,
     chunk: int = 1024,
 ) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, dict[str, Array]]]:
-    """The jitted step(state, batch, key, total) -> (state, metrics); `state` is donated.
+    """The compiled step(state, batch, key, total) -> (state, metrics).
+
+    What of the state is trained is donated; `frozen` is not, so that many runs may share a base.
+    The state comes back sharded as it came, whatever the partitioner would have chosen. The step
+    has `.lower(...)`, as a jitted function has.
 
     Args:
       mode: "full" trains the params, "lora" an adapter beside frozen params.
@@ -78,11 +82,11 @@ def make_train_step(
         raise ValueError(f"train step: mode {mode!r} is unknown; known: {', '.join(VARIABLES)}")
     loss_and_grad = jax.value_and_grad(partial(_loss, config, VARIABLES[mode]))
 
-    def step(state, batch, key, total, chunk):
+    def step(state, frozen, batch, key, total, chunk):
         key = jax.random.fold_in(key, state.step)
         tokens = jnp.sum(batch["weights"], dtype=jnp.float32)
         scale = 1.0 / jnp.where(tokens > 0, tokens, 1.0)
-        micro = partial(loss_and_grad, state.trainable, state.frozen, scale=scale, chunk=chunk)
+        micro = partial(loss_and_grad, state.trainable, frozen, scale=scale, chunk=chunk)
         loss, gradient = _accumulated(micro, batch, key, accumulate)
         norm = optax.global_norm(gradient)
         direction, opt_state = optimizer.transform.update(
@@ -104,13 +108,45 @@ def make_train_step(
         )
         return state, {"loss": loss, "tokens": tokens, "grad_norm": norm, "lr": rate}
 
-    def grouped(state, batch, key, total):
-        share = max(1, chunk // state.step.shape[0])
-        axes = TrainState(step=0, trainable=0, frozen=None, opt_state=0)
-        one = partial(step, chunk=share)
-        return jax.vmap(one, in_axes=(axes, 0, 0, 0), out_axes=(axes, 0))(state, batch, key, total)
+    def grouped(state, frozen, batch, key, total):
+        one = partial(step, chunk=max(1, chunk // state.step.shape[0]))
+        return jax.vmap(one, in_axes=(0, None, 0, 0, 0))(state, frozen, batch, key, total)
 
-    return jax.jit(grouped if group else partial(step, chunk=chunk), donate_argnums=0)
+    return _program(grouped if group else partial(step, chunk=chunk))
+
+
+def _program(step):
+    """step(state, frozen, ...), jitted for each sharding of the state that it is called with."""
+    programs = {}
+
+    def parts(state):
+        moving = state.replace(frozen=None)
+        shardings = jax.tree.map(lambda x: x.sharding, moving)
+        leaves, structure = jax.tree.flatten(shardings)
+        if (structure, *leaves) not in programs:
+            programs[(structure, *leaves)] = jax.jit(
+                step, donate_argnums=0, out_shardings=(shardings, replicated(leaves[0]))
+            )
+        return programs[(structure, *leaves)], moving
+
+    def run(state, *args):
+        program, moving = parts(state)
+        moving, metrics = program(moving, state.frozen, *args)
+        return moving.replace(frozen=state.frozen), metrics
+
+    def lower(state, *args):
+        program, moving = parts(state)
+        return program.lower(moving, state.frozen, *args)
+
+    run.lower = lower
+    return run
+
+
+def replicated(sharding: Sharding) -> Sharding:
+    """Whole on every device of `sharding`."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    return sharding
 
 
 def _loss(config, variables, trainable, frozen, batch, key, *, scale, chunk):
@@ -152,13 +188,9 @@ def _accumulated(micro, batch, key, count):
         loss, gradient = micro(part, jax.random.fold_in(key, index))
         return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, (loss, gradient)), None
 
-    shapes = jax.eval_shape(lambda: body_shapes(micro, batch, key))
+    shapes = jax.eval_shape(micro, {name: x[:, 0] for name, x in batch.items()}, key)
     start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
     return jax.lax.scan(body, start, jnp.arange(count))[0]
-
-
-def body_shapes(micro, batch, key):
-    return micro({name: x[:, 0] for name, x in batch.items()}, key)
 
 
 def create_state(
@@ -172,26 +204,19 @@ def create_state(
     moments are then created in the same shards, never whole. With `group`, it has a leading
     axis."""
     init = jax.vmap(optimizer.transform.init) if group else optimizer.transform.init
-    first = jax.tree.leaves(trainable)[0]
-    step = jnp.zeros(first.shape[:1] if group else (), jnp.int32)
-    opt_state = jax.jit(init, out_shardings=opt_state_shardings(init, trainable))(trainable)
-    return TrainState(step, trainable, {} if frozen is None else frozen, opt_state)
-
-
-def opt_state_shardings(init: Callable[[Tree], Tree], trainable: Tree) -> Tree:
-    """The shardings of init(trainable): a moment lies as its parameter does, a count everywhere."""
     shapes = jax.eval_shape(init, trainable)
-    some = jax.tree.leaves(trainable)[0].sharding
-    rest = (
-        NamedSharding(some.mesh, PartitionSpec()) if isinstance(some, NamedSharding) else some
-    )
-    return optax.tree_map_params(
-        init,
-        lambda _, p: p.sharding,
+    first = jax.tree.leaves(trainable)[0]
+    step = jnp.zeros(first.shape[:1] if group else (), jnp.int32, device=replicated(first.sharding))
+    # A moment lies as its parameter does, a count everywhere.
+    shardings = optax.tree_map_params(
+        optimizer.transform.init,
+        lambda _, parameter: parameter.sharding,
         shapes,
         trainable,
-        transform_non_params=lambda _: rest,
+        transform_non_params=lambda _: replicated(first.sharding),
     )
+    opt_state = jax.jit(init, out_shardings=shardings)(trainable)
+    return TrainState(step, trainable, {} if frozen is None else frozen, opt_state)
 
 
 def init_sharded(

@@ -1,0 +1,60 @@
+"""A tiny decoder and random packed batches, shared by the tests of training."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from taskpgm.models import DecoderConfig, LoraConfig, init_params
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A Llama-shaped decoder of 2 layers."""
+    return DecoderConfig(
+        architecture="llama",
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        max_position=64,
+        initializer_range=0.2,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_lora(tiny):
+    """The same with adapters, dropout included."""
+    return dataclasses.replace(tiny, lora=LoraConfig(rank=4, alpha=8.0, dropout=0.25))
+
+
+@pytest.fixture(scope="session")
+def make_params(tiny):
+    """key -> params. A fresh copy each time: a full training step consumes them."""
+    return lambda seed=0: init_params(tiny, jax.random.key(seed))
+
+
+@pytest.fixture(scope="session")
+def make_batch():
+    """(seed, rows, length) -> a batch, two segments a row, unequal numbers of scored tokens."""
+
+    def make(seed=0, rows=8, length=12, vocab=64):
+        rng = np.random.default_rng(seed)
+        tokens = rng.integers(0, vocab, (rows, length), dtype=np.int32)
+        cut = rng.integers(2, length - 2, rows)[:, None]
+        at = np.arange(length)[None]
+        scored = rng.random((rows, length)) < rng.random((rows, 1))
+        return {
+            "tokens": tokens,
+            # Predictable from the token itself, so that there is something to learn.
+            "targets": (tokens * 7 + 3) % vocab,
+            "weights": (scored & (at != cut - 1)).astype(np.float32),
+            "positions": np.where(at < cut, at, at - cut).astype(np.int32),
+            "segment_ids": np.where(at < cut, 1, 2).astype(np.int32),
+        }
+
+    return make

@@ -1,0 +1,150 @@
+"""The chunked cross entropy is the plain one, in value and gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taskpgm.training.loss import chunk_count, cross_entropy
+
+
+def plain(hidden, unembedding, targets, weights):
+    logits = jnp.dot(hidden, unembedding, preferred_element_type=jnp.float32)
+    target = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
+    return jnp.sum((jax.nn.logsumexp(logits, axis=-1) - target) * weights)
+
+
+def problem(n, d, v, seed=0, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    hidden = jax.random.normal(keys[0], (n, d), dtype)
+    unembedding = (jax.random.normal(keys[1], (d, v)) * d**-0.5).astype(dtype)
+    targets = jax.random.randint(keys[2], (n,), 0, v)
+    weights = jax.random.bernoulli(keys[3], 0.7, (n,)).astype(jnp.float32)
+    return hidden, unembedding, targets, weights
+
+
+def chunked(chunk):
+    return lambda *args: cross_entropy(*args, chunk=chunk)[0]
+
+
+def assert_close(a, b, tolerance=1e-6):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    assert np.max(np.abs(a - b)) <= tolerance * max(1.0, np.max(np.abs(b)))
+
+
+@pytest.mark.parametrize("v", [32000, 50257, 151936])
+def test_equals_plain(v):
+    args = problem(24, 8, v)
+    value, gradient = jax.jit(jax.value_and_grad(chunked(8), argnums=(0, 1, 3)))(*args)
+    expected, wanted = jax.jit(jax.value_and_grad(plain, argnums=(0, 1, 3)))(*args)
+    assert_close(value, expected)
+    for got, want in zip(gradient, wanted, strict=True):
+        assert_close(got, want)
+    assert_close(jax.jit(chunked(8))(*args), expected)  # the path without a gradient
+
+
+@pytest.mark.parametrize("n,chunk", [(1, 4), (7, 3), (13, 4), (16, 16), (10, 100), (12, 1)])
+def test_any_length_and_chunk(n, chunk):
+    args = problem(n, 5, 11)
+    value, gradient = jax.value_and_grad(chunked(chunk), argnums=(0, 1))(*args)
+    expected, wanted = jax.value_and_grad(plain, argnums=(0, 1))(*args)
+    assert_close(value, expected)
+    for got, want in zip(gradient, wanted, strict=True):
+        assert_close(got, want)
+    assert chunk_count(n, chunk) * chunk >= n
+
+
+def test_sum_of_weights():
+    hidden, unembedding, targets, weights = problem(9, 4, 7)
+    assert cross_entropy(hidden, unembedding, targets, weights, chunk=4)[1] == weights.sum()
+
+
+def test_float32_sums_from_bfloat16():
+    args = problem(64, 16, 1000, dtype=jnp.bfloat16)
+    exact = plain(*(x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in args))
+    value, _ = cross_entropy(*args, chunk=16)
+    assert value.dtype == jnp.float32
+    # Products of bfloat16 numbers are exact in float32, so only the order of the sums differs.
+    np.testing.assert_allclose(value, exact, rtol=1e-5)
+
+
+def test_extreme_logits_stay_finite():
+    hidden, unembedding, targets, weights = problem(8, 4, 16)
+    value, gradient = jax.value_and_grad(chunked(4))(hidden * 1e4, unembedding, targets, weights)
+    assert np.isfinite(value) and np.all(np.isfinite(gradient))
+
+
+def shapes_in(jaxpr):
+    for equation in jaxpr.eqns:
+        for out in equation.outvars:
+            yield out.aval.shape
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from shapes_in(inner)
+
+
+def test_full_logits_never_exist():
+    n, d, v, chunk = 64, 4, 512, 8
+    args = problem(n, d, v)
+    for function in (chunked(chunk), jax.grad(chunked(chunk), argnums=(0, 1))):
+        sizes = [np.prod(shape) for shape in shapes_in(jax.make_jaxpr(function)(*args).jaxpr)]
+        assert max(sizes) <= max(chunk * v, d * v)
+    memory = jax.jit(jax.grad(chunked(chunk))).lower(*args).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < n * v * 4
+
+
+def test_frozen_unembedding_has_no_gradient_product():
+    n, d, v = 64, 4, 512
+    args = problem(n, d, v)
+    shapes = set(shapes_in(jax.make_jaxpr(jax.grad(chunked(8)))(*args).jaxpr))
+    assert (d, v) not in shapes
+    shapes = set(shapes_in(jax.make_jaxpr(jax.grad(chunked(8), argnums=(0, 1)))(*args).jaxpr))
+    assert (d, v) in shapes
+
+
+def test_vmap_over_adapters_with_one_unembedding():
+    g, n, d, v = 3, 16, 6, 40
+    hidden, unembedding, targets, weights = problem(g * n, d, v)
+    hidden, targets, weights = (x.reshape(g, n, *x.shape[1:]) for x in (hidden, targets, weights))
+    one = jax.value_and_grad(chunked(4))
+    together = jax.jit(jax.vmap(one, in_axes=(0, None, 0, 0)))
+    value, gradient = together(hidden, unembedding, targets, weights)
+    for i in range(g):
+        expected, wanted = one(hidden[i], unembedding, targets[i], weights[i])
+        assert_close(value[i], expected)
+        assert_close(gradient[i], wanted)
+    jaxpr = jax.make_jaxpr(together)(hidden, unembedding, targets, weights)
+    assert (g, d, v) not in set(shapes_in(jaxpr.jaxpr))
+
+
+@pytest.mark.parametrize("spec", [("fsdp", "tensor"), (None, "tensor"), (None, ("fsdp", "tensor"))])
+def test_sharded_vocabulary(spec):
+    mesh = jax.make_mesh((2, 4), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+    def put(x, *names):
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*names))
+        return jax.device_put(x, sharding)
+
+    args = problem(32, 8, 256)
+    expected, wanted = jax.value_and_grad(plain, argnums=(0, 1))(*args)
+    hidden, unembedding, targets, weights = args
+    unembedding = put(unembedding, *spec)
+    args = (put(hidden, "fsdp"), unembedding, put(targets, "fsdp"), put(weights, "fsdp"))
+    step = jax.jit(
+        jax.value_and_grad(chunked(8), argnums=(0, 1)),
+        out_shardings=(None, (args[0].sharding, unembedding.sharding)),
+    )
+    value, gradient = step(*args)
+    assert_close(value, expected)
+    for got, want in zip(gradient, wanted, strict=True):
+        assert_close(got, want)
+
+
+def test_bad_shapes_are_named():
+    hidden, unembedding, targets, weights = problem(8, 4, 16)
+    with pytest.raises(ValueError, match="do not fit"):
+        cross_entropy(hidden, unembedding.T, targets, weights)
+    with pytest.raises(ValueError, match="chunk is 0"):
+        cross_entropy(hidden, unembedding, targets, weights, chunk=0)
