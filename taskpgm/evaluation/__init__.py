@@ -1,14 +1,15 @@
 """What a trained model is worth: held-out loss, exact match, and the public benchmarks."""
 
-from taskpgm.evaluation.harness import HarnessModel, evaluate_harness, register
-from taskpgm.evaluation.heldout import aggregate, evaluate, heldout_loss, samples
+from taskpgm.evaluation.harness import HarnessModel, register, run_harness
+from taskpgm.evaluation.heldout import evaluate, heldout_loss
+from taskpgm.evaluation.summary import aggregate, samples
 
 __all__ = [
     "HarnessModel",
     "aggregate",
     "evaluate",
-    "evaluate_harness",
     "heldout_loss",
     "register",
+    "run_harness",
     "samples",
 ]

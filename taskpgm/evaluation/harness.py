@@ -5,17 +5,16 @@ tasks come from the Hugging Face hub, so that a machine without it can run only 
 files lie in a folder of your own (`include_path`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
 
-from taskpgm.models import Decoder, DecoderConfig, generate, unembedding
+from taskpgm.evaluation.windows import Window, padded_length, rolling_windows, score_windows
+from taskpgm.models import DecoderConfig
+from taskpgm.models.generate import generate
 
 NAME = "taskpgm"  # what the harness knows the model by: lm_eval --model taskpgm
 INSTALL = "lm_eval is not installed: pip install 'taskpgm[eval]' (an optional extra)"
@@ -23,16 +22,6 @@ INSTALL = "lm_eval is not installed: pip install 'taskpgm[eval]' (an optional ex
 # The names in configs, the harness's own, and the examples in the context that papers report.
 # BIG-Bench Hard's own prompts hold their 3 examples, so nothing is added to them.
 SUITES: Mapping[str, tuple[str, int | None]] = {"mmlu": ("mmlu", 5), "bbh": ("bbh", None)}
-
-SHORTEST = 32  # ids; sequences are padded to this times a power of two, so programs are few
-CHUNK = 128  # positions whose logits exist at once
-
-
-class Window(NamedTuple):
-    """Ids to read and the ids to score, which are the last of them, shifted by one."""
-
-    inputs: list[int]
-    targets: list[int]
 
 
 class HarnessModel:
@@ -167,61 +156,6 @@ class HarnessModel:
         return scores
 
 
-@partial(jax.jit, static_argnums=0)
-def score_windows(
-    config: DecoderConfig,
-    params: Any,
-    lora: Any,
-    inputs: Int[Array, "b t"],
-    read: Int[Array, "b t"],
-    targets: Int[Array, "b t"],
-    scored: Bool[Array, "b t"],
-) -> tuple[Float[Array, "b"], Bool[Array, "b"]]:
-    """Sum of the scored targets' log-probabilities (nats), and whether each is the argmax.
-
-    `read` is 1 for ids and 0 for padding. Logits exist for CHUNK positions at a time.
-    """
-    variables = {"params": params} if lora is None else {"params": params, "lora": lora}
-    hidden = Decoder(config).apply(variables, inputs, segment_ids=read, method="hidden")
-    matrix = unembedding(config, params)
-    steps = -(-inputs.shape[1] // CHUNK)
-    width = -(-inputs.shape[1] // steps)
-
-    def chunked(x: Array) -> Array:
-        padding = [(0, 0), (0, steps * width - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-        x = jnp.pad(x, padding)
-        return x.reshape(x.shape[0], steps, width, *x.shape[2:]).swapaxes(0, 1)
-
-    def chunk(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        hidden, target, scored = part
-        logits = jnp.einsum(
-            "btd,dv->btv", hidden, matrix, preferred_element_type=jnp.float32
-        ).astype(jnp.float32)
-        chosen = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
-        nats = chosen - jax.nn.logsumexp(logits, axis=-1)
-        same = jnp.argmax(logits, axis=-1) == target
-        return jnp.where(scored, nats, 0.0).sum(1), (same | ~scored).all(1)
-
-    nats, same = jax.lax.map(chunk, (chunked(hidden), chunked(targets), chunked(scored)))
-    return nats.sum(0), same.all(0)
-
-
-def rolling_windows(ids: Sequence[int], prefix: int, length: int) -> Iterator[Window]:
-    """Cuts a text into windows of at most `length` inputs, each id a target exactly once."""
-    whole = [prefix, *ids]
-    for start in range(0, len(ids), length):
-        end = min(start + length, len(ids))
-        yield Window(whole[max(0, end - length) : end], whole[start + 1 : end + 1])
-
-
-def padded_length(length: int, limit: int) -> int:
-    """The next SHORTEST * 2**k, at most `limit`."""
-    padded = SHORTEST
-    while padded < length:
-        padded *= 2
-    return min(padded, limit)
-
-
 def cut(text: str, stops: Sequence[str]) -> str:
     """The text before the first of `stops`."""
     return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]
@@ -236,7 +170,7 @@ def _generation(kwargs: Mapping[str, Any], default: int) -> tuple[int, float, tu
     return int(longest), float(kwargs.get("temperature", 1.0)) if sampled else 0.0, stops
 
 
-def _batches(order: Sequence[int], size: int, key: Any) -> Iterator[list[int]]:
+def _batches(order: Sequence[int], size: int, key: Callable[[int], Any]) -> Iterator[list[int]]:
     """Runs of at most `size` neighbours with one key."""
     batch: list[int] = []
     for i in order:
@@ -264,7 +198,7 @@ def register() -> type:
     return registry.register_model(NAME)(type("TaskpgmLM", (HarnessModel, LM), {}))
 
 
-def evaluate_harness(
+def run_harness(
     config: DecoderConfig,
     params: Any,
     tokenizer: Any,

@@ -5,18 +5,19 @@ free-running: the greedy continuation of the prompt, cut at end-of-sequence, equ
 (both stripped). Nothing here is random, so the same model gives the same numbers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
-from taskpgm.affinity import predict
-from taskpgm.models import DecoderConfig, generate
-from taskpgm.tasks import Rows, Task, encode
+from taskpgm.affinity.predict import Forward, score_examples
+from taskpgm.models import Decoder, DecoderConfig, unembedding
+from taskpgm.models.generate import generate
+from taskpgm.tasks import Example, Rows, Task, encode
 
 Report = dict[str, Any]
-MEASURES = ("loss", "exact_match")
 
 
 class Prompt(NamedTuple):
@@ -54,8 +55,8 @@ def evaluate(
     Returns:
       per task: "loss" (nats per scored token), "exact_match" (share in [0, 1]; None when nothing
       was generated), "examples" and "tokens" (how many the loss is over), "generated" (how many the
-      match is over), "predictions" (texts of the first held-out examples, by position in
-      `task.heldout`).
+      match is over), "predictions" (list: the answer to each of the first held-out examples, None
+      where one did not fit).
 
     Raises:
       ValueError: rows and tasks do not fit together, or a task has no scored token.
@@ -64,16 +65,19 @@ def evaluate(
     prompts = _prompts(config, tokenizer, tasks, rows, max_new_tokens, exact_match_examples)
     texts = _continue(config, params, tokenizer, prompts, lora, batch_size, max_new_tokens)
 
-    predictions: list[dict[int, str]] = [{} for _ in tasks]
-    matched = np.zeros(len(tasks), int)
+    predictions: list[list[str | None]] = [
+        [None] * len(task.heldout[:exact_match_examples]) for task in tasks
+    ]
+    generated, matched = np.zeros((2, len(tasks)), int)
     for prompt, text in zip(prompts, texts, strict=True):
         predictions[prompt.task][prompt.example] = text
+        generated[prompt.task] += 1
         matched[prompt.task] += text.strip() == prompt.response.strip()
     return {
         task.name: {
             **loss[task.name],
-            "exact_match": float(matched[i] / len(predictions[i])) if predictions[i] else None,
-            "generated": len(predictions[i]),
+            "exact_match": float(matched[i] / generated[i]) if generated[i] else None,
+            "generated": int(generated[i]),
             "predictions": predictions[i],
         }
         for i, task in enumerate(tasks)
@@ -96,11 +100,16 @@ def heldout_loss(
     if len(rows) != len(tasks):
         raise ValueError(f"{len(rows)} sets of held-out rows for {len(tasks)} tasks")
     together, task_of = _concatenate(rows)
-    loras = None if lora is None else jax.tree.map(lambda leaf: leaf[None], lora)
-    log_likelihood, tokens = predict.score_examples(
-        config, params, loras, together, len(task_of), batch_size=batch_size
+    log_likelihood, tokens = score_examples(
+        config,
+        _variables(params, lora),
+        jnp.zeros(1),  # a group of one model, which is held once, in the place of the shared base
+        together,
+        len(task_of),
+        batch_size=batch_size,
+        forward=_single(config),
     )
-    nats = np.bincount(task_of, -np.asarray(log_likelihood, np.float64)[0], len(tasks))
+    nats = np.bincount(task_of, -log_likelihood[0], len(tasks))
     scored = np.bincount(task_of, tokens, len(tasks)).astype(int)
     examples = np.bincount(task_of, minlength=len(tasks))
     for task, count in zip(tasks, scored, strict=True):
@@ -114,6 +123,21 @@ def heldout_loss(
         }
         for i, task in enumerate(tasks)
     }
+
+
+def _variables(params: Any, lora: Any) -> dict[str, Any]:
+    return {"params": params} if lora is None else {"params": params, "lora": lora}
+
+
+@lru_cache(maxsize=32)
+def _single(config: DecoderConfig) -> Forward:
+    """One model as a group of one. Cached, since programs are kept by the functions' identity."""
+    decoder = Decoder(config)
+
+    def hidden(variables, own, tokens, positions, segment_ids):
+        return decoder.apply(variables, tokens, positions, segment_ids, method="hidden")
+
+    return Forward(hidden, lambda variables, own: unembedding(config, variables["params"]))
 
 
 def _concatenate(rows: Sequence[Rows]) -> tuple[Rows, np.ndarray]:
@@ -156,10 +180,17 @@ def _prompts(
             example = examples[int(index)]
             start = _last_response(np.asarray(scored))
             if start > 0:
-                response = example.messages[-1][1] if example.messages else example.response
                 prompt = [int(token) for token in ids[max(0, start - room) : start]]
-                prompts.append(Prompt(i, int(index), prompt, response))
+                prompts.append(Prompt(i, int(index), prompt, asked(example)[1]))
     return prompts
+
+
+def asked(example: Example) -> tuple[str, str]:
+    """(what comes before the last answer, that answer) as text."""
+    if example.messages is None:
+        return example.prompt, example.response
+    before = "\n".join(f"{role}: {text}" for role, text in example.context)
+    return before, example.messages[len(example.context)][1]
 
 
 def _last_response(scored: np.ndarray) -> int:
@@ -198,78 +229,3 @@ def _continue(
         for i, output in zip(chosen, outputs, strict=False):
             texts[i] = tokenizer.decode(output, skip_special_tokens=True)
     return texts
-
-
-def aggregate(per_task: Mapping[str, Report], families: Mapping[str, str]) -> Report:
-    """Averages of one model's measurements.
-
-    Args:
-      per_task: what `evaluate` returned.
-      families: {task: family}.
-
-    Returns:
-      {"tasks": {task: {...}} (texts left out), "families": {family: {"loss", "exact_match",
-      "tasks"}}, each the mean over its tasks, "mean": the mean over tasks, "family_mean": the mean
-      over families, which keeps a large family from deciding alone}.
-    """
-    tasks = {
-        name: {key: value for key, value in report.items() if key != "predictions"}
-        for name, report in per_task.items()
-    }
-    members: dict[str, list[Report]] = {}
-    for name, report in tasks.items():
-        members.setdefault(families[name], []).append(report)
-    by_family = {
-        family: {**_mean(reports), "tasks": len(reports)} for family, reports in members.items()
-    }
-    return {
-        "tasks": tasks,
-        "families": by_family,
-        "mean": _mean(list(tasks.values())),
-        "family_mean": _mean(list(by_family.values())),
-    }
-
-
-def _mean(reports: Sequence[Report]) -> dict[str, float | None]:
-    """Plain means; a measure that some report lacks has none."""
-    return {
-        key: None
-        if any(report[key] is None for report in reports)
-        else float(np.mean([report[key] for report in reports]))
-        for key in MEASURES
-    }
-
-
-def samples(
-    tasks: Sequence[Task], runs: Mapping[str, Mapping[str, Report]], per_task: int = 1
-) -> list[Report]:
-    """A few examples with what each model answered, for people to read.
-
-    Args:
-      runs: {run: what `evaluate` returned for it}.
-      per_task: so many from each task, the first ones that every run answered.
-
-    Returns:
-      dicts of "task", "family", "prompt", "response", "predictions" ({run: text}).
-    """
-    chosen = []
-    for task in tasks:
-        answers = {run: reports[task.name]["predictions"] for run, reports in runs.items()}
-        common = [
-            i for i in range(len(task.heldout)) if all(i in texts for texts in answers.values())
-        ]
-        for i in common[:per_task] if answers else ():
-            example = task.heldout[i]
-            turns = example.messages
-            chosen.append(
-                {
-                    "task": task.name,
-                    "family": task.family,
-                    "prompt": "\n".join(f"{role}: {text}" for role, text in turns[:-1])
-                    if turns
-                    else example.prompt,
-                    "response": turns[-1][1] if turns else example.response,
-                    "predictions": {run: texts[i] for run, texts in answers.items()},
-                }
-            )
-    return chosen

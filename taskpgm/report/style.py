@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 DPI = 160
+WIDTH = 10.2  # inches, the page's text width
+LABEL, SMALL = 7.6, 6.8  # points
+FONT = "DejaVu Sans"  # the one that comes with matplotlib: the same everywhere
+LONGEST = 34  # characters of a name that are shown
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def figure(width: float, height: float, theme: Theme) -> Iterator[Any]:
     from matplotlib.figure import Figure
 
     settings = {
-        "font.family": "DejaVu Sans",  # the one that comes with matplotlib: the same everywhere
+        "font.family": FONT,
         "font.size": 8.5,
         "axes.titlesize": 9.5,
         "axes.titleweight": "bold",
@@ -134,7 +138,6 @@ def figure(width: float, height: float, theme: Theme) -> Iterator[Any]:
         "xtick.major.size": 0,
         "ytick.major.size": 0,
         "legend.frameon": False,
-        "svg.hashsalt": "taskpgm",
     }
     with matplotlib.rc_context(settings):
         drawn = Figure(figsize=(width, height))
@@ -147,3 +150,17 @@ def png(drawn: Any) -> bytes:
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def text_inches(texts: Sequence[str], size: float) -> float:
+    """Width of the widest of the texts at a size in points."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    measure, font = TextToPath(), FontProperties(family=FONT, size=size)
+    widths = [measure.get_text_width_height_descent(text, font, False)[0] for text in texts]
+    return max(widths, default=0.0) / 72
+
+
+def shortened(name: str, most: int = LONGEST) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
