@@ -111,9 +111,13 @@ class Context:
         )
 
     def tokenizer(self, source: Source):
-        """The tokenizer of a model, read once."""
+        """The tokenizer of a model, read once; with the config's chat template where it has none."""
         if source not in self._tokenizers:
-            self._tokenizers[source] = load_tokenizer(source.path)
+            tokenizer = load_tokenizer(source.path)
+            template = self.config.tasks.chat_template
+            if template and not tokenizer.chat_template:
+                tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+            self._tokenizers[source] = tokenizer
         return self._tokenizers[source]
 
     # --- Rows ----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ def default_config() -> ConfigDict:
     config.tasks.source = "stdlib"
     config.tasks.heldout_fraction = 0.1  # cut off, seeded, where a task brings no held-out split
     config.tasks.max_heldout = 0  # held-out examples used per task; 0: all
+    config.tasks.chat_template = ""  # a Jinja file, for chat rows where the tokenizer brings none
     config.tasks.length = 2048  # tokens in a packed row; longer prompts lose their beginning
 
     # --- The base model ------------------------------------------------------------------------
@@ -59,6 +60,7 @@ def default_config() -> ConfigDict:
     # --- How tasks relate ----------------------------------------------------------------------
     config.affinity = ConfigDict()
     config.affinity.matrix = ""  # a .npy, .npz or .csv matrix: then no model is needed at all
+    config.affinity.kind = "pmi"  # with `matrix`: what it holds, pmi or jsd
     config.affinity.sizes = ""  # with `matrix`: a .json of {task: training size}, or empty
     config.affinity.normalize = "token"  # or "sequence": the likelihood of whole responses
     config.affinity.contexts = "pool"  # or "pair": whose held-out sets a JSD is taken over

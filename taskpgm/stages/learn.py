@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -19,8 +19,7 @@ Batches = Callable[[int], Mapping[str, np.ndarray]]
 
 # --- One model per task --------------------------------------------------------------------------
 def adapter_folder(context: Context, name: str) -> Path:
-    """Where the model of a task is; a name may hold slashes, a folder's may not."""
-    return context.folder / "adapters" / quote(name, safe=" ()+,=@")
+    return context.folder / "adapters" / name  # load_tasks admits only names of folders
 
 
 def adapter_key(context: Context, task: tasks.Task) -> str:
@@ -43,8 +42,6 @@ def with_lora(config: models.DecoderConfig, section: Any) -> models.DecoderConfi
     """`config` with the LoRA of a config section whose mode asks for it."""
     if section.mode != "lora":
         return config
-    from dataclasses import replace
-
     return replace(config, lora=models.LoraConfig(**section.lora.to_dict()))
 
 
@@ -76,7 +73,7 @@ def adapters_stage(context: Context) -> None:
     )
     for number, group in enumerate(groups, 1):
         params = train_group(
-            context, config, params, step, [t for t in group], rows, steps,
+            context, config, params, step, group, rows, steps,
             f"adapters {number}/{len(groups)}",
         )
 
@@ -131,7 +128,7 @@ def train_group(
         optimizer, jax.tree.map(jax.numpy.asarray, trainable), frozen, group=True
     )
     start = time.monotonic()
-    folder = context.folder / "adapters" / "_groups" / wd.digest(keys)
+    folder = context.folder / "adapters" / ".groups" / wd.digest(keys)
     state = training.fit(
         step, state, batch, steps=max(lengths), totals=lengths, directory=folder, name=title,
         seed=[seed] * len(group), checkpoint_every=section.checkpoint_every,

@@ -1,0 +1,126 @@
+"""Stages `affinity` and `mixture`: how tasks relate, and what follows for their proportions."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskpgm import affinity, mixture
+from taskpgm.stages import mixtures
+from taskpgm.stages import workdir as wd
+from taskpgm.stages.context import Context, say
+
+
+# --- How tasks relate ----------------------------------------------------------------------------
+def mixture_stage(context: Context) -> None:
+    """Solves every mixture of `compare` and writes mixture/weights.json."""
+    folder = context.folder / "mixture"
+    section = context.config.mixture.to_dict()
+    given = affinities(context.folder)
+    key = wd.digest(
+        {kind: wd.digest(S.tolist()) for kind, (S, _) in given.items()}, section,
+        list(context.config.compare), context.config.seed, sizes(context),
+    )
+    if wd.is_done(folder, key):
+        say("mixture", "done already")
+        return
+    wd.begin(folder, key)
+    weights = solve_mixtures(context, given)
+    wd.write_json(folder / "weights.json", weights)
+    wd.mark_done(folder, key)
+    for name, entry in weights["mixtures"].items():
+        gap = f", gap {entry['gap']:.1e}" if entry["gap"] is not None else ""
+        say("mixture", f"{name}: {entry['effective']:.1f} effective tasks{gap}")
+
+
+def sizes(context: Context) -> list[int] | None:
+    """Training examples per task; None when they are not known (a matrix from a file)."""
+    section = context.config.affinity
+    if not section.matrix:
+        return context.sizes.tolist()
+    if not section.sizes:
+        return None
+    given = wd.read_json(Path(section.sizes))
+    names = next(iter(affinities(context.folder).values()))[1]
+    absent = [name for name in names if name not in given]
+    if absent:
+        raise ValueError(f"{section.sizes}: no size of task {absent[0]!r}")
+    return [int(given[name]) for name in names]
+
+
+def affinities(folder: Path) -> dict[str, tuple[np.ndarray, list[str]]]:
+    """{kind: (S [n, n], task names)} of the matrices in a workdir."""
+    found = {}
+    for kind in ("pmi", "jsd"):
+        path = folder / "affinity" / f"{kind}.npz"
+        if path.is_file():
+            with np.load(path) as archive:
+                found[kind] = archive["affinity"], [str(name) for name in archive["tasks"]]
+    if not found:
+        raise ValueError(f"{folder / 'affinity'} holds no affinity: run the stage `affinity` first")
+    return found
+
+
+def solve_mixtures(context: Context, given: dict[str, tuple[np.ndarray, list[str]]]) -> dict:
+    """The content of weights.json: every mixture, the first of TaskPGM's repeated at the top."""
+    section = context.config.mixture
+    names = next(iter(given.values()))[1]
+    size = sizes(context)
+    inputs = mixtures.Inputs(
+        affinities={kind: S for kind, (S, _) in given.items()},
+        sizes=None if size is None else np.array(size),
+        cap=None if size is None else caps(np.array(size), section.budget, section.max_epochs),
+        config=section.to_dict(),
+        seed=context.config.seed,
+    )
+    made = {name: entry(name, inputs, section) for name in context.config.compare}
+    main = next((name for name, e in made.items() if e["gap"] is not None), next(iter(made)))
+    families = {task.name: task.family for task in context.tasks} if size and not (
+        context.config.affinity.matrix) else {}
+    return {
+        "tasks": names,
+        "families": [families.get(name, "") for name in names],
+        "sizes": size,
+        "main": main,
+        **{k: v for k, v in made[main].items() if k != "explain"},
+        "mixtures": made,
+    }
+
+
+def caps(size: np.ndarray, budget: int, max_epochs: float) -> np.ndarray:
+    """The largest weight each task can have: floor(max_epochs N_i) examples of the budget (method 6).
+
+    Raises:
+      ValueError: the budget is larger than the data allow.
+    """
+    most = np.floor(max_epochs * size)
+    if most.sum() < budget:
+        raise ValueError(
+            f"mixture.budget={budget} is larger than the data allow: {int(size.sum())} training "
+            f"examples, each at most mixture.max_epochs={max_epochs:g} times, make "
+            f"{int(most.sum())}: lower the budget or raise max_epochs"
+        )
+    return most / budget
+
+
+def entry(name: str, inputs: mixtures.Inputs, section: Any) -> dict:
+    """One mixture of weights.json: its weights and counts, its certificate and its explanation."""
+    made = mixtures.make(name, inputs)
+    kind = mixtures.MIXTURES[name].affinity
+    solved = isinstance(made, mixture.Solution)
+    weights = np.asarray(made.weights if solved else made, np.float64)
+    counts = mixture.allocate(
+        weights, section.budget, sizes=inputs.sizes, max_epochs=section.max_epochs
+    )
+    told = mixture.explain(inputs.energy(kind), weights) if kind else None
+    return {
+        "affinity": kind,
+        "method": made.method if solved else name,
+        "ratio": float(section.ratio) if kind else None,
+        "weights": weights.tolist(),
+        "counts": [int(c) for c in counts],
+        "energy": float(made.energy) if solved else None,
+        "gap": float(made.gap) if solved else None,
+        "effective": float(mixture.effective_number(weights)),
+        "explain": told,
+    }
