@@ -10,8 +10,10 @@ from taskpgm.models.decoder import (
     lora_logical_axes,
     unembedding,
 )
+from taskpgm.models.generate import generate
 from taskpgm.models.hf import load_hf, save_hf
 from taskpgm.models.lora import merge_lora
+from taskpgm.models.peft import load_peft, save_peft
 
 __all__ = [
     "Decoder",
@@ -19,12 +21,15 @@ __all__ = [
     "LoraConfig",
     "RopeScaling",
     "attention",
+    "generate",
     "init_lora",
     "init_params",
     "load_hf",
+    "load_peft",
     "logical_axes",
     "lora_logical_axes",
     "merge_lora",
     "save_hf",
+    "save_peft",
     "unembedding",
 ]

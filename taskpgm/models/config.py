@@ -24,10 +24,11 @@ class LoraConfig:
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
     def __post_init__(self):
-        object.__setattr__(self, "targets", tuple(self.targets))
         unknown = sorted(set(self.targets) - set(DENSE_NAMES))
         if unknown:
             raise ValueError(f"lora.targets: {unknown[0]!r} is none of {', '.join(DENSE_NAMES)}")
+        ordered = tuple(name for name in DENSE_NAMES if name in self.targets)
+        object.__setattr__(self, "targets", ordered)
         if self.rank < 1 or not 0 <= self.dropout < 1:
             raise ValueError(
                 f"lora: rank {self.rank} must be >= 1, dropout {self.dropout} in [0,1)"
@@ -91,6 +92,8 @@ class DecoderConfig:
             )
         if self.rope_theta is not None and self.head_dim % 2:
             raise ValueError(f"rotary positions need an even head_dim, not {self.head_dim}")
+        if self.lora and "gate_proj" in self.lora.targets and not self.gated_mlp:
+            raise ValueError(f"lora.targets: {self.architecture} has no 'gate_proj'")
 
     @classmethod
     def from_hf(cls, path_or_dict: str | Path | Mapping[str, Any]) -> "DecoderConfig":
