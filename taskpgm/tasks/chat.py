@@ -14,8 +14,8 @@ def render(
 
     A turn is the content and the mark that closes it (what the model must write to stop), without
     the white space after that mark. The header that opens a turn belongs to the prompt. The turns
-    are found by rendering the chat up to each of them; where a template writes an early turn
-    differently once more has been said, the turn's content is searched for instead.
+    are found by rendering the chat before and through each of them; where a template writes an
+    early turn differently once more is said, its content is searched for from where they part.
 
     Raises ValueError when the template is missing, refuses the chat, or changes what was said.
     """
@@ -36,9 +36,8 @@ def render(
             if begin < 0:
                 raise ValueError(f"the chat template does not keep what was said: {said[:40]!r}")
             end = begin + len(said)
-            if _common(text, through) > end:
-                closed = text[end : _common(text, through)]
-                end += len(closed.rstrip())
+            mark = through[through.rfind(said) + len(said) :].rstrip()
+            end += len(mark) if text.startswith(mark, end) else 0
             turns.append((begin, end))
             cursor = end
         elif said:
