@@ -5,13 +5,14 @@ written last: the size and CRC-32 of every file, and what the caller wants remem
 folder without it, or whose files differ from it, is damaged: it is named and never restored.
 """
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 
 Tree = Any
 SEAL = "complete.json"
@@ -26,6 +28,22 @@ SEAL = "complete.json"
 
 class Damaged(OSError):
     """A checkpoint that is not what was written: the message names the folder and the file."""
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turns a full disk, in whatever way a library reports it, into an OSError of one line."""
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        full = any(words in str(error) for words in ("No space left", "Disk quota exceeded"))
+        if not full and number not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            f"the disk is full: {path} could not be written; free some space and start the same "
+            "command again, it goes on from the last checkpoint"
+        ) from error
 
 
 def save_tree(path: str | os.PathLike, tree: Tree, meta: Mapping[str, Any] | None = None) -> None:
@@ -39,7 +57,7 @@ def save_tree(path: str | os.PathLike, tree: Tree, meta: Mapping[str, Any] | Non
     if jax.process_index() == 0:
         shutil.rmtree(fresh, ignore_errors=True)
     _barrier("save_tree")
-    with _clear_disk_errors(path):
+    with disk_errors(path):
         fresh.parent.mkdir(parents=True, exist_ok=True)
         ocp.save(fresh, tree, overwrite=True)
         if jax.process_index() == 0:
@@ -65,9 +83,12 @@ def restore_tree(path: str | os.PathLike, like: Tree) -> Tree:
     """
     path = Path(path).absolute()
     verify(path)
-    abstract = jax.tree.map(_abstract, like)
+    return _load(path, like)
+
+
+def _load(path: Path, like: Tree) -> Tree:
     try:
-        return ocp.load(path, abstract)
+        return ocp.load(path, jax.tree.map(abstract, like))
     except (ValueError, KeyError) as error:
         reason = _first_line(error)
         raise ValueError(f"checkpoint {path} does not fit this model: {reason}") from error
@@ -106,6 +127,9 @@ class Manager:
         self.keep = keep
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        if jax.process_index() == 0 and self.directory.is_dir():
+            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):  # of a save that was killed
+                shutil.rmtree(path, ignore_errors=True)
 
     def steps(self) -> list[int]:
         """Steps with a folder that looks like a checkpoint, ascending."""
@@ -123,14 +147,14 @@ class Manager:
     ) -> None:
         """Begins to save `tree` as of `step`. Raises OSError when the save before this failed."""
         self.wait()
-        path = self._path(step)
-        with _clear_disk_errors(path):
+        path = self.path(step)
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             response = ocp.save_async(path, tree, overwrite=True)
 
         def finish():
             try:
-                with _clear_disk_errors(path):
+                with disk_errors(path):
                     response.result()
                     if jax.process_index() == 0:
                         _seal(path, {"step": step, "metric": metric, **(meta or {})})
@@ -141,23 +165,40 @@ class Manager:
         self._thread = threading.Thread(target=finish, name=f"checkpoint-{step}")
         self._thread.start()
 
-    def wait(self) -> None:
-        """Returns when the last save is on disk; raises what went wrong with it."""
+    def close(self) -> None:
+        """Returns when nothing is being written any more, well or not."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; raises what went wrong with it."""
+        self.close()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
-    def restore(self, like: Tree) -> tuple[int, Tree, dict[str, Any]] | None:
-        """(step, tree, meta) of the newest checkpoint that is whole, or None. Damaged ones are
-        named in the log and removed, so that the run can write them anew."""
-        step = self._newest_whole()
-        if step is None:
-            return None
-        path = self._path(step)
-        return step, restore_tree(path, like), read_meta(path)
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint that is whole, or None. Damaged ones are named in the
+        log and removed, so that the run can write them anew."""
+        found = -1
+        if jax.process_index() == 0:
+            for step in reversed(self.steps()):
+                try:
+                    verify(self.path(step))
+                except OSError as error:
+                    logging.warning("%s; going back to the one before it", error)
+                    shutil.rmtree(self.path(step), ignore_errors=True)
+                else:
+                    found = step
+                    break
+        if jax.process_count() > 1:
+            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+        return None if found < 0 else found
+
+    def restore(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
+        """(tree, meta) of `step`, which `newest` has checked."""
+        return _load(self.path(step), like), read_meta(self.path(step))
 
     def best(self) -> int | None:
         """The step with the least metric."""
@@ -166,32 +207,11 @@ class Manager:
         return min(metrics, key=lambda step: (metrics[step], -step)) if metrics else None
 
     def path(self, step: int) -> Path:
-        return self._path(step)
-
-    def _path(self, step: int) -> Path:
         return self.directory / f"{step:08d}"
-
-    def _newest_whole(self) -> int | None:
-        found = -1
-        if jax.process_index() == 0:
-            for step in reversed(self.steps()):
-                try:
-                    verify(self._path(step))
-                except OSError as error:
-                    logging.warning("%s; going back to the checkpoint before it", error)
-                    shutil.rmtree(self._path(step), ignore_errors=True)
-                else:
-                    found = step
-                    break
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
-        return None if found < 0 else found
 
     def _metric(self, step: int) -> float | None:
         try:
-            return read_meta(self._path(step)).get("metric")
+            return read_meta(self.path(step)).get("metric")
         except OSError:
             return None
 
@@ -199,10 +219,11 @@ class Manager:
         kept = set(self.steps()[-self.keep :]) | {self.best()}
         for step in self.steps():
             if step not in kept:
-                shutil.rmtree(self._path(step), ignore_errors=True)
+                shutil.rmtree(self.path(step), ignore_errors=True)
 
 
-def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+def abstract(x: Any) -> jax.ShapeDtypeStruct:
+    """Shape, dtype and sharding of an array, without its data."""
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
 
 
@@ -242,28 +263,4 @@ def _first_line(error: BaseException) -> str:
 
 def _barrier(name: str) -> None:
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
         multihost_utils.sync_global_devices(name)
-
-
-class _clear_disk_errors:
-    """Turns a full disk, in whatever way it is reported, into one line."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        full = ("No space left on device", "ENOSPC", "Disk quota exceeded")
-        if error is not None and (
-            getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            or any(words in str(error) for words in full)
-        ):
-            raise OSError(
-                f"the disk is full: {self.path} could not be written; free some space and start "
-                "the same command again, it goes on from the last checkpoint"
-            ) from error
-        return False

@@ -7,8 +7,6 @@ dropout key, the learning rate), so a run that resumes at step k makes the very 
 
 import signal
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,17 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from taskpgm.training import checkpoint
-from taskpgm.training.metrics import Writer
+from taskpgm.training.checkpoint import Manager, abstract, disk_errors
+from taskpgm.training.metrics import StepLog, Writer
 from taskpgm.training.progress import Reporter
 from taskpgm.training.step import TrainState
 
 RESUMABLE = 75  # EX_TEMPFAIL: "start the same command again"
-AHEAD = 2  # steps that are given to the devices before one of them is waited for
+AHEAD = 2  # steps that are given to the devices before the oldest of them is waited for
 
 
 class Preempted(SystemExit):
-    """SIGTERM came; the state has been saved. Exits with code 75 if nobody catches it."""
+    """SIGTERM came and the state has been saved. Uncaught, it exits with code 75."""
 
     def __init__(self, name: str, step: int):
         super().__init__(RESUMABLE)
@@ -40,37 +38,40 @@ class Preempted(SystemExit):
 
 
 def fit(
-    step_fn: Callable,
+    step_fn: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
     state: TrainState,
     batches: Callable[[int], Mapping[str, Any]],
     *,
     steps: int,
-    directory: str,
+    directory: str | Path,
     name: str,
     checkpoint_every: int = 500,
     log_every: int = 10,
     seed: int | Sequence[int] = 0,
     totals: Sequence[int] | None = None,
     put: Callable[[Mapping[str, Any]], Any] = jax.device_put,
-    metrics: Callable[[int], Writer] | None = None,
     flops_per_token: float | None = None,
     evaluate: Callable[[TrainState], float] | None = None,
     keep: int = 2,
+    wandb: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Trains until `steps` and returns the final state, which is also the last checkpoint.
 
     Args:
       step_fn: from `make_train_step`.
+      state: from `create_state`; what of it is trained is consumed.
       batches: step -> batch of numpy arrays; called from a thread, one step ahead.
       directory: metrics.jsonl, tensorboard/ and checkpoints/ of this run. Called again with the
         same directory, the run goes on where it stopped; a finished one returns at once.
       name: of the run, for messages.
       seed: of dropout; with a group one for each task.
       totals: steps of each task of a group; `steps` is then their maximum.
-      put: places a batch on the devices (`mesh.put_batch` for a mesh).
-      metrics: makes the Writer for a run that resumes at the given step.
-      evaluate: state -> loss, at every checkpoint; the best checkpoint is kept.
+      put: places a batch on the devices (`mesh.put_batch` where there is a mesh).
+      flops_per_token: from `flops.flops_per_token`; with it, MFU is logged where the devices' peak
+        is known.
+      evaluate: state -> held-out loss, at every checkpoint; then the best checkpoint is kept too.
       keep: how many of the newest checkpoints are kept.
+      wandb: arguments of wandb.init, or None for none.
 
     Raises:
       ValueError: when the loss is NaN or infinite, naming the step and the run.
@@ -78,138 +79,89 @@ def fit(
       Preempted: after SIGTERM.
     """
     directory = Path(directory)
-    manager = checkpoint.Manager(directory / "checkpoints", keep=keep)
-    saved = manager.restore(_saved_part(state))
-    first = 0
-    if saved is not None:
-        first, tree, _ = saved
-        state = state.replace(**tree)
-        logging.info("%s: resuming at step %d of %d", name, first, steps)
-    if first >= steps:
-        return state
-
-    keys = jax.random.key(seed) if np.ndim(seed) == 0 else jax.vmap(jax.random.key)(
-        jnp.asarray(seed)
-    )
-    total = jnp.asarray(steps if totals is None else totals, jnp.int32)
-    writer = metrics(first) if metrics else Writer(directory, step=first)
-    log = _Log(name, writer, log_every, flops_per_token)
-    with (
-        ThreadPoolExecutor(1, "batches") as reader,
-        Reporter(name, steps, start=first) as report,
-        _Sigterm() as asked,
-    ):
-        upcoming = reader.submit(lambda: put(batches(first)))
+    with disk_errors(directory):
+        manager = Manager(directory / "checkpoints", keep=keep)
+        first, state, meta = _resume(manager, state)
+        if first >= steps:
+            return state
+        if first:
+            logging.info("%s: resuming at step %d of %d", name, first, steps)
+        writer = Writer(directory, step=first, wandb=wandb)
+        log = StepLog(name, writer, log_every, flops_per_token, meta.get("log"))
+        key = _keys(seed)
+        total = jnp.asarray(steps if totals is None else totals, jnp.int32)
+        reader = ThreadPoolExecutor(1, "batches")
         try:
-            for step in range(first, steps):
-                batch = upcoming.result()
-                if step + 1 < steps:
-                    upcoming = reader.submit(lambda k=step + 1: put(batches(k)))
-                state, values = step_fn(state, batch, keys, total)
-                log.add(step, values)
-                log.collect(leave=AHEAD)
-                done = step + 1
-                report.update(done, log.note)
-                stop = asked.stop(done)
-                if stop or done == steps or done % checkpoint_every == 0:
-                    log.collect(leave=0)  # a state with a NaN loss is never saved
-                    metric = float(evaluate(state)) if evaluate else None
-                    if metric is not None:
-                        writer.write(done, {"heldout_loss": metric})
-                    manager.save(done, _saved_part(state), metric=metric)
-                if stop and done < steps:
-                    manager.wait()
-                    raise Preempted(name, done)
+            with Reporter(name, steps, start=first) as report, _Sigterm() as sigterm:
+                upcoming = reader.submit(lambda: put(batches(first)))
+                for step in range(first, steps):
+                    with log.waiting():
+                        batch = upcoming.result()
+                    if step + 1 < steps:
+                        upcoming = reader.submit(lambda k=step + 1: put(batches(k)))
+                    state, values = step_fn(state, batch, key, total)
+                    log.add(step, values, batch["tokens"].size)
+                    log.collect(leave=AHEAD)
+                    done = step + 1
+                    report.update(done, log.note)
+                    stop = sigterm.came(done) and done < steps
+                    if stop or done == steps or done % checkpoint_every == 0:
+                        log.collect(leave=0)  # so that a state with a NaN loss is never saved
+                        loss = float(evaluate(state)) if evaluate and not stop else None
+                        if loss is not None:
+                            writer.write(done, {"heldout_loss": loss})
+                        manager.save(done, _saved(state), meta={"log": log.partial}, metric=loss)
+                    if stop:
+                        manager.wait()
+                        raise Preempted(name, done)
+            manager.wait()
         finally:
-            upcoming.cancel()
+            reader.shutdown(wait=True, cancel_futures=True)
+            manager.close()
             writer.close()
-        manager.wait()
     return state
 
 
-def _saved_part(state: TrainState) -> dict[str, Any]:
+def _saved(state: TrainState) -> dict[str, Any]:
+    """What of the state goes into a checkpoint: not the frozen base, which nothing changes."""
     return {"step": state.step, "trainable": state.trainable, "opt_state": state.opt_state}
 
 
-class _Log:
-    """Metrics on their way from the devices: a step's numbers are read AHEAD steps later."""
+def _resume(manager: Manager, state: TrainState) -> tuple[int, TrainState, dict[str, Any]]:
+    step = manager.newest()
+    if step is None:
+        return 0, state, {}
+    like = jax.tree.map(abstract, _saved(state))
+    # Two states at once may be more than there is room for.
+    jax.tree.map(lambda x: x.delete(), _saved(state))
+    tree, meta = manager.restore(step, like)
+    return step, state.replace(**tree), meta
 
-    def __init__(self, name, writer, every, flops_per_token):
-        self.name, self.writer, self.every = name, writer, every
-        self.flops_per_token = flops_per_token
-        self.note = ""
-        self._pending = deque()
-        self._rows = []
-        self._since = None
 
-    def add(self, step, values):
-        for value in values.values():
-            value.copy_to_host_async()
-        self._pending.append((step, values))
-
-    def collect(self, leave):
-        while len(self._pending) > leave:
-            step, values = self._pending.popleft()
-            values = {key: np.asarray(value) for key, value in values.items()}
-            self._check(step, values["loss"])
-            if self._since is None:  # the first step compiles: it does not count as speed
-                self._since = time.monotonic()
-            else:
-                self._rows.append(values)
-            if (step + 1) % self.every == 0:
-                self._write(step + 1, values)
-
-    def _check(self, step, loss):
-        if not np.all(np.isfinite(loss)):
-            which = f" (task {int(np.argmin(np.isfinite(loss)))} of the group)" if loss.ndim else ""
-            kind = "NaN" if np.any(np.isnan(loss)) else "infinite"
-            raise ValueError(
-                f"the loss is {kind} at step {step} of run {self.name}{which}; lower the learning "
-                "rate, clip gradients, or look at the data of that step"
-            )
-
-    def _write(self, done, last):
-        rows = self._rows or [last]
-        tokens = np.sum([row["tokens"] for row in rows], axis=0)
-        loss = np.sum([row["loss"] * row["tokens"] for row in rows], axis=0)
-        values = {
-            "loss": loss / np.maximum(tokens, 1),
-            "grad_norm": last["grad_norm"],
-            "lr": last["lr"],
-            "tokens": tokens,
-        }
-        now = time.monotonic()
-        if self._rows:
-            seconds = max(now - self._since, 1e-9)
-            values["steps_per_second"] = len(self._rows) / seconds
-        self.note = f"loss {float(np.mean(values['loss'])):.4f}"
-        self.writer.write(done, values)
-        self._rows, self._since = [], now
+def _keys(seed: int | Sequence[int]) -> jax.Array:
+    return jax.random.key(seed) if np.ndim(seed) == 0 else jax.vmap(jax.random.key)(np.array(seed))
 
 
 class _Sigterm:
-    """While open, SIGTERM sets a flag instead of killing."""
-
-    def __init__(self):
-        self._flag = False
-        self._before = None
+    """While open, SIGTERM is noted instead of killing."""
 
     def __enter__(self):
+        self._noted, self._before = False, None
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._set)
+            self._before = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def __exit__(self, *_):
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
-    def _set(self, *_):
-        self._flag = True
+    def _note(self, *_):
+        self._noted = True
 
-    def stop(self, step):
+    def came(self, step: int) -> bool:
         """Whether to stop after `step`; all processes answer alike."""
         if jax.process_count() == 1:
-            return self._flag
+            return self._noted
         from jax.experimental import multihost_utils
 
         return multihost_utils.reached_preemption_sync_point(step)

@@ -4,15 +4,20 @@ metrics.jsonl is the record: one JSON object a line, each with its `step`. A run
 step k first drops every line after k, so that no step stands there twice.
 """
 
+import contextlib
 import json
 import math
 import os
+import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
+
+from taskpgm.training.flops import peak_flops
 
 
 class Writer:
@@ -103,3 +108,97 @@ def _scalars(values: Mapping[str, Any]):
         else:
             for i, x in enumerate(value.ravel()):
                 yield f"{name}/{i}", float(x)
+
+
+class StepLog:
+    """The numbers of each step on their way from the devices to a `Writer`.
+
+    A line every `every` steps: loss, the mean per scored token since the line before; grad_norm and
+    lr of the step itself; tokens, the scored ones since the line before; tokens_per_second, of all
+    positions computed, padding too; data_wait, the share of the time spent waiting for batches;
+    mfu = flops_per_token * tokens_per_second / peak of the devices. With a group, [g] numbers.
+
+    The host reads a step's numbers only when they have long been computed, so it never holds the
+    devices up. `partial` are the sums since the last line: kept in a checkpoint, they make the line
+    after a resume the one that an uninterrupted run writes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        writer: Writer,
+        every: int,
+        flops_per_token: float | None = None,
+        partial: Mapping[str, Any] | None = None,
+    ):
+        self.name, self.writer, self.every = name, writer, every
+        self.note = ""  # for a progress bar
+        self._peak = peak_flops() if flops_per_token else None
+        self._flops = flops_per_token
+        self._pending = deque()
+        self._nll, self._scored = (np.float64(0.0), np.float64(0.0))
+        if partial:
+            self._nll, self._scored = (np.array(partial[key]) for key in ("nll", "scored"))
+        self._clock = None
+        self._positions, self._waited = 0, 0.0
+
+    @property
+    def partial(self) -> dict[str, Any]:
+        return {"nll": np.asarray(self._nll).tolist(), "scored": np.asarray(self._scored).tolist()}
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Counts the time inside as waiting for data."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    def add(self, step: int, values: Mapping[str, Any], positions: int) -> None:
+        """The step's metrics, as the step returned them, and how many positions it computed."""
+        for value in values.values():
+            value.copy_to_host_async()
+        self._pending.append((step, values, positions))
+
+    def collect(self, leave: int) -> None:
+        """Reads all steps but the `leave` newest, and writes the lines that are due.
+
+        Raises ValueError where a loss is NaN or infinite.
+        """
+        while len(self._pending) > leave:
+            step, values, positions = self._pending.popleft()
+            values = {key: np.asarray(value, np.float64) for key, value in values.items()}
+            self._check(step, values["loss"])
+            self._nll = self._nll + values["loss"] * values["tokens"]
+            self._scored = self._scored + values["tokens"]
+            if self._clock is None:  # the first step compiled: it says nothing about speed
+                self._clock, self._waited = time.monotonic(), 0.0
+            else:
+                self._positions += positions
+            if (step + 1) % self.every == 0:
+                self._write(step + 1, values)
+
+    def _check(self, step, loss):
+        if np.all(np.isfinite(loss)):
+            return
+        kind = "NaN" if np.any(np.isnan(loss)) else "infinite"
+        task = f", task {np.argmin(np.isfinite(loss))} of the group" if loss.ndim else ""
+        raise ValueError(
+            f"the loss is {kind} at step {step} of run {self.name}{task}; lower the learning rate, "
+            "clip the gradient, or look at that step's data"
+        )
+
+    def _write(self, done, last):
+        loss = self._nll / np.maximum(self._scored, 1.0)
+        row = {"loss": loss, "grad_norm": last["grad_norm"], "lr": last["lr"]}
+        row["tokens"] = self._scored
+        now = time.monotonic()
+        if self._positions:
+            seconds = max(now - self._clock, 1e-9)
+            row["tokens_per_second"] = rate = self._positions / seconds
+            row["data_wait"] = self._waited / seconds
+            if self._peak:
+                row["mfu"] = self._flops * rate / self._peak
+        self.writer.write(done, row)
+        self.note = f"loss {np.mean(loss):.4f}"
+        self._nll, self._scored = np.float64(0.0), np.float64(0.0)
+        self._clock, self._positions, self._waited = now, 0, 0.0

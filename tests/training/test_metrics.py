@@ -1,0 +1,74 @@
+"""metrics.jsonl, and the numbers in it."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taskpgm.training.metrics import StepLog, Writer, read
+
+
+def test_rewind_drops_later_and_cut_lines(tmp_path):
+    writer = Writer(tmp_path)
+    for step in range(1, 6):
+        writer.write(step, {"loss": np.float32(step) / 3, "lr": jnp.array([0.5, 0.25])})
+    writer.close()
+    with open(writer.path, "a") as file:
+        file.write('{"step": 6, "lo')
+    assert [row["step"] for row in read(writer.path)] == [1, 2, 3, 4, 5]
+    Writer(tmp_path, step=3).close()
+    rows = read(writer.path)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[0]["lr"] == [0.5, 0.25] and np.float32(rows[0]["loss"]) == np.float32(1 / 3)
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def values(loss, tokens):
+    return {
+        "loss": jnp.array(loss, jnp.float32),
+        "tokens": jnp.array(tokens, jnp.float32),
+        "grad_norm": jnp.ones_like(jnp.array(loss)),
+        "lr": jnp.float32(0.1),
+    }
+
+
+def test_loss_is_the_mean_over_scored_tokens(tmp_path):
+    log = StepLog("r", Writer(tmp_path), every=2)
+    log.add(0, values(1.0, 30), 64)
+    log.add(1, values(3.0, 10), 64)
+    log.collect(leave=2)
+    assert not read(log.writer.path)
+    log.collect(leave=0)
+    row = read(log.writer.path)[0]
+    assert row["step"] == 2 and row["loss"] == 1.5 and row["tokens"] == 40
+    assert row["tokens_per_second"] > 0 and 0 <= row["data_wait"] <= 1
+
+
+def test_a_line_that_a_restart_cuts_through_is_the_same(tmp_path):
+    whole = StepLog("r", Writer(tmp_path / "a"), every=3)
+    first = StepLog("r", Writer(tmp_path / "b"), every=3)
+    losses = [[1 / 3, 0.7], [0.9, 1 / 7], [0.2, 0.3]]
+    for step in (0, 1):
+        for log in (whole, first):
+            log.add(step, values(losses[step], [step + 3.0, 5.0]), 8)
+            log.collect(leave=0)
+    partial = json.loads(json.dumps(first.partial))
+    first.writer.close()
+    second = StepLog("r", Writer(tmp_path / "b", step=2), every=3, partial=partial)
+    for log in (whole, second):
+        log.add(2, values(losses[2], [2.0, 5.0]), 8)
+        log.collect(leave=0)
+    keys = ("step", "loss", "tokens", "grad_norm", "lr")
+    a, b = (read(log.writer.path) for log in (whole, second))
+    assert [[row[key] for key in keys] for row in a] == [[row[key] for key in keys] for row in b]
+
+
+def test_nan_names_run_step_and_task(tmp_path):
+    log = StepLog("uniform", Writer(tmp_path), every=10)
+    log.add(41, values(float("nan"), 1.0), 8)
+    with pytest.raises(ValueError, match="NaN at step 41 of run uniform; lower the learning rate"):
+        log.collect(leave=0)
+    log.add(42, values([1.0, float("inf")], [1.0, 1.0]), 8)
+    with pytest.raises(ValueError, match="infinite at step 42 of run uniform, task 1 of the group"):
+        log.collect(leave=0)
