@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 # Longer rows go in blocks of queries: scores then take [b, h, BLOCK, s], not [b, h, t, s].
-BLOCK = 1024
+BLOCK = 512
 
 
 def attention(
@@ -28,14 +28,28 @@ def attention(
     h is a multiple of n (grouped queries); keys and values are never repeated. `offset` is the
     index of the first query among the keys (a cache); `key_segment_ids` default to `segment_ids`.
     A window of s or more is no window, and a traced one lets layers of one scan differ.
+
+    Raises ValueError for an unknown backend, and from one that cannot honour an argument.
     """
-    if backend == "auto":
-        backend = "reference"
-    if backend not in BACKENDS:
-        raise ValueError(f"attention {backend!r} is none of auto, {', '.join(BACKENDS)}")
     if key_segment_ids is None:
         key_segment_ids = segment_ids
-    return BACKENDS[backend](q, k, v, segment_ids, key_segment_ids, offset, window)
+    args = (q, k, v, segment_ids, key_segment_ids, offset, window)
+    if backend == "auto":
+        backend = choose(*args)
+    if backend not in BACKENDS:
+        raise ValueError(f"attention {backend!r} is none of auto, {', '.join(BACKENDS)}")
+    return BACKENDS[backend](*args)
+
+
+def choose(q, k, v, segment_ids, key_segment_ids, offset, window) -> str:
+    """The fastest backend of this platform that honours all arguments."""
+    static = isinstance(offset, int) and not isinstance(window, jax.Array)
+    platform = jax.default_backend()
+    if platform == "tpu" and static and q.shape[1] == k.shape[1] and q.shape[1] % 128 == 0:
+        return "splash"
+    if platform == "gpu" and static and segment_ids is None and q.dtype.itemsize == 2:
+        return "cudnn"
+    return "reference"
 
 
 def visible(
@@ -56,33 +70,68 @@ def visible(
     return mask
 
 
+def _block(q, k, v, segment_ids, key_segment_ids, query_start, key_start, window):
+    """Attention of some queries to some keys, which begin at these indices of the row."""
+    b, t, h, d = q.shape
+    grouped = q.reshape(b, t, k.shape[2], -1, d) * d**-0.5
+    scores = jnp.einsum("btngd,bsnd->bngts", grouped, k, preferred_element_type=jnp.float32)
+    queries, keys = query_start + jnp.arange(t), key_start + jnp.arange(k.shape[1])
+    mask = visible(queries, keys, segment_ids, key_segment_ids, window)
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bngts,bsnd->btngd", weights, v).reshape(b, t, h, d)
+
+
 def reference(q, k, v, segment_ids, key_segment_ids, offset, window):
-    """Plain XLA. The definition that every other backend is tested against."""
-    t, s = q.shape[1], k.shape[1]
-    keys = jnp.arange(s)
+    """Plain XLA. The definition that every other backend is tested against.
 
-    def block(q, index, segment_ids):
-        b, t, h, d = q.shape
-        grouped = q.reshape(b, t, k.shape[2], -1, d) * d**-0.5
-        scores = jnp.einsum("btngd,bsnd->bngts", grouped, k, preferred_element_type=jnp.float32)
-        mask = visible(index, keys, segment_ids, key_segment_ids, window)
-        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        return jnp.einsum("bngts,bsnd->btngd", weights, v).reshape(b, t, h, d)
-
-    if t <= BLOCK or t % BLOCK:
-        return block(q, offset + jnp.arange(t), segment_ids)
-
-    def one(args):
-        return jax.checkpoint(block)(*args)
-
-    def split(x):
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, BLOCK, *x.shape[2:]), 1, 0)
-
-    index = (offset + jnp.arange(t)).reshape(-1, BLOCK)
-    segments = None if segment_ids is None else split(segment_ids)
-    out = jax.lax.map(one, (split(q), index, segments))
-    return jnp.moveaxis(out, 0, 1).reshape(q.shape)
+    A long row goes block by block of queries, each with just the keys that it may see, and the
+    scores of a block are computed again in the backward pass.
+    """
+    t = q.shape[1]
+    if t <= BLOCK or not isinstance(offset, int):
+        return _block(q, k, v, segment_ids, key_segment_ids, offset, 0, window)
+    block = jax.checkpoint(_block, static_argnums=(5, 6, 7) if _static(window) else (5, 6))
+    out = []
+    for start in range(0, t, BLOCK):
+        stop = min(start + BLOCK, t)
+        first = max(0, offset + start - window + 1) if _static(window) and window else 0
+        seen = slice(first, offset + stop)
+        own = keys = None
+        if segment_ids is not None:
+            own, keys = segment_ids[:, start:stop], key_segment_ids[:, seen]
+        part = (q[:, start:stop], k[:, seen], v[:, seen], own, keys)
+        out.append(block(*part, offset + start, first, window))
+    return jnp.concatenate(out, axis=1)
 
 
-BACKENDS = {"reference": reference}
+def _static(window) -> bool:
+    return window is None or isinstance(window, int)
+
+
+def cudnn(q, k, v, segment_ids, key_segment_ids, offset, window):
+    """cuDNN's fused attention through `jax.nn`: bfloat16 or float16, one segment a row, no cache."""
+    if segment_ids is not None:
+        raise ValueError(
+            "attention 'cudnn' cannot keep segments apart; use 'reference', or rows of one segment"
+        )
+    if not isinstance(offset, int) or offset or not _static(window):
+        raise ValueError(
+            "attention 'cudnn' has neither a cache nor windows that differ; use 'reference'"
+        )
+    if q.dtype.itemsize != 2:
+        raise ValueError(f"attention 'cudnn' needs bfloat16 or float16, not {q.dtype}")
+    local = None if window is None else (window - 1, 0)
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=True, local_window_size=local, implementation="cudnn"
+    )
+
+
+def splash(*args):
+    """See `taskpgm.models.splash`, imported only where it is used: Pallas is slow to import."""
+    from taskpgm.models.splash import splash
+
+    return splash(*args)
+
+
+BACKENDS = {"reference": reference, "cudnn": cudnn, "splash": splash}

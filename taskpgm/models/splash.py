@@ -1,0 +1,85 @@
+"""Attention on TPU by JAX's splash kernel (Pallas): segments and windows honoured, scores never stored.
+
+A kernel is opaque to the partitioner. Under `jax.set_mesh` it is therefore mapped over the mesh by
+hand: rows over data and fsdp, heads over tensor, whatever of these divides.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.sharding import PartitionSpec as P
+
+LANES = 128  # the kernel's smallest block of queries and keys
+BLOCK = 512
+
+
+def splash(q, k, v, segment_ids, key_segment_ids, offset, window):
+    """As `attention.attention`. Raises ValueError for what the kernel cannot express."""
+    t = q.shape[1]
+    if not (isinstance(offset, int) and offset == 0) or k.shape[1] != t:
+        raise ValueError("attention 'splash' has no cache; use 'reference'")
+    if isinstance(window, jax.Array):
+        raise ValueError(
+            "attention 'splash' needs one sliding window for all layers; use 'reference'"
+        )
+    if t % LANES:
+        raise ValueError(
+            f"attention 'splash' needs rows of a multiple of {LANES} tokens, not {t}; use 'reference'"
+        )
+    if segment_ids is None:
+        segment_ids = key_segment_ids = jnp.ones(q.shape[:2], jnp.int32)
+    one_row = partial(_rows, window=window)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return one_row(q, k, v, segment_ids, key_segment_ids)
+    rows = _dividing(mesh, ("data", "fsdp"), q.shape[0])
+    heads = _dividing(mesh, ("tensor",), k.shape[2])
+    wide, narrow = P(rows, None, heads, None), P(rows, None)
+    mapped = jax.shard_map(
+        one_row, in_specs=(wide, wide, wide, narrow, narrow), out_specs=wide, check_vma=False
+    )
+    return mapped(q, k, v, segment_ids, key_segment_ids)
+
+
+def _rows(q, k, v, segment_ids, key_segment_ids, window):
+    """Every row of what one device holds."""
+    _, t, h, d = q.shape
+    size = (t, t)
+    mask = masks.CausalMask(size) if window is None else masks.LocalMask(size, (window - 1, 0), 0)
+    block = next(n for n in (BLOCK, BLOCK // 2, LANES) if t % n == 0)
+    sizes = kernel.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
+    attend = kernel.make_splash_mha(
+        masks.MultiHeadMask([mask] * h),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=sizes,
+        interpret=jax.default_backend() != "tpu",
+    )
+
+    def one(q, k, v, segment_ids, key_segment_ids):
+        return attend(q, k, v, kernel.SegmentIds(segment_ids, key_segment_ids))
+
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * d**-0.5, k, v))
+    out = jax.vmap(one)(q, k, v, segment_ids, key_segment_ids)
+    return jnp.swapaxes(out, 1, 2).astype(q.dtype)
+
+
+def _dividing(mesh, names: tuple[str, ...], size: int) -> tuple[str, ...] | None:
+    """Those axes of the mesh, if together they divide `size`."""
+    names = tuple(name for name in names if mesh.shape.get(name, 1) > 1)
+    count = 1
+    for name in names:
+        count *= mesh.shape[name]
+    return names if names and size % count == 0 else None
