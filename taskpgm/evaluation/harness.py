@@ -16,7 +16,7 @@ from taskpgm.evaluation.windows import Window, padded_length, rolling_windows, s
 from taskpgm.models import DecoderConfig
 from taskpgm.models.generate import generate
 
-NAME = "taskpgm"  # what the harness knows the model by: lm_eval --model taskpgm
+NAME = "taskpgm"  # what the harness knows the model by
 INSTALL = "lm_eval is not installed: pip install 'taskpgm[eval]' (an optional extra)"
 
 # The names in configs, the harness's own, and the examples in the context that papers report.
@@ -224,6 +224,7 @@ def run_harness(
 
     Raises:
       ModuleNotFoundError: lm_eval is not installed.
+      ValueError: the harness has no such task.
       OSError: a task's data cannot be had; says which.
     """
     model = register()(
@@ -233,6 +234,9 @@ def run_harness(
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    for task in tasks:
+        if not manager.match_tasks([SUITES.get(task, (task, None))[0]]):
+            raise ValueError(f"evaluation.harness: lm_eval has no task {task!r}")
     results: dict[str, dict[str, float]] = {}
     for task in tasks:
         name, shots = SUITES.get(task, (task, None))

@@ -58,8 +58,6 @@ class Study:
 
     name: str
     config: Mapping[str, Any]
-    command: tuple[str, ...]
-    versions: Mapping[str, str]
     tasks: tuple[str, ...]
     family: Mapping[str, str]
     train: Mapping[str, int]
@@ -71,7 +69,6 @@ class Study:
     base: Mapping[str, Any]
     runs: Mapping[str, Mapping[str, Any]]
     samples: tuple[Mapping[str, Any], ...]
-    benchmarks: Mapping[str, Any]
     curves: Mapping[str, Float[np.ndarray, "k 2"]]
 
     @property
@@ -104,12 +101,9 @@ def read_study(workdir: str | Path) -> Study:
     train = dict(zip(weights.get("tasks", ()), weights.get("sizes") or (), strict=False))
     train |= {task["name"]: task["train"] for task in described if "train" in task}
     mixtures, main = _mixtures(weights, tasks)
-    nested = isinstance(config.get("config"), dict)
     return Study(
         name=workdir.resolve().name,
-        config=config["config"] if nested else config,
-        command=tuple(config.get("command") or ()) if nested else (),
-        versions=(config.get("versions") or {}) if nested else {},
+        config=config,
         tasks=tasks,
         family=family,
         train=train,
@@ -121,7 +115,6 @@ def read_study(workdir: str | Path) -> Study:
         base=results.get("base") or {},
         runs=results.get("runs") or {},
         samples=tuple(results.get("samples") or ()),
-        benchmarks=results.get("benchmarks") or {},
         curves=_curves(workdir / "runs", list(results.get("runs") or mixtures)),
     )
 
@@ -211,12 +204,9 @@ def _label(affinity: Any) -> str | None:
 
 
 def _main(weights: Mapping[str, Any], mixtures: Mapping[str, Mixture]) -> str | None:
-    """The mixture whose values stand at the top of the file, or the first made from an affinity."""
-    top = weights.get("weights")
-    for name in mixtures:
-        entry = (weights.get("mixtures") or {name: weights})[name]
-        if top is not None and entry["weights"] == top and entry.get("affinity"):
-            return name
+    """The mixture that the file calls the main one, or the first made from an affinity."""
+    if weights.get("main") in mixtures:
+        return weights["main"]
     return next(
         (name for name, mixture in mixtures.items() if mixture.affinity), next(iter(mixtures), None)
     )

@@ -37,10 +37,9 @@ class Row(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Held-out loss of one run minus another's, paired by task; negative is better."""
+    """Mean held-out loss of one run minus another's, paired by task; negative is better."""
 
     difference: float
-    relative: float
     low: float  # bounds of a 95% interval from resampling tasks
     high: float
     wins: int
@@ -85,17 +84,19 @@ def compare(study: Study, run: str, other: str, seed: int = 0) -> Comparison | N
     difference = np.array([ours[task] - theirs[task] for task in common])
     draws = np.random.default_rng(seed).integers(len(common), size=(RESAMPLES, len(common)))
     low, high = np.quantile(difference[draws].mean(axis=1), (0.025, 0.975))
-    mean = float(difference.mean())
-    reference = float(np.mean([theirs[task] for task in common]))
-    return Comparison(
-        mean, mean / reference, float(low), float(high), int((difference < 0).sum()), len(common)
-    )
+    wins = int((difference < 0).sum())
+    return Comparison(float(difference.mean()), float(low), float(high), wins, len(common))
 
 
 def is_taskpgm(study: Study, name: str) -> bool:
     """Whether a mixture was made from an affinity by the energy."""
     mixture = study.mixtures.get(name)
     return bool(mixture and mixture.affinity) or name.startswith("taskpgm")
+
+
+def reference_run(study: Study) -> str | None:
+    """The run that others are set against: uniform, or else the first."""
+    return "uniform" if "uniform" in study.runs else next(iter(study.runs), None)
 
 
 def ranking(study: Study, measure: str = "loss") -> list[str]:
@@ -106,7 +107,7 @@ def ranking(study: Study, measure: str = "loss") -> list[str]:
 
 
 def finding(study: Study) -> str:
-    """The result in a sentence or three, whichever way it went."""
+    """The result in a few sentences, whichever way it went."""
     ranked = ranking(study)
     if not ranked:
         return _without_runs(study)
@@ -117,54 +118,55 @@ def finding(study: Study) -> str:
             f"Only one mixture, {first}, was trained: its mean held-out loss is "
             f"{loss[first]:.4f} nats per token; there is nothing to compare it with."
         )
-    text = (
+    sentences = [
         f"Of {len(ranked)} mixtures, {first} has the lowest mean held-out loss: "
-        f"{loss[first]:.4f} nats per token, {_gap(loss[ranked[1]], loss[first])} below the next, "
-        f"{ranked[1]}."
-    )
-    text += _taskpgm_sentence(study, ranked, loss)
+        f"{loss[first]:.4f} nats per token, {_apart(loss, first, ranked[1])}, the next.",
+        *_about_taskpgm(study, ranked, loss),
+    ]
     base = (study.base.get("mean") or {}).get("loss")
     if base is not None and base <= loss[first]:
-        text += f" No mixture beats the base model without fine-tuning ({base:.4f})."
+        sentences.append(f"No mixture beats the base model without fine-tuning ({base:.4f}).")
     by_match = ranking(study, "exact_match")
-    if by_match and by_match[0] != first:
-        match = {name: study.runs[name]["mean"]["exact_match"] for name in by_match}
-        if first not in match or match[by_match[0]] > match[first]:
-            text += (
-                f" By exact match the order differs: {by_match[0]} is first with "
-                f"{match[by_match[0]]:.1%}"
-                + (f", {first} has {match[first]:.1%}." if first in match else ".")
+    if first in by_match and by_match[0] != first:
+        match = [study.runs[name]["mean"]["exact_match"] for name in (by_match[0], first)]
+        if match[0] > match[1]:
+            sentences.append(
+                f"By exact match {by_match[0]} is first, {match[0]:.1%} against {match[1]:.1%} "
+                f"for {first}."
             )
-    return text
+    return " ".join(sentences)
 
 
-def _taskpgm_sentence(study: Study, ranked: list[str], loss: Mapping[str, float]) -> str:
-    """How the best TaskPGM mixture stands to uniform, with what is chance in it."""
+def _about_taskpgm(study: Study, ranked: list[str], loss: Mapping[str, float]) -> list[str]:
+    """How the best TaskPGM mixture stands: to uniform where it won, to the winner where not."""
     ours = next((name for name in ranked if is_taskpgm(study, name)), None)
-    other = "uniform"
-    if ours is None or other not in loss or ours == other:
-        return ""
-    against = compare(study, ours, other)
+    if ours is None:
+        return []
+    won = ours == ranked[0]
+    other = reference_run(study) if won else ranked[0]
+    against = None if other in (None, ours) else compare(study, ours, other)
     if against is None:
-        return ""
-    counted = (
-        f"lower on {against.wins} of {against.tasks} tasks, 95% interval of the mean difference "
-        f"over tasks {against.low:+.4f} to {against.high:+.4f}"
-    )
-    if against.difference < 0:
-        certain = against.high < 0
-        return f" {ours} is {_gap(loss[other], loss[ours])} below {other} ({counted})" + (
-            "." if certain else ": the interval holds zero, so this may be chance."
+        return []
+    if won:
+        start = "It is lower" if other == ranked[1] else f"It is {_apart(loss, ours, other)}, lower"
+        text = f"{start} than {other}'s on {against.wins} of {against.tasks} tasks"
+    else:
+        text = (
+            f"TaskPGM does not win here: {ours}, its best mixture, is "
+            f"{_apart(loss, ours, other)}, and lower on {against.wins} of {against.tasks} tasks"
         )
-    certain = against.low > 0
-    return f" TaskPGM does not beat {other} here: {ours}, its best mixture, is " + (
-        f"{_gap(loss[ours], loss[other])} above it ({counted})"
-        + ("." if certain else ": the interval holds zero, so this may be chance.")
-    )
+    interval = f"{against.low:+.4f} to {against.high:+.4f}".replace("-", "\N{MINUS SIGN}")
+    text += f" (95% interval of the mean difference over tasks: {interval}"
+    if against.low <= 0 <= against.high:
+        text += ", which holds zero: it may be chance"
+    return [text + ")."]
 
 
-def _gap(high: float, low: float) -> str:
-    return f"{high - low:.4f} ({(high - low) / high:.1%})"
+def _apart(loss: Mapping[str, float], name: str, other: str) -> str:
+    """By how much the loss of one is below or above that of the other."""
+    difference = loss[name] - loss[other]
+    side = "below" if difference < 0 else "above"
+    return f"{abs(difference):.4f} ({abs(difference) / loss[other]:.1%}) {side} {other}"
 
 
 def _without_runs(study: Study) -> str:

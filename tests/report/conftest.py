@@ -88,12 +88,12 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
     (workdir / "mixture").mkdir()
     _dump(workdir / "mixture" / "weights.json", {
         "tasks": names, "families": family, "sizes": sizes.tolist(), "mixtures": mixtures,
-        **mixtures["taskpgm-pmi"],
+        "main": "taskpgm-pmi", **mixtures["taskpgm-pmi"],
     })
-    _dump(workdir / "config.json", {
-        "config": {"seed": 0, "mixture": {"ratio": 1.6}, "compare": list(MIXTURES)},
-        "command": ["python", "launch.py", "--config=configs/made_up.py", "--workdir=runs/it"],
-    })
+    _dump(
+        workdir / "config.json",
+        {"seed": 0, "mixture": {"ratio": 1.6}, "compare": list(MIXTURES)},
+    )
     _dump(workdir / "tasks.json", {"tasks": [
         {"name": t, "family": f, "train": int(s), "heldout": int(s) // 8, "hash": "0" * 8,
          "notes": ["a held-out split was cut off"] if i == 0 else []}

@@ -6,7 +6,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const down = head.getAttribute("aria-sort") !== "descending";
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const value = (row) => row.cells[column].dataset.value ?? row.cells[column].innerText;
+      const value = (row) => (row.cells[column].dataset.value ?? row.cells[column].innerText).replace(/[−,]/g, (c) => c === "−" ? "-" : "");
       const compare = (a, b) => {
         const [x, y] = [parseFloat(value(a)), parseFloat(value(b))];
         if (isNaN(x) || isNaN(y)) return isNaN(x) - isNaN(y) || value(a).localeCompare(value(b));

@@ -1,0 +1,188 @@
+"""The page's tables as plain cells: numbers already written out, the best of them known."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from taskpgm.report import findings
+from taskpgm.report.artefacts import Mixture, Study
+
+TINT = 0.10  # a relative difference that has the full tint
+
+
+class Cell(NamedTuple):
+    """A number of a table: text, a quiet second text, whether it is the best, a tint in [-1, 1]."""
+
+    text: str
+    second: str = ""
+    best: bool = False
+    tint: float = 0.0
+
+
+def facts(study: Study) -> list[tuple[str, str]]:
+    """The numbers under the title: (value, what it is)."""
+    named = [family for family in study.families if family]
+    found = [(f"{len(study.tasks):,}", "tasks")]
+    if named:
+        found.append((f"{len(named):,}", "families"))
+    if study.train:
+        found.append((f"{sum(study.train.values()):,}", "training examples"))
+    if study.heldout:
+        found.append((f"{sum(study.heldout.values()):,}", "held-out examples"))
+    mixture = study.mixtures.get(study.main or "")
+    if mixture and mixture.counts:
+        found.append((f"{sum(mixture.counts):,}", "examples in a mixture"))
+    if mixture:
+        found.append((f"{mixture.support} of {len(study.tasks)}", f"tasks kept by {mixture.name}"))
+    steps = {run.get("steps") for run in study.runs.values()} - {None}
+    if len(steps) == 1:
+        found.append((f"{steps.pop():,}", "steps a run"))
+    return found
+
+
+def results_cells(study: Study) -> list[tuple[str, list[Cell], str, str]]:
+    """Rows of the results table: (name, measures, effective tasks, epochs and seconds)."""
+    rows = findings.results_rows(study)
+    winners = [
+        findings.best([row.values[j] for row in rows], column.lower_is_better)
+        for j, column in enumerate(findings.COLUMNS)
+    ]
+    table = []
+    for i, row in enumerate(rows):
+        cells = [
+            Cell(_number(value, column.measure), best=i in winners[j])
+            for j, (value, column) in enumerate(zip(row.values, findings.COLUMNS, strict=True))
+        ]
+        effective = "" if row.effective is None else f"{row.effective:.1f}"
+        run = study.runs.get(row.name, {})
+        spent = [f"{run['epochs']:.2f} epochs"] if run.get("epochs") is not None else []
+        spent += [f"{run['seconds']:,.0f} s"] if run.get("seconds") is not None else []
+        table.append((row.name, cells, effective, ", ".join(spent)))
+    return table
+
+
+def loss_cells(study: Study, section: str) -> list[tuple[str, str, list[Cell]]]:
+    """Loss and exact match of each family or task under each run: (name, family, cells).
+
+    The tint is the difference to the reference run, relative to it.
+    """
+    runs = ([study.base] if study.base.get(section) else []) + list(study.runs.values())
+    named = list(study.families if section == "families" else study.tasks)
+    rank = {family: i for i, family in enumerate(study.families)}
+    if section == "tasks":
+        named.sort(key=lambda task: rank[study.family[task]])
+    reference = (study.runs.get(findings.reference_run(study) or "") or {}).get(section) or {}
+    table = []
+    for name in named:
+        reports = [(run.get(section) or {}).get(name) or {} for run in runs]
+        values = [report.get("loss") for report in reports]
+        if all(value is None for value in values):
+            continue
+        winners = findings.best(values, True)
+        anchor = (reference.get(name) or {}).get("loss")
+        cells = []
+        for i, (report, value) in enumerate(zip(reports, values, strict=True)):
+            tint = (anchor - value) / (TINT * anchor) if anchor and value is not None else 0.0
+            match = report.get("exact_match")
+            cells.append(
+                Cell(
+                    _number(value, "loss"),
+                    "" if match is None else f"{match:.0%}",
+                    i in winners,
+                    max(-1.0, min(1.0, tint)) if report is not reports[0] or not study.base else 0,
+                )
+            )
+        table.append((name, study.family.get(name, name), cells))
+    return table
+
+
+def benchmark_rows(study: Study) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
+    """Public benchmarks, where they were run: (models, [(benchmark and metric, cells)])."""
+    models = {"base": study.base, **study.runs}
+    found = {name: run["harness"] for name, run in models.items() if run.get("harness")}
+    keys = dict.fromkeys(
+        (task, metric)
+        for scores in found.values()
+        for task, metrics in scores.items()
+        for metric in metrics
+        if "stderr" not in metric and "," in metric
+    )
+    rows = []
+    for task, metric in keys:
+        values = [scores.get(task, {}).get(metric) for scores in found.values()]
+        winners = findings.best(values, "perplexity" in metric)
+        cells = [
+            Cell("–" if value is None else f"{value:.4f}", best=i in winners)
+            for i, value in enumerate(values)
+        ]
+        rows.append((f"{task}: {metric.split(',')[0]}", cells))
+    return list(found), rows
+
+
+def task_rows(study: Study, mixture: Mixture) -> list[dict[str, Any]]:
+    """What decides each task's weight, heaviest first."""
+    arrays = {
+        key: mixture.array(key)
+        for key in ("representativeness", "redundancy", "reduced_cost", "low", "high", "kept_share")
+    }
+    widest = float(mixture.weights.max())
+    if arrays["high"] is not None:
+        widest = max(widest, float(arrays["high"].max()))
+    rows = []
+    for i in np.argsort(-mixture.weights, kind="stable"):
+        weight = mixture.weights[i]
+        at = {key: None if values is None else values[i] for key, values in arrays.items()}
+        interval = at["low"] is not None and at["high"] is not None
+        rows.append(
+            {
+                "task": study.tasks[i],
+                "family": study.family[study.tasks[i]],
+                "train": study.train.get(study.tasks[i]),
+                "weight": f"{weight:.2%}",
+                "share": float(weight / widest),
+                "low": float(at["low"] / widest) if interval else None,
+                "high": float(at["high"] / widest) if interval else None,
+                "interval": f"{at['low']:.1%} to {at['high']:.1%}" if interval else "",
+                "count": None if mixture.counts is None else mixture.counts[i],
+                "representativeness": _plain(at["representativeness"]),
+                "redundancy": _plain(at["redundancy"]),
+                "reduced_cost": "" if weight > 0 else _plain(at["reduced_cost"]),
+                "kept_share": "" if at["kept_share"] is None else f"{at['kept_share']:.0%}",
+                "notes": study.notes.get(study.tasks[i], ()),
+            }
+        )
+    return rows
+
+
+def affinity_note(study: Study, kind: str) -> str:
+    """Numbers that go with a heat map: within families against between, and how sure."""
+    affinity = study.affinities[kind]
+    n = len(affinity.tasks)
+    if n < 2:
+        return ""
+    family = np.array([study.family.get(task, "") for task in affinity.tasks])
+    off = ~np.eye(n, dtype=bool)
+    within = (family[:, None] == family[None, :]) & off & (family != "")[:, None]
+    text = ""
+    if within.any() and (~within & off).any():
+        text = (
+            f"Mean within families {_plain(affinity.matrix[within].mean())}, between them "
+            f"{_plain(affinity.matrix[~within & off].mean())}."
+        )
+    if affinity.low is not None and affinity.high is not None and (affinity.matrix[off] < 0).any():
+        sure = (affinity.low > 0) | (affinity.high < 0)
+        text += f" The 95% interval leaves out zero for {sure[off].mean():.0%} of the pairs."
+    return text
+
+
+def _number(value: float | None, measure: str) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if measure == "loss" else f"{value:.1%}"
+
+
+def _plain(value: float | None) -> str:
+    """Four decimals and a true minus sign; nothing where there is nothing."""
+    if value is None or not np.isfinite(value):
+        return ""
+    return f"{value:.4f}".replace("-", "\N{MINUS SIGN}")
