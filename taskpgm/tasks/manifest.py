@@ -74,12 +74,10 @@ def parse(spec: Any, folder: Path, name: str) -> list[Source]:
         if isinstance(entry, Mapping) and "name" in entry:
             where += f" ({entry['name']})"
         _check_entry(entry, where)
-        entry = {**defaults, **entry}
-        if "template" in entries[number - 1]:
-            entry.pop("columns", None)  # an entry's own way of reading rows beats the defaults'
-        elif "columns" in entries[number - 1]:
-            entry.pop("template", None)
-        sources += _sources(entry, folder, where)
+        # An entry that says how to read a row says all of it: the defaults' way does not mix in.
+        reading = {"columns", "template"} if {"columns", "template"} & set(entry) else set()
+        inherited = {key: value for key, value in defaults.items() if key not in reading}
+        sources += _sources({**inherited, **entry}, folder, where)
     return sources
 
 

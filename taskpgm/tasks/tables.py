@@ -57,7 +57,7 @@ def read_jsonl(path: Path) -> Table:
         for number, raw in enumerate(file, 1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                row = json.loads(line) if line.strip() else None
+                row = json.loads(line.rstrip("\r\n")) if line.strip() else None
             except UnicodeDecodeError as error:
                 raise ValueError(
                     f"{path}:{number}: not UTF-8: byte {raw[error.start]:#04x} at offset "
@@ -124,6 +124,9 @@ def read_saved(path: Path) -> dict[str, Table]:
     import datasets
 
     try:
+        for state in sorted([*path.glob("state.json"), *path.glob("*/state.json")]):
+            if json.loads(state.read_text()).get("_data_files") == []:  # which it could not load
+                raise ValueError(f"{state.parent.name!r} is a split of size 0: give it rows")
         return _splits(datasets.load_from_disk(str(path)), str(path))
     except Exception as error:  # the library's own, pyarrow's and fsspec's, with no common parent
         raise _unreadable(str(path), error) from error
@@ -170,7 +173,7 @@ def _unreadable(name: str, error: Exception) -> Exception:
     kind = (
         FileNotFoundError if isinstance(error, (FileNotFoundError, ConnectionError)) else ValueError
     )
-    return kind(f"{name}: no data set can be read from here or from the hub: {reason[0]}")
+    return kind(f"{name}: no data set can be read: {reason[0]}")
 
 
 def _some(rows: list, path: Path) -> list:
