@@ -4,8 +4,8 @@
         --config.proxy.path=/models/gpt2 --config.base.path=/models/Llama-2-7b-hf
 
 Hardware: one GPU for the stages up to `mixture` (`--stage=mixture`), then as llama2_mix.py. The
-affinity then says how tasks relate to GPT-2; that it carries over to Llama-2 is an assumption, which
-the evaluation tests. Not run by us.
+affinity then says how tasks relate to GPT-2; that it carries over to Llama-2 is an assumption,
+which the evaluation tests. Not run by us.
 """
 
 from configs import llama2_mix

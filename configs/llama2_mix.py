@@ -3,7 +3,8 @@
     python launch.py --config=configs/llama2_mix.py --workdir=runs/llama2 \
         --config.base.path=/models/Llama-2-7b-hf
 
-Hardware: eight GPUs of 80 GB, or a TPU slice with as much memory; fewer with --config.train.mode=lora.
+Hardware: eight GPUs of 80 GB, or a TPU slice with as much memory; fewer with
+--config.train.mode=lora.
 Cost: --dry_run prints it for your data. Not run by us (no such machine): the recipe is the paper's,
 25,000 examples, AdamW, 2e-5 with cosine decay and 1% warm-up, one epoch of length 4096 in bfloat16;
 single-task models are LoRA adapters of rank 8.

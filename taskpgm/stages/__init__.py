@@ -5,5 +5,4 @@
 
 from taskpgm.stages.defaults import default_config
 
-
 __all__ = ["STAGES", "checked", "default_config", "misspelt", "run"]

@@ -80,7 +80,7 @@ class Context:
 
     @cached_property
     def proxy(self) -> Source:
-        """The model that single-task models start from: the base, unless the config names another."""
+        """What single-task models start from: the base, unless the config names another."""
         return pretrained(self.config.proxy.path) if self.config.proxy.path else self.base
 
     @cached_property
@@ -111,7 +111,7 @@ class Context:
         )
 
     def tokenizer(self, source: Source):
-        """The tokenizer of a model, read once; with the config's chat template where it has none."""
+        """The tokenizer of a model, read once; where it has no chat template, the config's."""
         if source not in self._tokenizers:
             tokenizer = load_tokenizer(source.path)
             template = self.config.tasks.chat_template
@@ -138,7 +138,7 @@ class Context:
 
 
     def seed_of(self, *names: str) -> int:
-        """A seed of its own for each purpose, from `config.seed` and names: stable over versions."""
+        """A seed of its own for each purpose, from `config.seed` and names."""
         return zlib.crc32("/".join((str(self.config.seed), *names)).encode())
 
 
@@ -154,7 +154,8 @@ def pretrained(path: str) -> Source:
             f"{path}: no such model folder; put a Hugging Face checkpoint there "
             "(config.json and *.safetensors) or set --config.base.path"
         )
-    names = [f.name for f in folder.iterdir() if f.name == "config.json" or f.suffix == ".safetensors"]
+    files = [f.name for f in folder.iterdir()]
+    names = [name for name in files if name == "config.json" or name.endswith(".safetensors")]
     if not any(name.endswith(".safetensors") for name in names):
         raise FileNotFoundError(f"{path}: no *.safetensors in this model folder")
     return Source(folder, wd.fingerprint(folder, names))

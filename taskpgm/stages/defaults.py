@@ -1,4 +1,4 @@
-"""Every key a config can have, with its default and its meaning. A recipe in configs/ changes a few.
+"""Every key of a config, with its default and its meaning. A recipe in configs/ changes a few.
 
 Sections belong to stages (see `flow.py`): changing a key concerns that stage and those after it.
 """
@@ -70,7 +70,7 @@ def default_config() -> ConfigDict:
 
     # --- What to mix ---------------------------------------------------------------------------
     config.mixture = ConfigDict()
-    config.mixture.ratio = 2.0  # unary over pairwise: 0 pure diversity, 1 uniform, >1 representative
+    config.mixture.ratio = 2.0  # unary / pairwise: 0 pure diversity, 1 uniform, >1 representative
     config.mixture.psd = "shift"  # or "clip"
     config.mixture.floor = 1e-3
     config.mixture.method = "exact"  # or "closed_form" (the paper's)

@@ -130,8 +130,8 @@ def unknown_key(key: str) -> str:
 def refuse_other_config(folder: Path, config: ConfigDict) -> None:
     """Lets a workdir go on only if what it holds was made by this config.
 
-    A difference that concerns only stages not begun yet is no obstacle: `--stage=affinity` first and
-    another `mixture.ratio` later is fine.
+    A difference that concerns only stages not begun yet is no obstacle: `--stage=affinity` first
+    and another `mixture.ratio` later is fine.
 
     Raises:
       ValueError: names the first differing keys and the ways out.

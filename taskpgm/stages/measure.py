@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from taskpgm import evaluation, models, report, tasks
+from taskpgm import evaluation, report, tasks
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, Source, say
 from taskpgm.stages.learn import run_folder

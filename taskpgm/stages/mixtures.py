@@ -76,7 +76,7 @@ def closed_form(kind: str) -> Mixture:
 
 def sizes_of(x: Inputs) -> np.ndarray:
     if x.sizes is None:
-        raise ValueError("size-proportional needs sizes: set affinity.sizes, or drop it from compare")
+        raise ValueError("size-proportional needs affinity.sizes: set it, or drop it from compare")
     return x.sizes
 
 

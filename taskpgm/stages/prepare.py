@@ -4,8 +4,6 @@ import time
 from functools import partial
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from taskpgm import models, tasks, training
 from taskpgm.stages import workdir as wd
@@ -89,7 +87,7 @@ def pretrain_embedded(context: Context) -> None:
     tokenizer = tasks.corpus.train_tokenizer(
         documentation + [x.prompt + x.response for x in sample], section.vocab_size
     )
-    config = context.decoder_config(embedded_config(context, len(tokenizer), tokenizer))
+    config = context.decoder_config(embedded_config(context, tokenizer))
 
     length = context.config.tasks.length
     rows = [
@@ -103,8 +101,8 @@ def pretrain_embedded(context: Context) -> None:
     say(
         "base",
         f"pretraining {config.num_params / 1e6:.2f}M parameters on "
-        f"{section.steps * section.batch_size * length / 1e3:.0f}K tokens of Python's documentation "
-        "and of training tasks",
+        f"{section.steps * section.batch_size * length / 1e3:.0f}K tokens of Python's "
+        "documentation and of training tasks",
     )
     optimizer = training.make_optimizer(section.optimizer.to_dict())
     params = training.init_sharded(
@@ -128,14 +126,14 @@ def pretrain_embedded(context: Context) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def embedded_config(context: Context, vocab_size: int, tokenizer) -> models.DecoderConfig:
-    """The small Llama that the quickstart pretrains."""
+def embedded_config(context: Context, tokenizer=None) -> models.DecoderConfig:
+    """The small Llama that the quickstart pretrains; without its tokenizer, for a plan."""
     section = context.config.embedded
     return models.DecoderConfig.from_hf(
         {
             "model_type": "llama",
             "architectures": ["LlamaForCausalLM"],
-            "vocab_size": vocab_size,
+            "vocab_size": len(tokenizer) if tokenizer else section.vocab_size,
             "hidden_size": section.hidden_size,
             "intermediate_size": section.intermediate_size,
             "num_hidden_layers": section.num_layers,
@@ -146,8 +144,8 @@ def embedded_config(context: Context, vocab_size: int, tokenizer) -> models.Deco
             "rope_theta": 10_000.0,
             "hidden_act": "silu",
             "tie_word_embeddings": True,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": getattr(tokenizer, "bos_token_id", None),
+            "eos_token_id": getattr(tokenizer, "eos_token_id", None),
+            "pad_token_id": getattr(tokenizer, "pad_token_id", None),
         }
     )

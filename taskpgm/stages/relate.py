@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from taskpgm import affinity, mixture
+from taskpgm import mixture
 from taskpgm.stages import mixtures
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, say
@@ -88,7 +88,7 @@ def solve_mixtures(context: Context, given: dict[str, tuple[np.ndarray, list[str
 
 
 def caps(size: np.ndarray, budget: int, max_epochs: float) -> np.ndarray:
-    """The largest weight each task can have: floor(max_epochs N_i) examples of the budget (method 6).
+    """The largest weight of each task: floor(max_epochs N_i) examples of the budget (method 6).
 
     Raises:
       ValueError: the budget is larger than the data allow.

@@ -1,9 +1,9 @@
 """What is done already, and by which config: keys, completion marks, atomic files.
 
-Every artefact of a run is a folder (or a file) with a *key*: a hash of all that it depends on. The
-key is written into `done.json` inside the folder, as the last act of making it. Same key and a mark:
-skipped. Anything else is made again, in place or from its own checkpoints. A file is written under a
-temporary name and renamed, so a half-written one is never taken for a whole one.
+Every artefact of a run is a folder with a *key*: a hash of all that it depends on. The key is
+written into `done.json` inside the folder, as the last act of making it. Same key and a mark:
+skipped. Anything else is made again, or goes on from its own checkpoints. A file is written under
+a temporary name and renamed, so a half-written one is never taken for a whole one.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ def done_key(folder: Path) -> str | None:
 
 
 def mark_done(folder: Path, key: str, **facts: Any) -> None:
-    """Declares the artefact in `folder` complete; `facts` (seconds, steps, ...) are kept with it."""
+    """Declares the artefact in `folder` complete; `facts` (seconds, steps) are kept with it."""
     write_json(folder / MARK, {"key": key, **facts})
 
 

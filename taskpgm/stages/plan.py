@@ -1,0 +1,258 @@
+"""`--dry_run`: what each stage would do and cost, without doing it.
+
+Counts of tokens are exact where the tokenizer exists already, else estimated from bytes ("about").
+FLOPs follow `training.flops_per_token`; memory follows `training.estimate_memory`.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import numpy as np
+
+from taskpgm import affinity, models, tasks, training
+from taskpgm.stages import learn, prepare
+from taskpgm.stages import workdir as wd
+from taskpgm.stages.context import Context, Source
+
+BYTES_PER_TOKEN = 3.0  # of English text under a vocabulary of some ten thousand pieces
+FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the plan; None where a number makes no sense."""
+
+    stage: str
+    state: str  # "done", "to do", or how much of it is done
+    work: str
+    flops: float | None = None
+    disk: float | None = None  # bytes written
+    memory: float | None = None  # bytes per device
+
+
+def print_plan(context: Context, stages: Sequence[str]) -> None:
+    """Prints the plan of the given stages as a table, and the totals."""
+    rows = [row for name in stages for row in PLANS[name](Estimate(context))]
+    print(f"plan for {context.folder} on {len(jax.devices())} x {jax.devices()[0].device_kind}\n")
+    table = [("stage", "state", "work", "FLOPs", "disk", "memory/device")]
+    table += [
+        (r.stage, r.state, r.work, amount(r.flops), size(r.disk), size(r.memory)) for r in rows
+    ]
+    widths = [max(len(line[i]) for line in table) for i in range(6)]
+    for line in table:
+        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
+    todo = [r for r in rows if r.state != "done"]
+    flops, disk = (sum(getattr(r, x) or 0 for r in todo) for x in ("flops", "disk"))
+    peak = training.peak_flops()
+    hours = f", {flops / (0.4 * peak * len(jax.devices())) / 3600:.1f} h at 40% MFU" if peak else ""
+    free = shutil.disk_usage(next(p for p in (context.folder, *context.folder.absolute().parents)
+                                  if p.exists())).free
+    print(f"\nto do: {amount(flops)} FLOPs{hours}; {size(disk)} on disk, {size(free)} free")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Sizes that several stages' plans need."""
+
+    context: Context
+
+    def decoder(self, source: Source) -> models.DecoderConfig:
+        """The architecture of a model that may not exist yet."""
+        if (source.path / "config.json").is_file():
+            return self.context.decoder_config(models.DecoderConfig.from_hf(source.path))
+        return self.context.decoder_config(prepare.embedded_config(self.context))
+
+    def tokens(self, source: Source, examples: Sequence[tasks.Example]) -> int:
+        """Tokens of some examples: prompts, responses, ends."""
+        section = self.context.config
+        if (source.path / "tokenizer.json").is_file() and len(examples) <= 100_000:
+            encoded = tasks.encode(self.context.tokenizer(source), examples, section.tasks.length)
+            return sum(len(ids) for ids in encoded.ids)
+        said = sum(
+            len(x.prompt) + len(x.response) + sum(len(c) for _, c in x.messages or ())
+            for x in examples
+        )
+        return int(said / BYTES_PER_TOKEN) + len(examples)
+
+    @cached_property
+    def adapter_rows(self) -> list[int]:
+        """Packed rows of every task's training split, for the proxy."""
+        length = self.context.config.tasks.length
+        return [
+            max(1, -(-self.tokens(self.context.proxy, task.train) // length))
+            for task in self.context.tasks
+        ]
+
+    @cached_property
+    def heldout_tokens(self) -> int:
+        return sum(self.tokens(self.context.base, task.heldout) for task in self.context.tasks)
+
+
+def plan_tasks(estimate: Estimate) -> list[Row]:
+    context = estimate.context
+    done = (context.folder / "tasks.json").is_file()
+    text = (
+        f"{len(context.tasks)} tasks, {context.sizes.sum():,} training and "
+        f"{sum(len(t.heldout) for t in context.tasks):,} held-out examples"
+    )
+    return [Row("tasks", "done" if done else "to do", text)]
+
+
+def plan_base(estimate: Estimate) -> list[Row]:
+    context = estimate.context
+    config, section = estimate.decoder(context.base), context.config.embedded
+    named = f"{config.num_params / 1e6:,.2f}M parameters ({config.architecture})"
+    if context.config.base.path:
+        return [Row("base", "done", f"{context.base.path}: {named}")]
+    length = context.config.tasks.length
+    tokens = section.steps * section.batch_size * length
+    return [
+        Row(
+            "base",
+            "done" if wd.is_done(context.base.path, context.base.key) else "to do",
+            f"pretrain {named} on {tokens:,} tokens",
+            tokens * training.flops_per_token(config, length),
+            FLOAT32 * config.num_params,
+            training.estimate_memory(config, rows=section.batch_size, length=length).total,
+        )
+    ]
+
+
+def plan_adapters(estimate: Estimate) -> list[Row]:
+    context = estimate.context
+    section, length = context.config.adapters, context.config.tasks.length
+    config = learn.with_lora(estimate.decoder(context.proxy), section)
+    steps = [learn.adapter_steps(rows, section) for rows in estimate.adapter_rows]
+    group = section.group or learn.group_size(context, config, len(steps))
+    tokens = sum(steps) * section.batch_size * length
+    done = sum(
+        wd.is_done(learn.adapter_folder(context, t.name), learn.adapter_key(context, t))
+        for t in context.tasks
+    )
+    each = training.num_adapter_params(config) if config.lora else config.num_params
+    return [
+        Row(
+            "adapters",
+            state(done, len(steps)),
+            f"{len(steps)} x {each / 1e6:,.2f}M {section.mode} parameters, {group} side by side, "
+            f"{min(steps)} to {max(steps)} steps, {tokens:,} tokens",
+            tokens * training.flops_per_token(config, length, section.mode),
+            FLOAT32 * each * len(steps),
+            training.estimate_memory(
+                config, mode=section.mode, rows=section.batch_size, length=length, group=group
+            ).total,
+        )
+    ]
+
+
+def plan_affinity(estimate: Estimate) -> list[Row]:
+    context = estimate.context
+    if context.config.affinity.matrix:
+        return [Row("affinity", "to do", f"read {context.config.affinity.matrix}")]
+    section, length = context.config.affinity, context.config.tasks.length
+    config = learn.with_lora(estimate.decoder(context.proxy), context.config.adapters)
+    plan = affinity.plan(
+        config, num_tasks=len(context.tasks), heldout_tokens=estimate.heldout_tokens,
+        length=length, batch_size=section.batch_size, memory=section.memory * 2**30,
+    )
+    done = all((context.folder / "affinity" / f"{k}.npz").is_file() for k in ("pmi", "jsd"))
+    return [Row("affinity", "done" if done else "to do", plan.text, plan.flops, plan.disk,
+                plan.memory)]
+
+
+def plan_mixture(estimate: Estimate) -> list[Row]:
+    context = estimate.context
+    done = (context.folder / "mixture" / wd.MARK).is_file()
+    section = context.config.mixture
+    count = len(context.config.compare)
+    text = f"{count} mixtures of {section.budget:,} examples, ratio {section.ratio:g}"
+    return [Row("mixture", "done" if done else "to do", text)]
+
+
+def plan_runs(estimate: Estimate) -> list[Row]:
+    context = estimate.context
+    section, length = context.config.train, context.config.tasks.length
+    config = learn.with_lora(estimate.decoder(context.base), section)
+    mean = estimate.tokens(
+        context.base, [x for t in context.tasks for x in t.train[:20]]
+    ) / sum(min(20, len(t.train)) for t in context.tasks)
+    rows = max(1, int(np.ceil(mean * context.config.mixture.budget / length)))
+    steps = section.steps or -(-int(np.ceil(section.epochs * rows)) // section.batch_size)
+    names = context.config.compare
+    tokens = len(names) * steps * section.batch_size * length
+    done = sum(wd.done_key(learn.run_folder(context, name)) is not None for name in names)
+    return [
+        Row(
+            "runs",
+            state(done, len(names)),
+            f"{len(names)} x {config.num_params / 1e6:,.2f}M parameters ({section.mode}), about "
+            f"{steps} steps, {tokens:,} tokens",
+            tokens * training.flops_per_token(config, length, section.mode),
+            # the model, and a checkpoint with two moments for each trained weight
+            len(names) * FLOAT32 * config.num_params * (4 if section.mode == "full" else 1),
+            training.estimate_memory(
+                config, mode=section.mode, rows=section.batch_size // section.accumulate,
+                length=length,
+            ).total / max(1, context.mesh.shape["fsdp"] * context.mesh.shape["tensor"]),
+        )
+    ]
+
+
+def plan_evaluation(estimate: Estimate) -> list[Row]:
+    context = estimate.context
+    config = estimate.decoder(context.base)
+    count = len(context.config.compare) + 1
+    done = sum(
+        (context.folder / "evaluation" / name / wd.MARK).is_file()
+        for name in ("base", *context.config.compare)
+    )
+    tokens = count * estimate.heldout_tokens
+    return [
+        Row(
+            "evaluation", state(done, count),
+            f"{count} models on {estimate.heldout_tokens:,} held-out tokens each",
+            tokens * 2.0 * config.num_params,
+        )
+    ]
+
+
+def plan_report(estimate: Estimate) -> list[Row]:
+    return [Row("report", "to do", str(estimate.context.folder / "report" / "index.html"))]
+
+
+PLANS = {
+    "tasks": plan_tasks,
+    "base": plan_base,
+    "adapters": plan_adapters,
+    "affinity": plan_affinity,
+    "mixture": plan_mixture,
+    "runs": plan_runs,
+    "evaluation": plan_evaluation,
+    "report": plan_report,
+}
+
+
+def state(done: int, count: int) -> str:
+    """"done", "to do", or "3 of 24 done"."""
+    return "done" if done == count else f"{done} of {count} done" if done else "to do"
+
+
+def amount(x: float | None) -> str:
+    """1.2e+15 FLOPs, or nothing."""
+    return "" if x is None else f"{x:.1e}"
+
+
+def size(x: float | None) -> str:
+    """Bytes in the unit that suits."""
+    if x is None:
+        return ""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if x < 1024 or unit == "TiB":
+            return f"{x:.1f} {unit}"
+        x /= 1024
+    raise AssertionError
+
+

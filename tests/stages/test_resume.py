@@ -1,0 +1,71 @@
+"""Kill it anywhere, start the same command: the same bits come out, and nothing is done twice."""
+
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.stages.launching import ROOT, command, environment, launch
+
+pytestmark = pytest.mark.pipeline
+
+# What must have appeared in the workdir when the run is killed: one moment in every long stage.
+MOMENTS = (
+    "base/training/checkpoints/*/complete.json",
+    "adapters/.groups/*/checkpoints/*/complete.json",
+    "adapters/*/done.json",
+    "affinity/scores/*",
+    "runs/uniform/checkpoints/*/complete.json",
+    "runs/taskpgm-pmi/checkpoints/*/complete.json",
+    "evaluation/uniform/key.json",
+)
+
+
+def kill_when(workdir, pattern: str, options: list[str]) -> None:
+    """Starts the run and kills it as soon as `pattern` has a match in the workdir."""
+    process = subprocess.Popen(
+        command(workdir, *options), cwd=ROOT, env=environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + 200
+        while process.poll() is None and not any(workdir.glob(pattern)):
+            assert time.monotonic() < end, f"{pattern} never came"
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert any(workdir.glob(pattern)), f"the run ended without {pattern}"
+
+
+def weights(workdir) -> dict[str, bytes]:
+    """All weights that a run leaves: the base, and the model of every mixture."""
+    files = [workdir / "base" / "model.safetensors", *workdir.glob("runs/*/hf/model.safetensors")]
+    return {str(file.relative_to(workdir)): file.read_bytes() for file in files}
+
+
+def test_a_run_killed_in_every_stage_ends_in_the_same_bits(finished, tasks_folder, tmp_path):
+    workdir = tmp_path / "run"
+    options = [f"--config.tasks.source={tasks_folder}"]
+    for pattern in MOMENTS:
+        kill_when(workdir, pattern, options)
+    launch(workdir, *options)
+    expected = weights(finished)
+    assert len(expected) == 5  # the base and four mixtures
+    assert weights(workdir) == expected
+    for name in ("mixture/weights.json", "evaluation/results.json"):
+        without_times = [
+            [line for line in (w / name).read_text().splitlines() if '"seconds"' not in line]
+            for w in (workdir, finished)
+        ]
+        assert without_times[0] == without_times[1]
+
+
+def test_what_is_done_is_not_done_again(finished, tasks_folder):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("done.json")}
+    said = launch(finished, f"--config.tasks.source={tasks_folder}").stdout
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("done.json")} == before
+    for stage in ("tasks", "base", "adapters", "affinity", "mixture"):
+        assert f"{stage}  done already" in said
+    assert said.count("done already") >= 5 + 4 + 5  # and each run, and each evaluation
