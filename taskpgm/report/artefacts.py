@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float
@@ -140,7 +141,7 @@ def _affinities(folder: Path) -> dict[str, Affinity]:
                 matrix = np.asarray(arrays["affinity"], float)
                 names = arrays["tasks"] if "tasks" in arrays else np.arange(len(matrix))
                 bounds = [arrays[key] if key in arrays else None for key in ("low", "high")]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, BadZipFile) as error:
             raise ValueError(f"{path} is damaged ({error}): remove it and run again") from error
         found[path.stem] = Affinity(path.stem, matrix, tuple(map(str, names)), *bounds)
     return found

@@ -31,6 +31,8 @@ def heat_map(affinity: Affinity, family: Mapping[str, str], theme: Theme) -> byt
     A matrix with negative entries is coloured around zero, another from its least to its greatest
     off-diagonal value; the scale ends at the 99th percentile, so that one pair does not fade all.
     """
+    from matplotlib.colors import to_rgb
+
     n = len(affinity.matrix)
     tree = cluster(affinity.matrix)
     names = [affinity.tasks[i] for i in tree.order]
@@ -62,20 +64,16 @@ def heat_map(affinity: Affinity, family: Mapping[str, str], theme: Theme) -> byt
         main.tick_params(pad=72 * strip + 3)
         main.spines[:].set_visible(False)
         if n <= 60:  # hairlines between cells
-            main.set_xticks(np.arange(1, n) - 0.5, minor=True)
-            main.set_yticks(np.arange(1, n) - 0.5, minor=True)
-            main.grid(which="minor", color=theme.paper, linewidth=0.5)
-            main.tick_params(which="minor", length=0)
+            between, ends = np.arange(1, n) - 0.5, (-0.5, n - 0.5)
+            main.hlines(between, *ends, color=theme.paper, linewidth=0.5)
+            main.vlines(between, *ends, color=theme.paper, linewidth=0.5)
 
         if families:
-            of_task = [colours.get(family.get(name, ""), theme.line) for name in names]
-            places, ones = np.arange(n), np.ones(n)
+            of_task = np.array([to_rgb(colours.get(family.get(x, ""), theme.line)) for x in names])
             left = axes(margin - strip, bottom, 0.7 * strip, side)
-            left.barh(places, ones, height=1.0, color=of_task, linewidth=0)
-            left.axis((0, 1, n - 0.5, -0.5))
+            left.imshow(of_task[:, None], interpolation="nearest", aspect="auto")
             under = axes(margin, bottom - strip, side, 0.7 * strip)
-            under.bar(places, ones, width=1.0, color=of_task, linewidth=0)
-            under.axis((-0.5, n - 0.5, 0, 1))
+            under.imshow(of_task[None, :], interpolation="nearest", aspect="auto")
             left.axis("off")
             under.axis("off")
             _legend(drawn, families, colours)

@@ -19,7 +19,10 @@ from taskpgm.report.style import (
 )
 
 HEIGHT = 4.8
-SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+MOST_NAMES = 32
+# Where a name may stand beside its point, away from the line: below it for the kept, else above.
+BELOW = ((1, -1), (1, 0), (0, -1), (-1, 1), (-1, 0), (0, 1), (1, 1), (-1, -1))
+ABOVE = ((-1, 1), (-1, 0), (0, 1), (1, -1), (1, 0), (0, -1), (1, 1), (-1, -1))
 
 
 def reasons(study: Study, mixture: Mixture, theme: Theme) -> bytes:
@@ -59,7 +62,8 @@ def reasons(study: Study, mixture: Mixture, theme: Theme) -> bytes:
         axes.set_xlabel("representativeness: mean affinity to all tasks")
         axes.set_ylabel("redundancy: affinity to the mixture")
         interest = np.where(kept, relative, 0.4)
-        _name_points(axes, np.column_stack([x, y]), area, study.tasks, interest)
+        sides = [BELOW if k else ABOVE for k in kept]
+        _name_points(axes, np.column_stack([x, y]), area, study.tasks, interest, sides, theme)
         for i, family in enumerate(listed):
             height = 0.955 - 0.185 * i / HEIGHT
             at = right + 0.15 / WIDTH
@@ -70,7 +74,7 @@ def reasons(study: Study, mixture: Mixture, theme: Theme) -> bytes:
 
 def _padded(values: np.ndarray) -> tuple[float, float]:
     reach = float(np.ptp(values)) or abs(float(values[0])) or 1.0
-    return float(values.min()) - 0.06 * reach, float(values.max()) + 0.06 * reach
+    return float(values.min()) - 0.09 * reach, float(values.max()) + 0.09 * reach
 
 
 def _name_points(
@@ -79,22 +83,27 @@ def _name_points(
     area: np.ndarray,
     names: Sequence[str],
     interest: np.ndarray,
+    sides: Sequence[Sequence[tuple[int, int]]],
+    theme: Theme,
 ) -> None:
     """Names the points, the most interesting first, where a name touches nothing; or not at all.
 
     All boxes are in display units: (left, low, right, high).
     """
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=2, foreground=theme.paper)]
     unit = axes.figure.dpi / 72
     centres = axes.transData.transform(points)
     radius = np.sqrt(area / np.pi) * unit
     taken = np.column_stack([centres - radius[:, None], centres + radius[:, None]])
     frame = axes.get_window_extent()
     tall = 1.2 * SMALL * unit
-    for i in np.argsort(-interest, kind="stable"):
+    for i in np.argsort(-interest, kind="stable")[:MOST_NAMES]:
         name = shortened(names[i], 30)
         wide = 72 * unit * text_inches([name], SMALL)
         others = np.arange(len(taken)) != i
-        for across, up in SIDES:
+        for across, up in sides[i]:
             reach = (radius[i] + 2 * unit) * (0.75 if across and up else 1.0)
             left = centres[i, 0] + across * reach - wide * (1 - across) / 2
             low = centres[i, 1] + up * reach - tall * (1 - up) / 2
@@ -104,7 +113,7 @@ def _name_points(
             )
             if inside and not (_touching(taken, box) & others).any():
                 at = axes.transData.inverted().transform((left, low + tall / 2))
-                axes.text(*at, name, fontsize=SMALL, va="center_baseline")
+                axes.text(*at, name, fontsize=SMALL, va="center_baseline", path_effects=halo)
                 taken = np.vstack([taken, box])
                 break
 

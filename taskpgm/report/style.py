@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 DPI = 160
 WIDTH = 10.2  # inches, the page's text width
 LABEL, SMALL = 7.6, 6.8  # points
@@ -147,8 +149,13 @@ def figure(width: float, height: float, theme: Theme) -> Iterator[Any]:
 
 def png(drawn: Any) -> bytes:
     """The figure as PNG bytes, the same bytes each time."""
+    from PIL import Image
+
+    drawn.set_dpi(DPI)
+    drawn.canvas.draw()
+    pixels = Image.fromarray(np.asarray(drawn.canvas.buffer_rgba())[..., :3])
     buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    pixels.save(buffer, format="png", dpi=(DPI, DPI))
     return buffer.getvalue()
 
 

@@ -141,6 +141,6 @@ def _dump(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_workdir() -> Callable[..., Path]:
     return make

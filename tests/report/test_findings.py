@@ -1,0 +1,93 @@
+"""What the page says of the results, whichever way they went."""
+
+import json
+
+import pytest
+
+from taskpgm.report import findings, results_table
+from taskpgm.report.artefacts import read_study
+
+
+def edited(workdir, edit, name="evaluation/results.json"):
+    value = json.loads((workdir / name).read_text())
+    edit(value)
+    (workdir / name).write_text(json.dumps(value))
+    return read_study(workdir)
+
+
+def test_a_win_is_told_with_its_interval(make_workdir, tmp_path):
+    text = findings.finding(read_study(make_workdir(tmp_path, 12, 4)))
+    assert text.startswith("Of 4 mixtures, taskpgm-pmi has the lowest mean held-out loss: ")
+    assert "below uniform, the next. It is lower than uniform's on " in text
+    assert "of 12 tasks (95% interval of the mean difference over tasks: \N{MINUS SIGN}" in text
+    assert "does not win" not in text
+
+
+def test_a_loss_is_told_as_one(make_workdir, tmp_path):
+    text = findings.finding(read_study(make_workdir(tmp_path, 12, 4, winner="uniform")))
+    assert text.startswith("Of 4 mixtures, uniform has the lowest mean held-out loss")
+    assert "TaskPGM does not win here: taskpgm-pmi, its best mixture, is " in text
+    assert "above uniform" in text
+
+
+def test_what_may_be_chance_is_called_so(make_workdir, tmp_path):
+    def level(results):
+        runs = results["runs"]
+        for i, (task, report) in enumerate(runs["taskpgm-pmi"]["tasks"].items()):
+            shift = -0.2 if i % 2 else 0.19
+            report["loss"] = runs["uniform"]["tasks"][task]["loss"] + shift
+        runs["taskpgm-pmi"]["mean"]["loss"] = runs["uniform"]["mean"]["loss"] - 0.005
+
+    study = edited(make_workdir(tmp_path, 12, 4), level)
+    assert "which holds zero: it may be chance)." in findings.finding(study)
+    compared = findings.compare(study, "taskpgm-pmi", "uniform")
+    assert compared.difference == pytest.approx(-0.005)
+    assert compared.low < 0 < compared.high
+    assert (compared.wins, compared.tasks) == (6, 12)
+
+
+def test_another_order_by_exact_match_and_a_base_ahead_are_told(make_workdir, tmp_path):
+    def change(results):
+        results["runs"]["uniform"]["mean"]["exact_match"] = 0.875
+        results["base"]["mean"]["loss"] = 0.001
+
+    text = findings.finding(edited(make_workdir(tmp_path, 12, 4), change))
+    assert "By exact match uniform is first, 87.5% against " in text
+    assert "No mixture beats the base model without fine-tuning (0.0010)." in text
+
+
+def test_one_mixture_and_none(make_workdir, tmp_path):
+    def only(results):
+        results["runs"] = {"uniform": results["runs"]["uniform"]}
+
+    workdir = make_workdir(tmp_path, 8, 2)
+    assert "nothing to compare it with" in findings.finding(edited(workdir, only))
+    (workdir / "evaluation" / "results.json").unlink()
+    text = findings.finding(read_study(workdir))
+    assert text.startswith("taskpgm-pmi keeps ")
+    assert "No model was trained on it" in text
+
+
+def test_the_table_is_aligned_and_marks_the_best(make_workdir, tmp_path):
+    lines = results_table(make_workdir(tmp_path, 12, 4)).splitlines()
+    assert lines[0].split()[0] == "mixture"
+    assert [line.split("  ")[0] for line in lines[2:7]] == [
+        "base, not fine-tuned", "uniform", "size-proportional", "taskpgm-pmi", "taskpgm-jsd",
+    ]
+    assert lines[5].count("*") == 4
+    assert all(line.count("*") == 0 for line in (*lines[2:5], lines[6]))
+    assert len({line.rindex(".") for line in lines[3:7]}) == 1
+
+
+def test_the_table_without_runs_lists_the_heaviest_tasks(make_workdir, tmp_path):
+    workdir = make_workdir(tmp_path, 30, 4)
+    (workdir / "evaluation" / "results.json").unlink()
+    text = results_table(workdir)
+    assert text.startswith("task ")
+    assert "tasks have weight zero" in text
+
+
+def test_ties_are_all_best():
+    assert findings.best([0.12341, 0.12339, 0.5, None], True) == {0, 1}
+    assert findings.best([0.3, 0.7], False) == {1}
+    assert findings.best([None, None], True) == set()

@@ -1,0 +1,152 @@
+"""The page from whole, partial, odd and damaged workdirs."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from taskpgm.report import write_page
+from taskpgm.report.artefacts import read_study
+from taskpgm.report.page import plan, render
+from taskpgm.report.style import LIGHT
+
+VOID = {"meta", "img", "source", "br"}
+
+
+class Checker(HTMLParser):
+    """Every element closed in order; collects what the page refers to, its ids and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.references, self.ids, self.words = [], [], set(), []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.references += [values[k] for k in ("src", "srcset", "href") if k in values]
+        self.ids |= {values["id"]} if "id" in values else set()
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def whole(make_workdir, tmp_path_factory):
+    workdir = make_workdir(tmp_path_factory.mktemp("page") / "it", 10, 3)
+    return workdir, write_page(workdir, ["launch.py", "--config=configs/a b.py"])
+
+
+def test_the_page_is_one_file_that_needs_nothing_else(whole):
+    workdir, path = whole
+    assert path == workdir / "report" / "index.html"
+    page = Checker(path.read_text())
+    inside = {f"#{name}" for name in page.ids}
+    assert all(r.startswith("data:image/png;base64,") or r in inside for r in page.references)
+    assert not re.search(r"https?://|@import|url\(", path.read_text())
+
+
+def test_the_page_shows_everything(whole):
+    workdir, path = whole
+    study, text = read_study(workdir), path.read_text()
+    words = " ".join(Checker(text).words)
+    for name in (*study.tasks, *study.families, *study.mixtures):
+        assert name in words
+    for heading in ("Results", "How tasks relate", "The mixtures", "Why these weights",
+                    "Training", "Answers", "How to read this page", "Run it again"):
+        assert f"<h2>{heading}</h2>" in text
+    assert "python launch.py '--config=configs/a b.py'" in words
+    assert "upper: <b>&amp;</b>" in words  # shown, not interpreted
+    drawn = {path.name for path in (workdir / "report").glob("*.png")}
+    names = ("affinity-pmi", "affinity-jsd", "weights", "gains", "training",
+             "reasons-taskpgm-pmi", "reasons-taskpgm-jsd")
+    assert drawn == {f"{name}{theme}.png" for name in names for theme in ("", "-dark")}
+    assert text.count('<source media="(prefers-color-scheme: dark)"') == len(names)
+    assert not list((workdir / "report").glob(".*"))
+
+
+def test_the_same_artefacts_give_the_same_bytes(whole):
+    workdir, _ = whole
+    study = read_study(workdir)
+    again = {name: draw for name, _, draw in plan(study)}
+    for name in ("affinity-pmi", "reasons-taskpgm-jsd", "gains"):
+        assert again[name](LIGHT) == (workdir / "report" / f"{name}.png").read_bytes(), name
+    assert render(study, {}) == render(read_study(workdir), {})
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["config.json", "tasks.json", "affinity", "mixture", "runs", "evaluation", "affinity/jsd.npz"],
+)
+def test_a_missing_piece_is_left_out(whole, tmp_path, missing):
+    workdir, _ = whole
+    copy = tmp_path / "it"
+    shutil.copytree(workdir, copy, ignore=shutil.ignore_patterns("report"))
+    target = copy / missing
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    Checker(render(read_study(copy), {}))
+
+
+def test_a_matrix_and_its_weights_are_enough(tmp_path):
+    n = 5
+    noise = np.random.default_rng(0).normal(size=(n, n))
+    (tmp_path / "affinity").mkdir()
+    (tmp_path / "mixture").mkdir()
+    names = [f"task {i}" for i in range(n)]
+    np.savez(tmp_path / "affinity" / "pmi.npz", affinity=noise + noise.T, tasks=np.array(names))
+    weights = [0.5, 0.3, 0.2, 0.0, 0.0]
+    entry = {"affinity": "pmi", "method": "exact", "ratio": 2.0, "weights": weights,
+             "counts": None, "energy": -1.0, "gap": 0.0, "effective": 2.8, "explain": None}
+    value = {"tasks": names, "families": [""] * n, "sizes": None, "main": "taskpgm-pmi",
+             "mixtures": {"taskpgm-pmi": entry}}
+    (tmp_path / "mixture" / "weights.json").write_text(json.dumps(value))
+    text = write_page(tmp_path).read_text()
+    assert "keeps 3 of 5 tasks" in text
+    assert "<h2>Results</h2>" not in text
+    Checker(text)
+
+
+def test_tiny_and_odd_studies_are_drawn(make_workdir, tmp_path):
+    """Two tasks, one family, no exact match, names of any length."""
+    workdir = make_workdir(tmp_path, 2, 1)
+    path = workdir / "evaluation" / "results.json"
+    results = json.loads(path.read_text())
+    for run in (results["base"], *results["runs"].values()):
+        for section in (run["tasks"], run["families"], {"mean": run["mean"]},
+                        {"mean": run["family_mean"]}):
+            for report in section.values():
+                report["exact_match"] = None
+    results["base"]["harness"] = {"mmlu": {"acc,none": 0.25, "acc_stderr,none": 0.1}}
+    results["samples"] = []
+    text = json.dumps(results)
+    for old in read_study(workdir).tasks:
+        for name in ("tasks.json", "mixture/weights.json"):
+            file = workdir / name
+            file.write_text(file.read_text().replace(old, "n" * 90 + old))
+        text = text.replace(old, "n" * 90 + old)
+    path.write_text(text)
+    words = " ".join(Checker(write_page(workdir).read_text()).words)
+    assert "mmlu: acc" in words
+    assert "acc_stderr" not in words
+
+
+def test_nothing_to_show_and_damage_are_one_clear_line(make_workdir, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to show yet"):
+        write_page(tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+    workdir = make_workdir(tmp_path / "it", 6, 2)
+    (workdir / "affinity" / "pmi.npz").write_bytes(b"PK\x03\x04 not a whole one")
+    with pytest.raises(ValueError, match=r"pmi\.npz is damaged"):
+        write_page(workdir)
+    (workdir / "affinity" / "pmi.npz").unlink()
+    (workdir / "tasks.json").write_text('{"tasks": [')
+    with pytest.raises(ValueError, match=r"tasks\.json is damaged"):
+        write_page(workdir)
