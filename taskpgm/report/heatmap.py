@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from taskpgm.mixture.clustering import order_rows
 from taskpgm.report.artefacts import Affinity
-from taskpgm.report.order import Clustering, cluster
 from taskpgm.report.style import (
     LABEL,
     SMALL,
@@ -18,6 +18,7 @@ from taskpgm.report.style import (
     shortened,
     text_inches,
 )
+from taskpgm.report.tree import Merge, merges
 
 LEGIBLE = 0.135  # inches a line of small text needs
 STRIP, TREE, BAR = 0.13, 0.8, 0.14  # inches: family strips, the tree, the colour scale
@@ -34,8 +35,9 @@ def heat_map(affinity: Affinity, family: Mapping[str, str], theme: Theme) -> byt
     from matplotlib.colors import to_rgb
 
     n = len(affinity.matrix)
-    tree = cluster(affinity.matrix)
-    names = [affinity.tasks[i] for i in tree.order]
+    order = order_rows(affinity.matrix)
+    matrix = affinity.matrix[np.ix_(order, order)]
+    names = [affinity.tasks[i] for i in order]
     families = [f for f in dict.fromkeys(family.get(task, "") for task in affinity.tasks) if f]
     colours = family_colours(families, theme)
 
@@ -56,7 +58,6 @@ def heat_map(affinity: Affinity, family: Mapping[str, str], theme: Theme) -> byt
             return drawn.add_axes((x / width, y / height, w / width, h / height))
 
         main = axes(margin, bottom, side, side)
-        matrix = affinity.matrix[np.ix_(tree.order, tree.order)]
         scale, beyond = _scale(matrix, theme)
         image = main.imshow(matrix, interpolation="nearest", aspect="auto", **scale)
         main.set_yticks(shown, labels, fontsize=size)
@@ -78,7 +79,7 @@ def heat_map(affinity: Affinity, family: Mapping[str, str], theme: Theme) -> byt
             under.axis("off")
             _legend(drawn, families, colours)
 
-        _tree(axes(margin + side + 0.06, bottom, TREE, side), tree, n, theme)
+        _tree(axes(margin + side + 0.06, bottom, TREE, side), merges(matrix), n, theme)
         bar = axes(width - 0.55 - BAR, bottom + side / 4, BAR, side / 2)
         drawn.colorbar(image, cax=bar, extend=beyond, extendfrac=0.04)
         bar.tick_params(labelsize=LABEL)
@@ -97,18 +98,20 @@ def _scale(matrix: np.ndarray, theme: Theme) -> tuple[dict[str, Any], str]:
     return {"cmap": colormap(theme.sequential), "vmin": low, "vmax": high}, "max"
 
 
-def _tree(axes: Any, tree: Clustering, n: int, theme: Theme) -> None:
+def _tree(axes: Any, tree: Sequence[Merge], n: int, theme: Theme) -> None:
     """The merges as brackets, the leaves at the left."""
     from matplotlib.collections import LineCollection
 
     brackets = [
-        ((low_a, a), (at, a), (at, b), (low_b, b)) for a, b, low_a, low_b, at in tree.merges
+        ((m.begins[0], m.places[0]), (m.height, m.places[0]),
+         (m.height, m.places[1]), (m.begins[1], m.places[1]))
+        for m in tree
     ]
     axes.add_collection(
         LineCollection(brackets, colors=theme.muted, linewidths=0.7 if n <= 60 else 0.4)
     )
-    highest = max((merge[-1] for merge in tree.merges), default=1.0)
-    axes.axis((0, 1.03 * (highest or 1.0), n - 0.5, -0.5))
+    highest = max((merge.height for merge in tree), default=1.0) or 1.0
+    axes.axis((0, 1.03 * highest, n - 0.5, -0.5))
     axes.axis("off")
 
 

@@ -29,7 +29,7 @@ def reasons(study: Study, mixture: Mixture, theme: Theme) -> bytes:
     """Representativeness against redundancy of each task.
 
     At the optimum (S~ p)_i = r (S 1)_i / n + mu for every task kept and below its cap, so these lie
-    on one line of slope r; a task at zero lies above it, by its reduced cost.
+    on one line of slope r; a task at zero lies above it by its reduced cost, one at its cap below.
     """
     x, y = mixture.array("representativeness"), mixture.array("redundancy")
     families = [family for family in study.families if family]
@@ -49,9 +49,9 @@ def reasons(study: Study, mixture: Mixture, theme: Theme) -> bytes:
             x[~kept], y[~kept], s=area[~kept], facecolors="none", edgecolors=tint[~kept],
             linewidths=1.1,
         )
-        ratio = mixture.facts.get("ratio")
-        if ratio is not None:
-            level = float(np.median((y - ratio * x)[kept]))
+        ratio, cost = mixture.facts.get("ratio"), mixture.array("reduced_cost")
+        if ratio is not None and cost is not None:
+            level = float(np.median(y - ratio * x - cost))  # mu, the same for every task
             axes.axline(
                 (0, level), slope=ratio, color=theme.muted, linewidth=0.9, linestyle=(0, (4, 3)),
                 zorder=0.9,

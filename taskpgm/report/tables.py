@@ -128,6 +128,10 @@ def task_rows(study: Study, mixture: Mixture) -> list[dict[str, Any]]:
     widest = float(mixture.weights.max())
     if arrays["high"] is not None:
         widest = max(widest, float(arrays["high"].max()))
+    # Where a kept task's is not zero: at its cap, or the mixture is not the minimiser.
+    priced = np.zeros(len(mixture.weights), bool)
+    if arrays["reduced_cost"] is not None and arrays["redundancy"] is not None:
+        priced = np.abs(arrays["reduced_cost"]) > 1e-6 * np.abs(arrays["redundancy"]).max()
     rows = []
     for i in np.argsort(-mixture.weights, kind="stable"):
         weight = mixture.weights[i]
@@ -146,7 +150,7 @@ def task_rows(study: Study, mixture: Mixture) -> list[dict[str, Any]]:
                 "count": None if mixture.counts is None else mixture.counts[i],
                 "representativeness": _plain(at["representativeness"]),
                 "redundancy": _plain(at["redundancy"]),
-                "reduced_cost": "" if weight > 0 else _plain(at["reduced_cost"]),
+                "reduced_cost": _plain(at["reduced_cost"]) if weight == 0 or priced[i] else "",
                 "kept_share": "" if at["kept_share"] is None else f"{at['kept_share']:.0%}",
                 "notes": study.notes.get(study.tasks[i], ()),
             }
