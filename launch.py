@@ -7,7 +7,7 @@ plan, `--config.a.b=value` sets any value of the config, `--verbose` shows trace
 import os
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 # Before jax is imported anywhere: tokenizers must not fork-warn, TensorFlow-style logs stay quiet.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -33,6 +33,8 @@ def main(argv: list[str]) -> None:
     for flag in (CONFIG, WORKDIR):
         if flag.value is None:
             raise ValueError(f"--{flag.name} is missing, as in:  {__doc__.splitlines()[0][20:]}")
+    if not VERBOSE.value:
+        logging.set_verbosity(logging.WARNING)  # libraries tell much; the stages tell enough
     from taskpgm import stages  # after the flags: --help answers at once
 
     stages.run(

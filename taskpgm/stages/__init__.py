@@ -4,5 +4,6 @@
 """
 
 from taskpgm.stages.defaults import default_config
+from taskpgm.stages.flow import STAGES, checked, misspelt, run
 
 __all__ = ["STAGES", "checked", "default_config", "misspelt", "run"]

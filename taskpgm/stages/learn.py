@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from taskpgm import models, tasks, training
 from taskpgm.stages import workdir as wd
@@ -148,6 +149,10 @@ def load_adapters(context: Context, config: models.DecoderConfig, names: Sequenc
     """The trained parts of some tasks' models, stacked on a leading axis [g ...]."""
     like = jax.eval_shape(
         partial(models.init_lora if config.lora else models.init_params, config), jax.random.key(0)
+    )
+    everywhere = NamedSharding(context.mesh, PartitionSpec())
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like
     )
     loaded = [
         training.restore_tree(adapter_folder(context, name) / "weights", like) for name in names

@@ -1,17 +1,57 @@
 """Stages `affinity` and `mixture`: how tasks relate, and what follows for their proportions."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from taskpgm import mixture
-from taskpgm.stages import mixtures
+from taskpgm import affinity, mixture
+from taskpgm.stages import learn, mixtures
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, say
 
 
 # --- How tasks relate ----------------------------------------------------------------------------
+def affinity_stage(context: Context) -> None:
+    """Scores every model on every held-out set; writes affinity/pmi.npz and jsd.npz."""
+    folder, section = context.folder / "affinity", context.config.affinity
+    key = affinity_key(context)
+    if wd.is_done(folder, key):
+        say("affinity", "done already")
+        return
+    config, params = context.load_model(context.proxy)
+    config = learn.with_lora(config, context.config.adapters)
+    loras = learn.load_adapters(context, config, context.names)
+    rows = [context.rows(context.proxy, t.heldout, t.name) for t in context.tasks]
+    from taskpgm.affinity import predict
+    lls, tasks_of, C = [], [], []
+    for k, r in enumerate(rows):
+        m = int(r.example.max()) + 1
+        ll, tok = predict.score_examples(config, params, loras, r, m, batch_size=section.batch_size)
+        lls.append(ll / tok)
+        tasks_of += [k] * m
+        jsd = predict.score_divergence(config, params, loras, r, m, batch_size=section.batch_size)
+        C.append(affinity.divergence.symmetric(jsd.mean(0), len(rows)))
+    S = {"pmi": affinity.pmi(np.concatenate(lls, 1), np.array(tasks_of)),
+         "jsd": affinity.jsd_affinity(np.array(C), section.contexts)}
+    wd.begin(folder, key)
+    for kind, matrix in S.items():
+        save_matrix(folder / f"{kind}.npz", affinity=matrix, tasks=np.array(context.names))
+    wd.mark_done(folder, key)
+
+
+def affinity_key(context: Context) -> str:
+    return wd.digest([learn.adapter_key(context, t) for t in context.tasks], context.tasks_key)
+
+
+def save_matrix(path: Path, **arrays: np.ndarray) -> None:
+    """An .npz file, all or nothing."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    wd.write_bytes(path, buffer.getvalue())
+
+
 def mixture_stage(context: Context) -> None:
     """Solves every mixture of `compare` and writes mixture/weights.json."""
     folder = context.folder / "mixture"
@@ -112,7 +152,7 @@ def entry(name: str, inputs: mixtures.Inputs, section: Any) -> dict:
     counts = mixture.allocate(
         weights, section.budget, sizes=inputs.sizes, max_epochs=section.max_epochs
     )
-    told = mixture.explain(inputs.energy(kind), weights) if kind else None
+    told = explained(kind, inputs, weights) if kind else None
     return {
         "affinity": kind,
         "method": made.method if solved else name,
@@ -121,6 +161,18 @@ def entry(name: str, inputs: mixtures.Inputs, section: Any) -> dict:
         "counts": [int(c) for c in counts],
         "energy": float(made.energy) if solved else None,
         "gap": float(made.gap) if solved else None,
-        "effective": float(mixture.effective_number(weights)),
+        "effective": float(mixture.effective_tasks(weights)),
         "explain": told,
+    }
+
+
+def explained(kind: str, inputs: mixtures.Inputs, weights: np.ndarray) -> dict:
+    """What method 11 asks of a mixture, as lists for JSON, tasks in the order of the matrix."""
+    told = mixture.explain(inputs.affinities[kind], inputs.energy(kind), weights, cap=inputs.cap)
+    return {
+        "representativeness": told.representativeness.tolist(),
+        "redundancy": told.redundancy.tolist(),
+        "reduced_cost": told.reduced_cost.tolist(),
+        "energy_unary": told.unary_term,
+        "energy_pairwise": told.pairwise_term,
     }
