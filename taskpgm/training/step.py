@@ -5,6 +5,7 @@ tokens is known before the first forward pass, so every micro-batch is divided b
 and not by its own: k micro-batches give the gradient of one large batch.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Int
 
 from taskpgm.models import Decoder, DecoderConfig, unembedding
+from taskpgm.training.activations import kept_by_rows
 from taskpgm.training.loss import cross_entropy
 from taskpgm.training.mesh import ShardingRules
 from taskpgm.training.optimizer import Optimizer
@@ -67,7 +69,7 @@ def make_train_step(
       group: tasks stand side by side on a leading axis g of the state's trained parts, the batch
         [g b t], key [g] and total [g]; the frozen base is there once. Clipping is per task. A task
         at its own total makes no more updates.
-      chunk: rows of logits alive at a time, all tasks of a group together.
+      chunk: rows of logits alive at a time on one device, all its tasks of a group together.
 
     The step's arguments: `batch` has tokens, targets, weights, positions, segment_ids of [b t];
     `key` is the run's random key, from which dropout takes fold_in(key, step), so that a task's
@@ -82,11 +84,12 @@ def make_train_step(
         raise ValueError(f"train step: mode {mode!r} is unknown; known: {', '.join(VARIABLES)}")
     loss_and_grad = jax.value_and_grad(partial(_loss, config, VARIABLES[mode]))
 
-    def step(state, frozen, batch, key, total, chunk):
+    def step(state, frozen, batch, key, total, *, chunk, placed):
         key = jax.random.fold_in(key, state.step)
         tokens = jnp.sum(batch["weights"], dtype=jnp.float32)
         scale = 1.0 / jnp.where(tokens > 0, tokens, 1.0)
         micro = partial(loss_and_grad, state.trainable, frozen, scale=scale, chunk=chunk)
+        micro = partial(micro, placed=placed)
         loss, gradient = _accumulated(micro, batch, key, accumulate)
         norm = optax.global_norm(gradient)
         direction, opt_state = optimizer.transform.update(
@@ -108,38 +111,58 @@ def make_train_step(
         )
         return state, {"loss": loss, "tokens": tokens, "grad_norm": norm, "lr": rate}
 
-    def grouped(state, frozen, batch, key, total):
-        one = partial(step, chunk=max(1, chunk // state.step.shape[0]))
-        return jax.vmap(one, in_axes=(0, None, 0, 0, 0))(state, frozen, batch, key, total)
+    def grouped(state, frozen, batch, key, total, *, chunk, placed):
+        tasks = state.step.shape[0]
+        here = tasks // shards(placed, -3)  # tasks that share a device
+        one = partial(step, chunk=max(1, chunk // here), placed=placed)
+        # Constraints inside the model are about one task; the tasks are split as the batch is.
+        axis = placed.spec[0] if placed else None
+        each = jax.vmap(one, in_axes=(0, None, 0, 0, 0), spmd_axis_name=axis)
+        return each(state, frozen, batch, key, total)
 
-    return _program(grouped if group else partial(step, chunk=chunk))
+    return _program(grouped if group else step, chunk)
 
 
-def _program(step):
-    """step(state, frozen, ...), jitted for each sharding of the state that it is called with."""
+def _program(step, chunk):
+    """`step` for each way that the state and the batch lie on devices, found when it is called."""
     programs = {}
 
-    def parts(state):
+    def find(state, batch):
         moving = state.replace(frozen=None)
-        shardings = jax.tree.map(lambda x: x.sharding, moving)
-        leaves, structure = jax.tree.flatten(shardings)
-        if (structure, *leaves) not in programs:
-            programs[(structure, *leaves)] = jax.jit(
-                step, donate_argnums=0, out_shardings=(shardings, replicated(leaves[0]))
+        lie = jax.tree.map(lambda x: x.sharding, moving)
+        leaves, structure = jax.tree.flatten(lie)
+        placed = getattr(batch["tokens"], "sharding", None)
+        placed = placed if isinstance(placed, NamedSharding) else None
+        case = (structure, *leaves, placed)
+        if case not in programs:
+            static = {"chunk": chunk * shards(placed, -2), "placed": placed}
+            programs[case] = jax.jit(
+                partial(step, **static),
+                donate_argnums=0,
+                out_shardings=(lie, replicated(leaves[0])),
             )
-        return programs[(structure, *leaves)], moving
+        return programs[case], moving
 
-    def run(state, *args):
-        program, moving = parts(state)
-        moving, metrics = program(moving, state.frozen, *args)
+    def run(state, batch, key, total):
+        program, moving = find(state, batch)
+        moving, metrics = program(moving, state.frozen, batch, key, total)
         return moving.replace(frozen=state.frozen), metrics
 
-    def lower(state, *args):
-        program, moving = parts(state)
-        return program.lower(moving, state.frozen, *args)
+    def lower(state, batch, key, total):
+        program, moving = find(state, batch)
+        return program.lower(moving, state.frozen, batch, key, total)
 
     run.lower = lower
     return run
+
+
+def shards(placed: NamedSharding | None, axis: int) -> int:
+    """Into how many parts the axis of an array (counted from the end) is split."""
+    if placed is None or len(placed.spec) < -axis:
+        return 1
+    names = placed.spec[axis]
+    names = (names,) if isinstance(names, str) else names or ()
+    return math.prod(placed.mesh.shape[name] for name in names)
 
 
 def replicated(sharding: Sharding) -> Sharding:
@@ -149,17 +172,18 @@ def replicated(sharding: Sharding) -> Sharding:
     return sharding
 
 
-def _loss(config, variables, trainable, frozen, batch, key, *, scale, chunk):
+def _loss(config, variables, trainable, frozen, batch, key, *, scale, chunk, placed):
     variables = variables(trainable, frozen)
-    hidden = Decoder(config).apply(
-        variables,
-        batch["tokens"],
-        batch["positions"],
-        batch["segment_ids"],
-        deterministic=False,
-        rngs={"dropout": key},
-        method="hidden",
-    )
+    with kept_by_rows(placed, batch["tokens"].shape):
+        hidden = Decoder(config).apply(
+            variables,
+            batch["tokens"],
+            batch["positions"],
+            batch["segment_ids"],
+            deterministic=False,
+            rngs={"dropout": key},
+            method="hidden",
+        )
     nll, _ = cross_entropy(
         hidden.reshape(-1, hidden.shape[-1]),
         unembedding(config, variables["params"]),

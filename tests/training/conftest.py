@@ -9,6 +9,14 @@ import pytest
 from taskpgm.models import DecoderConfig, LoraConfig, init_params
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    """Most of these tests' time is compilation, and machine code is not what they are about."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """A Llama-shaped decoder of 2 layers."""

@@ -93,8 +93,7 @@ def test_a_batch_without_scored_tokens_changes_nothing_but_decay(tiny, make_para
     close(state.trainable, make_params())
 
 
-def run_alone(config, optimizer, params, mode, trainable, batches, key, total):
-    step = make_train_step(config, optimizer, mode=mode, chunk=32)
+def run_alone(step, optimizer, params, mode, trainable, batches, key, total):
     state = create_state(optimizer, trainable, params if mode == "lora" else None)
     losses = []
     for batch in batches[: int(total)]:
@@ -128,9 +127,10 @@ def test_group_equals_each_alone(tiny, tiny_lora, make_params, make_batch, mode)
         losses.append(metrics["loss"])
     np.testing.assert_array_equal(state.step, totals)
 
+    single = make_train_step(config, optimizer, mode=mode, chunk=32)
     for i in range(g):
         alone, wanted = run_alone(
-            config, optimizer, params, mode, copied(starts[i]), batches[i], keys[i], totals[i]
+            single, optimizer, params, mode, copied(starts[i]), batches[i], keys[i], totals[i]
         )
         got = [loss[i] for loss in losses[: int(totals[i])]]
         close(got, wanted)

@@ -1,0 +1,106 @@
+"""Mesh sizes and sharding rules."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from taskpgm.models import logical_axes
+from taskpgm.training.mesh import (
+    AXES,
+    ShardingRules,
+    initialize_distributed,
+    make_mesh,
+    put_batch,
+    stacked,
+)
+
+
+@pytest.mark.parametrize(
+    "axes,sizes",
+    [
+        (None, (1, 8, 1, 1)),
+        ({"data": 8}, (1, 8, 1, 1)),
+        ({"fsdp": -1}, (1, 1, 8, 1)),
+        ({"tensor": 4, "data": -1}, (1, 2, 1, 4)),
+        ({"task": 4, "fsdp": 2}, (4, 1, 2, 1)),
+        ({"task": 8, "data": -1}, (8, 1, 1, 1)),
+    ],
+)
+def test_sizes(axes, sizes):
+    mesh = make_mesh(axes)
+    assert tuple(mesh.shape.values()) == sizes and mesh.axis_names == AXES
+    assert set(mesh.axis_types) == {AxisType.Auto}
+
+
+@pytest.mark.parametrize(
+    "axes,words",
+    [
+        ({"model": 8}, "unknown axis 'model'"),
+        ({"data": 3}, "does not multiply to the 8 devices"),
+        ({"data": 3, "fsdp": -1}, "does not multiply to the 8 devices"),
+        ({"data": -1, "fsdp": -1}, "at most one of them -1"),
+        ({"data": 0}, "must be positive"),
+    ],
+)
+def test_bad_sizes_are_named(axes, words):
+    with pytest.raises(ValueError, match=words):
+        make_mesh(axes)
+
+
+def test_rules():
+    rules = ShardingRules()
+    assert rules.spec(("layers", "embed", "mlp")) == PartitionSpec(None, "fsdp", "tensor")
+    assert rules.spec(("batch", None)) == PartitionSpec(("data", "fsdp"), None)
+    replicated = dataclasses.replace(rules, embed=None)
+    assert replicated.spec(("embed",)) == PartitionSpec(None)
+    with pytest.raises(ValueError, match="no rule for the axis 'depth'"):
+        rules.spec(("depth",))
+
+
+def test_what_does_not_divide_stays_whole():
+    mesh = make_mesh({"tensor": 4, "fsdp": 2})
+    rules = ShardingRules()
+    assert rules.sharding(mesh, ("embed", "vocab"), (32, 50257)).spec == PartitionSpec("fsdp", None)
+    assert rules.sharding(mesh, ("embed", "vocab"), (32, 32000)).spec == PartitionSpec(
+        "fsdp", "tensor"
+    )
+
+
+def test_every_axis_of_the_models_has_a_rule(tiny):
+    axes = logical_axes(tiny)
+    mesh = make_mesh({"fsdp": 2, "tensor": 4})
+    shardings = ShardingRules().shardings(mesh, axes)
+    assert shardings["layers"]["mlp"]["up_proj"]["kernel"].spec == PartitionSpec(
+        None, "fsdp", "tensor"
+    )
+    more = stacked(axes)
+    assert more["layers"]["mlp"]["up_proj"]["kernel"] == ("task", "layers", "embed", "mlp")
+
+
+def test_batches_are_split_by_rows():
+    mesh = make_mesh({"data": 2, "fsdp": 4})
+    batch = put_batch({"tokens": np.arange(32).reshape(8, 4)}, mesh)
+    assert {s.data.shape for s in batch["tokens"].addressable_shards} == {(1, 4)}
+    mesh = make_mesh({"task": 4, "fsdp": 2})
+    batch = put_batch({"tokens": np.zeros((4, 2, 6))}, mesh, group=True)
+    assert {s.data.shape for s in batch["tokens"].addressable_shards} == {(1, 1, 6)}
+
+
+def test_alone_there_is_nothing_to_join(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: calls.append(args))
+    assert initialize_distributed() == (0, 1) and not calls
+    with pytest.raises(ValueError, match="number of processes"):
+        initialize_distributed("localhost:1234")
+    initialize_distributed("localhost:1234", 2, 0)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    initialize_distributed()
+    monkeypatch.delenv("SLURM_PROCID")  # in an allocation, but not under srun
+    initialize_distributed()
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b,c")
+    initialize_distributed()
+    assert calls == [("localhost:1234", 2, 0), (), ()]

@@ -1,0 +1,163 @@
+"""Every layout trains the curve of one device, and what should be sharded is."""
+
+import dataclasses
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taskpgm.models import init_lora, init_params, logical_axes, lora_logical_axes
+from taskpgm.training.mesh import ShardingRules, make_mesh, put_batch, stacked
+from taskpgm.training.optimizer import make_optimizer
+from taskpgm.training.step import create_state, init_sharded, make_train_step
+
+STEPS = 20
+OPTIMIZER = make_optimizer({"lr": 3e-3, "warmup": 0.1})
+RULES = ShardingRules()
+
+
+def full(config, mesh, rules=RULES):
+    params = init_sharded(
+        partial(init_params, config),
+        jax.random.key(0),
+        axes=logical_axes(config),
+        mesh=mesh,
+        rules=rules,
+    )
+    return create_state(OPTIMIZER, params)
+
+
+def curve(step, state, batches, key, total):
+    losses = []
+    for batch in batches:
+        state, metrics = step(state, batch, key, total)
+        losses.append(metrics["loss"])
+    return np.asarray(losses), state
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, make_batch):
+    """The curve and final weights of one device."""
+    step = make_train_step(tiny, OPTIMIZER, chunk=32)
+    state = create_state(OPTIMIZER, init_params(tiny, jax.random.key(0)))
+    batches = [make_batch(k) for k in range(STEPS)]
+    return curve(step, state, batches, jax.random.key(1), jnp.int32(STEPS))
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [{"data": 8}, {"fsdp": 8}, {"tensor": 4, "data": 2}, {"fsdp": 2, "tensor": 2, "data": 2}],
+    ids=str,
+)
+def test_curve_equals_one_device(tiny, make_batch, alone, axes):
+    mesh = make_mesh(axes)
+    step = make_train_step(tiny, OPTIMIZER, chunk=8)
+    batches = [put_batch(make_batch(k), mesh) for k in range(STEPS)]
+    losses, state = curve(step, full(tiny, mesh), batches, jax.random.key(1), jnp.int32(STEPS))
+    wanted, reference = alone
+    assert wanted[-1] < wanted[0] - 0.2
+    np.testing.assert_allclose(losses, wanted, rtol=1e-4)
+    close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    jax.tree.map(close, state.trainable, reference.trainable)
+
+
+def test_group_over_tasks_equals_one_device(tiny_lora, make_batch):
+    g = 4
+    keys = jax.random.split(jax.random.key(5), g)
+    totals = jnp.array([STEPS, 7, 12, STEPS], jnp.int32)
+    batches = [
+        jax.tree.map(lambda *x: np.stack(x), *[make_batch(10 * k + i, rows=4) for i in range(g)])
+        for k in range(STEPS)
+    ]
+    config = dataclasses.replace(tiny_lora, lora=dataclasses.replace(tiny_lora.lora, dropout=0.0))
+    start = jax.vmap(partial(init_lora, config))
+    step = make_train_step(config, OPTIMIZER, mode="lora", group=True, chunk=8)
+
+    params = init_params(config, jax.random.key(0))
+    state = create_state(OPTIMIZER, start(keys), params, group=True)
+    wanted, reference = curve(step, state, batches, keys, totals)
+
+    mesh = make_mesh({"task": 4, "fsdp": 2})
+    make = partial(init_sharded, mesh=mesh)
+    params = make(partial(init_params, config), jax.random.key(0), axes=logical_axes(config))
+    lora = make(start, keys, axes=stacked(lora_logical_axes(config)))
+    state = create_state(OPTIMIZER, lora, params, group=True)
+    for leaf in jax.tree.leaves((state.trainable, state.opt_state)):
+        if leaf.ndim > 1:  # not the counts
+            assert leaf.addressable_shards[0].data.shape[0] == 1
+    sharded = [put_batch(batch, mesh, group=True) for batch in batches]
+    losses, state = curve(step, state, sharded, keys, totals)
+    np.testing.assert_allclose(losses, wanted, rtol=1e-4)
+    np.testing.assert_array_equal(state.step, totals)
+    close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    jax.tree.map(close, state.trainable, reference.trainable)
+
+
+def collectives(text, kind):
+    """(result sizes, whether in a loop) of every collective of this kind in a compiled program."""
+    for computation in re.split(r"\n(?=%|ENTRY)", text):
+        entry = computation.startswith("ENTRY")
+        for shape in re.findall(rf"= \w+\[([\d,]*)\]\S* {kind}(?:-start)?\(", computation):
+            yield tuple(int(x) for x in shape.split(",") if x), not entry
+
+
+def is_matrix(path):
+    """Not a norm's scale, nor the optimizer's count of steps: those are everywhere."""
+    name = jax.tree_util.keystr(path)
+    return "norm" not in name and "count" not in name
+
+
+def test_parameters_gradients_and_moments_are_sharded(tiny, make_batch):
+    # More layers than anything else is long, so that a stack is known by its shape.
+    config = dataclasses.replace(tiny, num_layers=5, num_kv_heads=4)
+    mesh = make_mesh({"fsdp": 8})
+    state = full(config, mesh)
+    for path, leaf in jax.tree.leaves_with_path((state.trainable, state.opt_state)):
+        if is_matrix(path):
+            held = leaf.addressable_shards[0].data.size
+            assert held * 8 == leaf.size, jax.tree_util.keystr(path)
+    step = make_train_step(config, OPTIMIZER, chunk=4)
+    batch = put_batch(make_batch(0), mesh)
+    compiled = step.lower(state, batch, jax.random.key(1), jnp.int32(9)).compile()
+
+    moving, metrics = compiled.output_shardings
+    for path, sharding in jax.tree.leaves_with_path((moving.trainable, moving.opt_state)):
+        if is_matrix(path):
+            assert not sharding.is_fully_replicated, jax.tree_util.keystr(path)
+    assert all(sharding.is_fully_replicated for sharding in jax.tree.leaves(metrics))
+
+    text = compiled.as_text()
+    gathered = list(collectives(text, "all-gather"))
+    assert ((32, 64), True) in gathered  # a layer's matrix, in the scan
+    assert not any(shape[:1] == (5,) for shape, _ in gathered)  # no stack, in a loop or out of one
+    for shape, _ in gathered:  # no activations [8 12 d]: no device sees the whole batch
+        assert shape[:2] != (8, 12) or np.prod(shape[2:]) == 1
+    # Gradients are reduced layer by layer in the scan, never as a stack.
+    reduced = list(collectives(text, "all-reduce")) + list(collectives(text, "reduce-scatter"))
+    assert not any(shape[:1] == (5,) for shape, _ in reduced if len(shape) == 3)
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert compiled.memory_analysis().argument_size_in_bytes < state_bytes / 8 + 8192
+
+
+def test_optimizer_state_is_never_made_whole(tiny):
+    """Each moment lies as its parameter does, from the program on that makes it."""
+    mesh = make_mesh({"fsdp": 8})
+    state = full(tiny, mesh)
+    adam = state.opt_state[1]
+    for moment in (adam.mu, adam.nu):
+        same = jax.tree.map(lambda m, p: m.sharding == p.sharding, moment, state.trainable)
+        assert all(jax.tree.leaves(same))
+
+
+def test_states_of_other_layouts_share_a_step(tiny, make_batch, alone):
+    """One step function serves whatever layout it is called with."""
+    step = make_train_step(tiny, OPTIMIZER, chunk=8)
+    key, total = jax.random.key(1), jnp.int32(STEPS)
+    for mesh in (make_mesh({"data": 8}), make_mesh({"fsdp": 4, "tensor": 2})):
+        state = full(tiny, mesh, dataclasses.replace(RULES, vocab=None))
+        losses, state = curve(step, state, [put_batch(make_batch(0), mesh)], key, total)
+        np.testing.assert_allclose(losses, alone[0][:1], rtol=1e-5)
+        assert all(leaf.sharding.mesh == mesh for leaf in jax.tree.leaves(state))
