@@ -110,7 +110,7 @@ def _static(window) -> bool:
 
 
 def cudnn(q, k, v, segment_ids, key_segment_ids, offset, window):
-    """cuDNN's fused attention through `jax.nn`: bfloat16 or float16, one segment a row, no cache."""
+    """cuDNN's fused attention through `jax.nn`: 16-bit types, one segment a row, no cache."""
     if segment_ids is not None:
         raise ValueError(
             "attention 'cudnn' cannot keep segments apart; use 'reference', or rows of one segment"

@@ -101,12 +101,15 @@ class DecoderConfig:
 
         Raises FileNotFoundError, or ValueError naming the key, for what we do not compute exactly.
         """
-        if isinstance(path_or_dict, Mapping):
-            fields = config_json.read(path_or_dict, "config")
-        else:
-            fields = config_json.read_file(Path(path_or_dict))
+        raw, where = path_or_dict, "config"
+        if not isinstance(raw, Mapping):
+            raw, where = config_json.read_file(Path(path_or_dict))
+        fields = config_json.read(raw, where)
         scaling = fields.pop("rope_scaling", None)
-        return cls(**fields, rope_scaling=None if scaling is None else RopeScaling(**scaling))
+        try:
+            return cls(**fields, rope_scaling=None if scaling is None else RopeScaling(**scaling))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
     def to_hf(self) -> dict[str, Any]:
         """The content of the config.json that `transformers` opens as the same model."""

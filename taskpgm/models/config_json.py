@@ -13,8 +13,8 @@ ACTIVATION_NAMES = ("silu", "gelu_new")
 ROPE_KINDS = ("default", "linear", "llama3")
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """`read` of a config.json, or of the one in a folder."""
+def read_file(path: Path) -> tuple[dict[str, Any], str]:
+    """The content of a config.json, given it or its folder, and its name for errors."""
     if path.is_dir():
         path = path / "config.json"
     if not path.is_file():
@@ -25,7 +25,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a JSON file ({error})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a JSON object")
-    return read(content, str(path))
+    return content, str(path)
 
 
 def read(raw: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Attention on TPU by JAX's splash kernel (Pallas): segments and windows honoured, scores never stored.
+"""Attention on TPU by JAX's splash kernel (Pallas): segments and windows, scores never stored.
 
 A kernel is opaque to the partitioner. Under `jax.set_mesh` it is therefore mapped over the mesh by
 hand: rows over data and fsdp, heads over tensor, whatever of these divides.
@@ -27,7 +27,8 @@ def splash(q, k, v, segment_ids, key_segment_ids, offset, window):
         )
     if t % LANES:
         raise ValueError(
-            f"attention 'splash' needs rows of a multiple of {LANES} tokens, not {t}; use 'reference'"
+            f"attention 'splash' needs rows of a multiple of {LANES} tokens, not {t};"
+            " use 'reference'"
         )
     if segment_ids is None:
         segment_ids = key_segment_ids = jnp.ones(q.shape[:2], jnp.int32)

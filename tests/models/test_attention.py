@@ -1,0 +1,134 @@
+"""Every backend against the definition in float64; what a backend cannot honour it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taskpgm.models.attention import BACKENDS, BLOCK, attention
+
+
+def inputs(b=2, t=24, h=4, n=2, d=8, s=None, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = (b, t, h, d), (b, s or t, n, d), (b, s or t, n, d)
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def segments(b, *lengths):
+    row = np.concatenate([np.full(n, i + 1) for i, n in enumerate(lengths[:-1])])
+    return np.tile(np.concatenate([row, np.zeros(lengths[-1], int)]).astype(np.int32), (b, 1))
+
+
+def definition(q, k, v, segment_ids=None, window=None, offset=0):
+    """One query and one head at a time, float64."""
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    b, t, h, d = q.shape
+    out = np.zeros_like(q)
+    for row, i, head in np.ndindex(b, t, h):
+        at = offset + i
+        keys = [
+            j
+            for j in range(at + 1)
+            if (window is None or at - j < window)
+            and (segment_ids is None or segment_ids[row, j] == segment_ids[row, i])
+        ]
+        group = head // (h // k.shape[2])
+        score = k[row, keys, group] @ q[row, i, head] / np.sqrt(d)
+        weight = np.exp(score - score.max())
+        out[row, i, head] = weight / weight.sum() @ v[row, keys, group]
+    return out
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 100])
+@pytest.mark.parametrize("packed", [False, True])
+def test_reference_is_the_definition(window, packed):
+    q, k, v = inputs()
+    ids = segments(2, 9, 11, 4) if packed else None
+    wanted = definition(q, k, v, ids, window)
+    got = attention(q, k, v, segment_ids=ids, window=window, backend="reference")
+    np.testing.assert_allclose(got, wanted, atol=2e-6)
+    if window is not None:  # traced, as where layers differ
+        traced = jax.jit(lambda w: attention(q, k, v, segment_ids=ids, window=w))(window)
+        np.testing.assert_allclose(traced, wanted, atol=2e-6)
+
+
+def test_offset_is_where_the_queries_are():
+    q, k, v = inputs()
+    whole = attention(q, k, v, window=7)
+    for offset in (20, jnp.int32(20)):
+        part = attention(q[:, 20:], k, v, window=7, offset=offset)
+        np.testing.assert_allclose(part, whole[:, 20:], atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [None, 70])
+def test_blocks_of_a_long_row_change_nothing(window):
+    t = 2 * BLOCK + 100
+    q, k, v = inputs(b=1, t=t, h=2, n=1, d=4)
+    ids = segments(1, 500, 200, t - 700)
+    # A traced offset cannot be blocked: the same rows, all keys at once.
+    whole = attention(q, k, v, segment_ids=ids, window=window, offset=jnp.int32(0))
+    got = attention(q, k, v, segment_ids=ids, window=window)
+    np.testing.assert_allclose(got, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [None, 37])
+def test_splash_equals_reference_with_two_segments(window):
+    """The kernel of the TPU, interpreted: output and gradients, padding included."""
+    q, k, v = inputs(t=128)
+    ids = segments(2, 50, 60, 18)
+
+    def loss(backend, q, k, v):
+        y = attention(q, k, v, segment_ids=ids, window=window, backend=backend)
+        return (y**2).sum(), y
+
+    def run(backend):
+        return jax.jit(jax.grad(lambda *x: loss(backend, *x), (0, 1, 2), has_aux=True))(q, k, v)
+
+    got, wanted = run("splash"), run("reference")
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-5), got, wanted)
+
+
+def test_splash_over_a_mesh():
+    q, k, v = inputs(b=4, t=128)
+    ids = segments(4, 50, 60, 18)
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=auto)
+    with jax.set_mesh(mesh):
+        run = jax.jit(lambda *x: attention(*x, segment_ids=ids, backend="splash"))
+        got = run(q, k, v)
+    assert got.sharding.spec == jax.P("data", None, "tensor")
+    np.testing.assert_allclose(got, attention(q, k, v, segment_ids=ids), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backend", "change", "said"),
+    [
+        ("flash", {}, "'flash' is none of auto, "),
+        ("cudnn", {"segment_ids": True}, "'cudnn' cannot keep segments apart"),
+        ("cudnn", {"offset": 1}, "'cudnn' has neither a cache"),
+        ("cudnn", {}, "'cudnn' needs bfloat16 or float16, not float32"),
+        ("splash", {}, "'splash' needs rows of a multiple of 128 tokens, not 24"),
+        ("splash", {"offset": 1}, "'splash' has no cache"),
+        ("splash", {"window": jnp.int32(3)}, "'splash' needs one sliding window"),
+    ],
+)
+def test_refusals(backend, change, said):
+    q, k, v = map(jnp.asarray, inputs())
+    if "segment_ids" in change:
+        change = {"segment_ids": segments(2, 9, 11, 4)}
+    with pytest.raises(ValueError, match=said):
+        attention(q, k, v, backend=backend, **change)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+@pytest.mark.parametrize("window", [None, 37])
+def test_cudnn_equals_reference(window):
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in inputs(t=256, d=64))
+    got = attention(q, k, v, window=window, backend="cudnn")
+    wanted = attention(q, k, v, window=window, backend="reference")
+    np.testing.assert_allclose(got.astype(np.float32), wanted.astype(np.float32), atol=3e-2)
+
+
+def test_every_backend_is_known():
+    assert set(BACKENDS) == {"reference", "cudnn", "splash"}

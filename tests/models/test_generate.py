@@ -1,0 +1,78 @@
+"""Decoding with a cache equals decoding by whole forward passes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taskpgm.models import Decoder, generate
+from taskpgm.models.generate import _decode
+
+PROMPTS = [[5, 9, 2], [1] * 3 + [60, 33, 7, 8, 21], [40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50]]
+
+
+def greedy(config, variables, prompt, steps):
+    """Without a cache: the whole sequence again for every token, at one padded length."""
+    run = jax.jit(lambda x: Decoder(config).apply(variables, x))
+    tokens = list(prompt)
+    for _ in range(steps):
+        row = np.zeros((1, 32), np.int32)
+        row[0, : len(tokens)] = tokens
+        tokens.append(int(jnp.argmax(run(row)[0, len(tokens) - 1])))
+    return tokens[len(prompt) :]
+
+
+def test_greedy_with_a_cache_is_greedy_without(tiny, randomized, with_lora, family):
+    config, lora = with_lora(tiny(family))
+    params = randomized(config)
+    got = generate(config, params, PROMPTS, max_new_tokens=12, lora=lora)
+    variables = {"params": params, "lora": lora}
+    assert got == [greedy(config, variables, prompt, 12) for prompt in PROMPTS]
+
+
+def test_stop_ids_end_a_row_and_are_left_out(tiny, randomized):
+    config = tiny()
+    params = randomized(config)
+    free = generate(config, params, PROMPTS, max_new_tokens=12)
+    stop = free[0][4]
+    got = generate(config, params, PROMPTS, max_new_tokens=12, stop_ids=[stop, 63])
+    for row, whole in zip(got, free, strict=True):
+        ends = [i for i, token in enumerate(whole) if token in (stop, 63)]
+        assert row == whole[: ends[0] if ends else 12]
+
+
+def test_sampling_follows_its_key_and_its_temperature(tiny, randomized):
+    config = tiny()
+    params = randomized(config)
+
+    def run(seed, temperature):
+        key = jax.random.key(seed)
+        return generate(
+            config, params, PROMPTS, max_new_tokens=12, temperature=temperature, key=key
+        )
+
+    assert run(0, 1.0) == run(0, 1.0) != run(1, 1.0)
+    assert run(0, 1e-4) == generate(config, params, PROMPTS, max_new_tokens=12)
+
+
+def test_few_programs_for_many_lengths(tiny, randomized):
+    config = tiny(vocab_size=63)  # a config that no other test has compiled
+    params = randomized(config)
+    before = _decode._cache_size()
+    for length in (1, 2, 7, 12, 16):
+        generate(config, params, [[3] * length] * 2, max_new_tokens=length)
+    assert _decode._cache_size() - before == 1
+    generate(config, params, [[3] * 17] * 2, max_new_tokens=4)
+    assert _decode._cache_size() - before == 2
+
+
+def test_bad_input(tiny, randomized):
+    config = tiny("gpt2")
+    params = randomized(config)
+    assert generate(config, params, [], max_new_tokens=4) == []
+    with pytest.raises(ValueError, match="prompt 1 is empty"):
+        generate(config, params, [[1], []], max_new_tokens=4)
+    with pytest.raises(ValueError, match="needs a key"):
+        generate(config, params, [[1]], max_new_tokens=4, temperature=1.0)
+    with pytest.raises(ValueError, match="exceed the model's 64 positions"):
+        generate(config, params, [[1] * 60], max_new_tokens=5)
