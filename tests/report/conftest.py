@@ -101,7 +101,7 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
     ]})
 
     def report(shift: float) -> dict:
-        loss = 0.9 + 0.25 * np.sin(of) + shift * (1 + 0.8 * rng.normal(size=n))
+        loss = 0.9 + 0.25 * np.sin(of) + shift * np.clip(1 + 0.8 * rng.normal(size=n), 0.1, 3)
         tasks = {
             t: {"loss": float(v), "exact_match": float(np.clip(1.1 - v, 0, 1)), "examples": 30,
                 "tokens": 240}
