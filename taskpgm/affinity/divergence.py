@@ -122,7 +122,7 @@ def jensen_shannon(
         )
     if n == 1:
         return np.zeros((1, 1))
-    total = np.asarray(kernels.pairwise(log_probs, weights.astype(np.float32)), np.float64)
+    total = np.asarray(kernels.pairwise(log_probs, weights[None].astype(np.float32))[0], np.float64)
     return symmetric(np.clip(total, 0.0, LN2), n)
 
 

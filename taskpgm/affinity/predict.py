@@ -206,5 +206,5 @@ def score_divergence(
             for e in np.unique(valid):
                 weights = np.zeros(chunk, np.float32)
                 weights[: len(valid)] = valid == e
-                total[e] += np.asarray(kernels.pairwise(log_probs, weights), np.float64)
+                total[e] += np.asarray(kernels.pairwise(log_probs, weights[None])[0], np.float64)
     return np.clip(total / np.maximum(tokens, 1)[:, None], 0.0, divergence.LN2)
