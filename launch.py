@@ -4,6 +4,7 @@ The same command again resumes. `--stage=NAME` stops after that stage, `--dry_ru
 plan, `--config.a.b=value` sets any value of the config, `--verbose` shows tracebacks.
 """
 
+import errno
 import os
 import sys
 
@@ -50,6 +51,9 @@ def main(argv: list[str]) -> None:
 
 def one_line(error: BaseException) -> str:
     """What went wrong, on one line, with the file of an OSError."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" at {error.filename}" if error.filename else ""
+        return f"the disk is full{where}: free some space, the same command then goes on"
     text = " ".join(str(error).replace("\\n", " ").split()) or type(error).__name__
     if not isinstance(error, ValueError | OSError | flags.Error):
         text = f"{type(error).__name__}: {text}"

@@ -11,7 +11,7 @@ from taskpgm.models.decoder import (
     unembedding,
 )
 from taskpgm.models.generate import generate
-from taskpgm.models.hf import load_hf, save_hf
+from taskpgm.models.hf import check_hf, load_hf, save_hf
 from taskpgm.models.lora import merge_lora
 from taskpgm.models.peft import load_peft, save_peft
 
@@ -21,6 +21,7 @@ __all__ = [
     "LoraConfig",
     "RopeScaling",
     "attention",
+    "check_hf",
     "generate",
     "init_lora",
     "init_params",

@@ -76,7 +76,8 @@ def _token_ids(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Both spellings: `rope_parameters` (transformers 5) and `rope_theta` + `rope_scaling` (4)."""
-    rope = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+    # Where a file has both, `rope_scaling` wins, as it does in transformers.
+    rope = {**(raw.get("rope_parameters") or {}), **(raw.get("rope_scaling") or {})}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if any(isinstance(value, Mapping) for value in rope.values()):
         raise ValueError(f"{where}: rope scaling that differs between layers is not supported")

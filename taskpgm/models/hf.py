@@ -47,16 +47,26 @@ def load_hf(path: str | Path, *, dtype: str = "float32", mesh=None, rules=None):
     Raises FileNotFoundError or ValueError, naming file and tensor, before any weight is read, for
     an unsupported model or a folder whose tensors are not exactly those of its config.
     """
-    folder = Path(path)
-    config = replace(DecoderConfig.from_hf(folder), dtype=dtype, param_dtype=dtype)
-    entries = _find(folder, config)
-    _check(folder, config, entries)
+    config, entries = _checked(Path(path))
+    config = replace(config, dtype=dtype, param_dtype=dtype)
     names = flatten_dict(logical_axes(config), sep="/")
     params = {}
     for leaf, like in flat_shapes(config).items():
         sharding = None if mesh is None else rules.sharding(mesh, names[leaf], like.shape)
         params[leaf] = _load_leaf(leaf, like, entries, config, sharding)
     return config, unflatten_dict(params, sep="/")
+
+
+def check_hf(path: str | Path) -> DecoderConfig:
+    """Raises what `load_hf` would raise, from headers alone: seconds before hours of training."""
+    return _checked(Path(path))[0]
+
+
+def _checked(folder: Path) -> tuple[DecoderConfig, dict[str, Entry]]:
+    config = DecoderConfig.from_hf(folder)
+    entries = _find(folder, config)
+    _check(folder, config, entries)
+    return config, entries
 
 
 def _load_leaf(

@@ -117,14 +117,11 @@ def misspelt(argv: Sequence[str]) -> str:
 
 
 def unknown_key(key: str) -> str:
+    """"no such key", and which one was meant: one of that last name, or else one spelt like it."""
     known = wd.flatten(default_config().to_dict())
-    # Compared by whole path first, then by last name: `train.lr` is near no path, `trian.steps` is.
-    near = difflib.get_close_matches(key, known, 1, 0.7) or [
-        k for k in known if k.split(".")[-1] in difflib.get_close_matches(
-            key.split(".")[-1], [name.split(".")[-1] for name in known], 1)
-    ]
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"no such key {key!r}{hint}"
+    namesakes = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+    near = difflib.get_close_matches(key, namesakes or known, 1, 0.0 if namesakes else 0.6)
+    return f"no such key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def refuse_other_config(folder: Path, config: ConfigDict) -> None:

@@ -24,7 +24,8 @@ def evaluation_stage(context: Context) -> None:
             raise ValueError(f"{folder} holds no finished run: run the stage `runs` first")
         measured[name] = measured_model(context, name, Source(folder / "hf", key))
     families = {task.name: task.family for task in context.tasks}
-    results = {"base": measured.pop("base"), "runs": measured}
+    samples = evaluation.samples(context.tasks, {n: m["tasks"] for n, m in measured.items()})
+    results = {"base": measured.pop("base"), "runs": measured, "samples": samples}
     for name, entry in (("base", results["base"]), *measured.items()):
         entry |= evaluation.aggregate(entry["tasks"], families)
         if name != "base":

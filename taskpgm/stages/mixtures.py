@@ -4,6 +4,7 @@ Each row is a function of Inputs and returns a Solution of the energy it minimis
 where it minimises none.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -90,12 +91,45 @@ MIXTURES: dict[str, Mixture] = {
 }
 
 
-def make(name: str, inputs: Inputs) -> "mixture.Solution | np.ndarray":
-    """The mixture of that name.
+def caps(size: np.ndarray, budget: int, max_epochs: float) -> np.ndarray:
+    """The largest weight of each task: floor(max_epochs N_i) examples of the budget (method 6).
 
     Raises:
-      ValueError: there is none; names those that are.
+      ValueError: the budget is larger than the data allow.
     """
-    if name not in MIXTURES:
-        raise ValueError(f"compare: no mixture {name!r}; there are {', '.join(MIXTURES)}")
+    most = np.floor(max_epochs * size)
+    if most.sum() < budget:
+        raise ValueError(
+            f"mixture.budget={budget} is larger than the data allow: {int(size.sum())} training "
+            f"examples, each at most mixture.max_epochs={max_epochs:g} times, make "
+            f"{int(most.sum())}: lower the budget or raise max_epochs"
+        )
+    return most / budget
+
+
+def check(config: Mapping, size: np.ndarray | None) -> None:
+    """Refuses, before anything is trained, what no mixture could be made of.
+
+    Raises:
+      ValueError: an unknown mixture or method, or a budget larger than the data allow.
+    """
+    if not config.compare:
+        raise ValueError(f"compare is empty; there are {', '.join(MIXTURES)}")
+    for name in config.compare:
+        known("compare", name, MIXTURES)
+    known("mixture.method", config.mixture.method, SOLVERS)
+    if size is not None:
+        caps(size, config.mixture.budget, config.mixture.max_epochs)
+
+
+def known(key: str, name: str, table: Mapping) -> None:
+    """Raises ValueError when `name` is no row of the table; names those that are."""
+    if name not in table:
+        near = difflib.get_close_matches(name, table, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{key}: {name!r} is none of {', '.join(table)}{hint}")
+
+
+def make(name: str, inputs: Inputs) -> "mixture.Solution | np.ndarray":
+    """The mixture of that name, a row of MIXTURES."""
     return MIXTURES[name].make(inputs)

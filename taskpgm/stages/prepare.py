@@ -6,12 +6,14 @@ from functools import partial
 import jax
 
 from taskpgm import models, tasks, training
+from taskpgm.stages import mixtures
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, say
 
 
 def tasks_stage(context: Context) -> None:
     """Reads every task and writes tasks.json: names, families, sizes, content hashes."""
+    mixtures.check(context.config, context.sizes)  # before hours of training, not after them
     path = context.folder / "tasks.json"
     listed = {
         "key": context.tasks_key,
@@ -62,8 +64,11 @@ def say_changes(before: list[dict], now: list[dict]) -> None:
 def base_stage(context: Context) -> None:
     """Makes sure of the base model: checks the one that is named, or pretrains the embedded one."""
     source = context.base
+    if context.config.proxy.path:
+        models.check_hf(context.proxy.path)
+        say("base", f"proxy {context.proxy.path} (key {context.proxy.key})")
     if context.config.base.path:
-        models.DecoderConfig.from_hf(source.path)  # refuses what is not supported, by name
+        models.check_hf(source.path)
         say("base", f"{source.path} (key {source.key})")
         return
     if wd.is_done(source.path, source.key):

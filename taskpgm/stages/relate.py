@@ -105,42 +105,26 @@ def solve_mixtures(context: Context, given: dict[str, tuple[np.ndarray, list[str
     """The content of weights.json: every mixture, the first of TaskPGM's repeated at the top."""
     section = context.config.mixture
     names = next(iter(given.values()))[1]
-    size = sizes(context)
+    size = None if sizes(context) is None else np.array(sizes(context))
     inputs = mixtures.Inputs(
         affinities={kind: S for kind, (S, _) in given.items()},
-        sizes=None if size is None else np.array(size),
-        cap=None if size is None else caps(np.array(size), section.budget, section.max_epochs),
+        sizes=size,
+        cap=None if size is None else mixtures.caps(size, section.budget, section.max_epochs),
         config=section.to_dict(),
         seed=context.config.seed,
     )
     made = {name: entry(name, inputs, section) for name in context.config.compare}
     main = next((name for name, e in made.items() if e["gap"] is not None), next(iter(made)))
-    families = {task.name: task.family for task in context.tasks} if size and not (
-        context.config.affinity.matrix) else {}
+    families = {task.name: task.family for task in context.tasks}
+    families = {} if context.config.affinity.matrix else families
     return {
         "tasks": names,
         "families": [families.get(name, "") for name in names],
-        "sizes": size,
+        "sizes": sizes(context),
         "main": main,
         **{k: v for k, v in made[main].items() if k != "explain"},
         "mixtures": made,
     }
-
-
-def caps(size: np.ndarray, budget: int, max_epochs: float) -> np.ndarray:
-    """The largest weight of each task: floor(max_epochs N_i) examples of the budget (method 6).
-
-    Raises:
-      ValueError: the budget is larger than the data allow.
-    """
-    most = np.floor(max_epochs * size)
-    if most.sum() < budget:
-        raise ValueError(
-            f"mixture.budget={budget} is larger than the data allow: {int(size.sum())} training "
-            f"examples, each at most mixture.max_epochs={max_epochs:g} times, make "
-            f"{int(most.sum())}: lower the budget or raise max_epochs"
-        )
-    return most / budget
 
 
 def entry(name: str, inputs: mixtures.Inputs, section: Any) -> dict:
