@@ -227,6 +227,9 @@ def create_state(
     """A state at step 0. `trainable` may hold arrays that are sharded already: the optimizer's
     moments are then created in the same shards, never whole. With `group`, it has a leading
     axis."""
+    # Bound to their devices from the start: arrays that are not, and become so by the first step,
+    # would have the second step compiled anew.
+    trainable = jax.tree.map(lambda x: jax.device_put(x, x.sharding), trainable)
     init = jax.vmap(optimizer.transform.init) if group else optimizer.transform.init
     shapes = jax.eval_shape(init, trainable)
     first = jax.tree.leaves(trainable)[0]

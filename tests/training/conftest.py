@@ -50,7 +50,7 @@ def make_params(tiny):
 def make_batch():
     """(seed, rows, length) -> a batch, two segments a row, unequal numbers of scored tokens."""
 
-    def make(seed=0, rows=8, length=12, vocab=64):
+    def make(seed=0, rows=4, length=12, vocab=64):
         rng = np.random.default_rng(seed)
         tokens = rng.integers(0, vocab, (rows, length), dtype=np.int32)
         cut = rng.integers(2, length - 2, rows)[:, None]

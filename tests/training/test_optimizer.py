@@ -44,7 +44,7 @@ def test_decay_spares_norms_and_biases():
     }
     transform = make_optimizer({"weight_decay": 0.5}).transform
     zeros = jax.tree.map(jnp.zeros_like, params)
-    direction, _ = transform.update(zeros, transform.init(params), params)
+    direction, _ = jax.jit(transform.update)(zeros, jax.jit(transform.init)(params), params)
     moved = {jax.tree_util.keystr(k) for k, x in jax.tree.leaves_with_path(direction) if x.any()}
     assert moved == {"['layers']['attention']['q_proj']['kernel']", "['embedding']"}
 
@@ -53,8 +53,8 @@ def test_clipping_is_by_global_norm_of_each_task():
     transform = make_optimizer({"clip": 1.0, "weight_decay": 0.0, "b1": 0.0}).transform
     params = {"a": jnp.zeros((2, 3)), "b": jnp.zeros((2, 2))}
     gradient = {"a": jnp.array([[3.0, 0, 0], [0.3, 0, 0]]), "b": jnp.array([[4.0, 0], [0.4, 0]])}
-    state = jax.vmap(transform.init)(params)
-    _, state = jax.vmap(transform.update)(gradient, state, params)
+    state = jax.jit(jax.vmap(transform.init))(params)
+    _, state = jax.jit(jax.vmap(transform.update))(gradient, state, params)
     adam = [x for x in state if hasattr(x, "mu")][0]
     np.testing.assert_allclose(adam.mu["a"][:, 0], [0.6, 0.3], rtol=1e-6)
     np.testing.assert_allclose(adam.mu["b"][:, 0], [0.8, 0.4], rtol=1e-6)
