@@ -137,15 +137,21 @@ def load_peft(path: str | Path, config: DecoderConfig) -> tuple[LoraConfig, Any]
         layers = [PREFIX + module.name.format(i=i) for i in range(config.num_layers)]
         if not any(f"{name}.lora_{x}.weight" in entries for name in layers for x in "AB"):
             continue
+        pairs = []
         for name in layers:
             a = _take(folder, entries, f"{name}.lora_A.weight", (None, module.inputs)).T
             b = _take(folder, entries, f"{name}.lora_B.weight", (module.outputs, a.shape[1])).T
-            b = b * np.float32(_scale(raw, name.removeprefix(PREFIX), a.shape[1]) / plain)
-            for leaf, (first, last) in module.ours.items():
-                pair, used = (a, b[:, first:last]), a.shape[1]
-                if len(module.ours) > 1:
-                    *pair, used = _used_first(*pair)
-                found.setdefault(leaf, []).append(pair)
+            scale = _scale(raw, name.removeprefix(PREFIX), a.shape[1])
+            pairs.append((a, b * np.float32(scale / plain)))
+        if len(module.ours) == 1:
+            found[next(iter(module.ours))] = pairs
+            rank = max(rank, *(a.shape[1] for a, _ in pairs))
+            continue
+        for leaf, (first, last) in module.ours.items():
+            own = [_used_first(a, b[:, first:last]) for a, b in pairs]
+            used = max(number for *_, number in own)
+            if used or not any(b.any() for _, b in pairs):  # else it was never adapted
+                found[leaf] = [(a, b) for a, b, _ in own]
                 rank = max(rank, used)
     if entries:
         raise ValueError(f"{folder / WEIGHTS}: tensor {min(entries)} cannot be taken over")

@@ -10,6 +10,8 @@ import pytest
 
 from taskpgm.models import Decoder, init_params, logical_axes, lora_logical_axes, unembedding
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 def logits(config, params, *args, **kwargs):
     return jax.jit(lambda p, *x: Decoder(config).apply({"params": p}, *x, **kwargs))(params, *args)
@@ -35,10 +37,11 @@ def test_a_packed_row_gives_each_example_its_own_logits(tiny, randomized, family
         start += len(example)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_hidden_and_unembedding_are_the_logits(tiny, randomized, family, tokens):
     config = tiny(family)
     params = randomized(config)
-    hidden = Decoder(config).apply({"params": params}, tokens, method="hidden")
+    hidden = logits(config, params, tokens, method="hidden")
     wanted = logits(config, params, tokens)
     got = hidden @ unembedding(config, params)
     np.testing.assert_allclose(got, wanted, atol=1e-5)

@@ -8,6 +8,8 @@ import pytest
 from taskpgm.models import Decoder, generate
 from taskpgm.models.generate import _decode
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 PROMPTS = [[5, 9, 2], [1] * 3 + [60, 33, 7, 8, 21], [40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50]]
 
 
@@ -22,6 +24,7 @@ def greedy(config, variables, prompt, steps):
     return tokens[len(prompt) :]
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2-mixed", "gpt2"])
 def test_greedy_with_a_cache_is_greedy_without(tiny, randomized, with_lora, family):
     config, lora = with_lora(tiny(family))
     params = randomized(config)

@@ -1,0 +1,219 @@
+"""Folders in and out without torch: round trips, shards, types, meshes, and every bad folder."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from taskpgm.models import load_hf, merge_lora, save_hf
+from taskpgm.training.mesh import ShardingRules, make_mesh
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def equal(got, wanted):
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
+@pytest.fixture
+def folder(tiny, randomized, tmp_path):
+    """A saved tiny Llama."""
+    config = tiny()
+    save_hf(tmp_path / "model", config, randomized(config))
+    return tmp_path / "model"
+
+
+def edit(folder, **tensors):
+    """Change, add or (None) remove tensors of the weights file."""
+    old = {key: x.copy() for key, x in load_file(folder / WEIGHTS).items()}
+    save_file({key: x for key, x in (old | tensors).items() if x is not None}, folder / WEIGHTS)
+
+
+# ---------------------------------------------------------------- what works
+
+
+def test_round_trip(tiny, randomized, tmp_path, family):
+    config = tiny(family)
+    params = randomized(config)
+    save_hf(tmp_path, config, params)
+    got, loaded = load_hf(tmp_path)
+    assert got == config
+    equal(loaded, params)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", WEIGHTS]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_types_of_the_file_and_of_the_parameters(tiny, randomized, tmp_path, dtype):
+    config = tiny()
+    half = jax.tree.map(lambda x: x.astype(dtype), randomized(config))
+    save_hf(tmp_path, config, half)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == dtype
+    got, loaded = load_hf(tmp_path, dtype=dtype)
+    assert (got.dtype, got.param_dtype) == (dtype, dtype)
+    equal(loaded, half)
+    _, wide = load_hf(tmp_path)
+    equal(wide, jax.tree.map(lambda x: x.astype(jnp.float32), half))
+
+
+def test_many_files_with_an_index(tiny, randomized, tmp_path):
+    config = tiny("gpt2")
+    params = randomized(config)
+    save_hf(tmp_path, config, params, shard_bytes=20_000)
+    files = sorted(path.name for path in tmp_path.glob("model-*.safetensors"))
+    assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert json.loads((tmp_path / INDEX).read_text())["metadata"]["total_size"] == sum(
+        x.nbytes for name in files for x in load_file(tmp_path / name).values()
+    )
+    equal(load_hf(tmp_path)[1], params)
+    # One file over many: nothing of the old ones is left.
+    save_hf(tmp_path, config, params)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", WEIGHTS]
+
+
+def test_adapters_are_merged_and_other_files_left_alone(tiny, randomized, with_lora, tmp_path):
+    config, lora = with_lora(tiny(), targets=("q_proj", "down_proj"))
+    params = randomized(config)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    save_hf(tmp_path, config, params, lora)
+    assert (tmp_path / "tokenizer.json").read_text() == "{}"
+    merged = merge_lora(config, params, lora)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), load_hf(tmp_path)[1], merged
+    )
+
+
+def test_gpt2_as_it_was_published(tiny, randomized, tmp_path):
+    """Names without the prefix, and masks stored beside the weights."""
+    config = tiny("gpt2")
+    params = randomized(config)
+    save_hf(tmp_path, config, params)
+    tensors = {
+        key.removeprefix("transformer."): x for key, x in load_file(tmp_path / WEIGHTS).items()
+    }
+    masks = {f"h.{i}.attn.bias": np.ones((1, 1, 8, 8), np.float32) for i in range(2)}
+    save_file(tensors | masks, tmp_path / WEIGHTS)
+    equal(load_hf(tmp_path)[1], params)
+
+
+def test_a_tied_head_in_the_file_is_no_extra_tensor(tiny, randomized, tmp_path):
+    config = tiny("llama3")
+    save_hf(tmp_path, config, randomized(config))
+    embedding = load_file(tmp_path / WEIGHTS)["model.embed_tokens.weight"]
+    edit(tmp_path, **{"lm_head.weight": embedding})
+    load_hf(tmp_path)
+    edit(tmp_path, **{"lm_head.weight": embedding + 1})
+    with pytest.raises(ValueError, match="lm_head.weight differs from the embedding"):
+        load_hf(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_every_tensor_goes_to_its_shards(tiny, randomized, tmp_path, family):
+    config = tiny(family)
+    params = randomized(config)
+    save_hf(tmp_path / "one", config, params)
+    mesh, rules = make_mesh({"fsdp": 4, "tensor": 2}), ShardingRules()
+    _, loaded = load_hf(tmp_path / "one", mesh=mesh, rules=rules)
+    equal(loaded, params)
+    kernel = loaded["layers"]["attention"]["q_proj"]["kernel"]
+    assert kernel.sharding.spec == jax.P(None, "fsdp", "tensor")
+    assert kernel.addressable_shards[0].data.size == kernel.size // 8
+    save_hf(tmp_path / "two", config, loaded)
+    assert (tmp_path / "one" / WEIGHTS).read_bytes() == (tmp_path / "two" / WEIGHTS).read_bytes()
+
+
+def test_a_save_that_fails_leaves_no_folder_that_opens(folder, monkeypatch):
+    config, params = load_hf(folder)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_hf(folder, config, params)
+    assert not list(folder.glob(".*"))
+    with pytest.raises(FileNotFoundError, match="config.json: no such file"):
+        load_hf(folder)
+
+
+# ---------------------------------------------------------------- what is refused, in one line
+
+
+def refused(folder, said, kind=ValueError, **options):
+    with pytest.raises(kind, match=said) as error:
+        load_hf(folder, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_without_config_or_weights(folder, tmp_path):
+    refused(tmp_path / "none", "none.*no such file", FileNotFoundError)
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+    refused(folder, "no weights .*pytorch_model.bin is not read", FileNotFoundError)
+    (folder / "pytorch_model.bin").unlink()
+    refused(folder, "no weights", FileNotFoundError)
+    (folder / "config.json").unlink()
+    refused(folder, "config.json: no such file", FileNotFoundError)
+
+
+def test_missing_extra_and_misshapen_tensors(folder):
+    name = "model.layers.1.mlp.up_proj.weight"
+    good = load_file(folder / WEIGHTS)[name]
+    edit(folder, **{name: None})
+    refused(folder, f"tensor {name} is missing")
+    edit(folder, **{name: good[:-1]})
+    refused(folder, rf"tensor {name} has shape \[47, 32\]")
+    edit(folder, **{name: good, "model.layers.2.mlp.up_proj.weight": good})
+    refused(folder, "tensor model.layers.2.mlp.up_proj.weight is not part of this llama model")
+
+
+def test_quantised_tensors(folder):
+    name = "model.layers.0.mlp.up_proj.weight"
+    edit(folder, **{name: np.ones((48, 32), np.int8)})
+    refused(folder, f"tensor {name} has type I8")
+
+
+@pytest.mark.parametrize("size", [4, 100, 5000, -1])
+def test_files_cut_off(folder, size):
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[:size])
+    refused(folder, f"{WEIGHTS}: .*cut off")
+
+
+def test_not_safetensors(folder):
+    (folder / WEIGHTS).write_bytes((8).to_bytes(8, "little") + b"notjson.")
+    refused(folder, "not a safetensors file")
+
+
+def test_bad_indices(tiny, randomized, tmp_path):
+    config = tiny()
+    save_hf(tmp_path, config, randomized(config), shard_bytes=20_000)
+    index = json.loads((tmp_path / INDEX).read_text())
+    first = min(index["weight_map"].values())
+    (tmp_path / first).rename(tmp_path / "away")
+    refused(tmp_path, f"{first}: no such file", FileNotFoundError)
+    (tmp_path / "away").rename(tmp_path / first)
+    index["weight_map"]["model.other"] = first
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    refused(tmp_path, "tensor model.other is missing")
+    (tmp_path / INDEX).write_text("[]")
+    refused(tmp_path, f"{INDEX}: not a JSON object with a weight_map")
+
+
+def test_an_unsupported_model_is_refused_before_its_weights(folder):
+    (folder / WEIGHTS).write_bytes(b"never looked at")
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"hidden_act": "relu"}))
+    refused(folder, "config.json: activation 'relu' is not supported")
+
+
+def test_headers_are_checked_before_any_weight_is_read(folder, monkeypatch):
+    edit(folder, **{"model.norm.weight": None})
+
+    def read(entry):
+        raise AssertionError("a weight was read")
+
+    monkeypatch.setattr("taskpgm.models.hf.read_tensor", read)
+    refused(folder, "tensor model.norm.weight is missing")
