@@ -57,14 +57,17 @@ def read_energy(energy: Energy) -> Energy:
     return Energy(read_vector(energy.unary, "unary", pairwise.shape[-1]), pairwise)
 
 
-def _shift(values: Array, vectors: Array, matrix: Array, least: Array) -> Array:
-    """S + cI with the smallest c >= 0 that brings the smallest eigenvalue to `least`."""
-    c = jnp.maximum(least - values[0], 0.0)
+def _shift(matrix: Array, floor: Array) -> Array:
+    """S + cI with the smallest c >= 0 that brings the smallest eigenvalue to floor * ||S||_2."""
+    values = jnp.linalg.eigvalsh(matrix, symmetrize_input=False)
+    c = jnp.maximum(floor * jnp.abs(values).max() - values[0], 0.0)
     return matrix + c * jnp.eye(len(values))
 
 
-def _clip(values: Array, vectors: Array, matrix: Array, least: Array) -> Array:
-    """The nearest matrix in Frobenius norm with no eigenvalue below `least`."""
+def _clip(matrix: Array, floor: Array) -> Array:
+    """The nearest matrix in Frobenius norm with no eigenvalue below floor * ||S||_2."""
+    values, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+    least = floor * jnp.abs(values).max()
     clipped = (vectors * jnp.maximum(values, least)) @ vectors.T
     return jnp.where(values[0] >= least, matrix, 0.5 * (clipped + clipped.T))
 
@@ -92,10 +95,8 @@ def make_positive_definite(
 def _repair(affinity: Array, floor: Array, *, psd: str) -> Array:
     if affinity.ndim > 2:
         return jax.lax.map(lambda one: _repair(one, floor, psd=psd), affinity)
-    values, vectors = jnp.linalg.eigh(affinity, symmetrize_input=False)
-    norm = jnp.abs(values).max()
-    repaired = _REPAIRS[psd](values, vectors, affinity, floor * norm)
-    return jnp.where(norm > 0, repaired, jnp.eye(len(values)))
+    repaired = _REPAIRS[psd](affinity, floor)
+    return jnp.where((affinity != 0).any(), repaired, jnp.eye(len(affinity)))
 
 
 @in_float64

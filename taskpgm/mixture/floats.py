@@ -31,7 +31,8 @@ def read_array(value: Any, name: str) -> Any:
         array = np.asarray(value).astype(np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"{name} has to be an array of real numbers") from None
-    if not np.isfinite(array).all():
+    # The sum is finite only if all entries are, and costs less than looking at each.
+    if not np.isfinite(array.sum()) and not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(f"{name} has {array[where]} at index {where}: every entry must be finite")
     return array
@@ -56,7 +57,9 @@ def read_symmetric(value: Any, name: str) -> Any:
     if array.ndim < 2 or array.shape[-1] != array.shape[-2] or array.shape[-1] < 1:
         raise ValueError(f"{name} has shape {array.shape}: it has to be n by n with n >= 1")
     flipped = array.swapaxes(-1, -2)
-    if not is_traced(array) and array.size:
+    if not is_traced(array):
+        if np.array_equal(array, flipped):
+            return array
         off = float(np.abs(array - flipped).max())
         if off > 1e-6 * float(np.abs(array).max()):
             raise ValueError(f"{name} is not symmetric: mirrored entries differ by {off:.3g}")

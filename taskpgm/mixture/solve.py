@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from taskpgm.mixture.active_set import active_set
 from taskpgm.mixture.certificate import duality_gap
+from taskpgm.mixture.chain import solve_problem
 from taskpgm.mixture.energy import Energy, read_energy
+from taskpgm.mixture.faces import make_problem
 from taskpgm.mixture.floats import in_float64, is_traced
 from taskpgm.mixture.simplex import _project, check_caps
 
@@ -93,7 +94,7 @@ def _jit_closed_form(unary, pairwise):
 
 def _exact(unary, pairwise, cap) -> Solution:
     start = jnp.zeros(len(unary), jnp.int64)
-    weights, _, _ = active_set(unary, pairwise, cap, start)
+    weights, _ = solve_problem(make_problem(unary, pairwise, cap), start)
     return _describe(weights, Energy(unary, pairwise), cap, "exact")
 
 
