@@ -1,9 +1,10 @@
 """How it learns: mesh, loss, optimizer, step, loop, checkpoints, metrics."""
 
 from taskpgm.training.checkpoint import restore_tree, save_tree
-from taskpgm.training.flops import flops_per_token
+from taskpgm.training.flops import flops_per_token, num_adapter_params, peak_flops
 from taskpgm.training.loop import Preempted, fit
 from taskpgm.training.loss import cross_entropy
+from taskpgm.training.memory import estimate_memory, group_size
 from taskpgm.training.mesh import (
     AXES,
     ShardingRules,
@@ -14,24 +15,30 @@ from taskpgm.training.mesh import (
 )
 from taskpgm.training.metrics import Writer
 from taskpgm.training.optimizer import Optimizer, make_optimizer
+from taskpgm.training.progress import Reporter
 from taskpgm.training.step import TrainState, create_state, init_sharded, make_train_step
 
 __all__ = [
     "AXES",
     "Optimizer",
     "Preempted",
+    "Reporter",
     "ShardingRules",
     "TrainState",
     "Writer",
     "create_state",
     "cross_entropy",
+    "estimate_memory",
     "fit",
     "flops_per_token",
+    "group_size",
     "init_sharded",
     "initialize_distributed",
     "make_mesh",
     "make_optimizer",
     "make_train_step",
+    "num_adapter_params",
+    "peak_flops",
     "put_batch",
     "restore_tree",
     "save_tree",

@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
 from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
 
 Tree = Any
 SEAL = "complete.json"
@@ -223,8 +224,10 @@ class Manager:
 
 
 def abstract(x: Any) -> jax.ShapeDtypeStruct:
-    """Shape, dtype and sharding of an array, without its data."""
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+    """Shape, dtype and sharding of an array, without its data; without a sharding of its own it
+    goes to the first device, and never where the checkpoint's writer happened to have it."""
+    sharding = getattr(x, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def _crc(file: Path) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
@@ -21,7 +22,7 @@ from taskpgm.training.flops import peak_flops
 
 
 class Writer:
-    """Writes the metrics of one run into `directory`.
+    """Writes the metrics of one run into `directory`; of several processes, only the first does.
 
     Args:
       step: the step that the run resumes from; later lines are dropped.
@@ -36,8 +37,11 @@ class Writer:
         wandb: Mapping[str, Any] | None = None,
     ):
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "metrics.jsonl"
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
         rewind(self.path, step)
         self._file = open(self.path, "a", encoding="utf-8")
         self._board = SummaryWriter(
@@ -51,6 +55,8 @@ class Writer:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes one line. Arrays become lists; TensorBoard gets elements as name/0, name/1."""
+        if not self._writes:
+            return
         row = {"step": step} | {name: _plain(value) for name, value in values.items()}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
@@ -61,6 +67,8 @@ class Writer:
             self._wandb.log(flat, step=step)
 
     def close(self) -> None:
+        if not self._writes:
+            return
         self._file.close()
         self._board.close()
         if self._wandb is not None:
