@@ -1,8 +1,8 @@
-"""Every model at every held-out context: log-likelihoods and streamed divergences.
+"""Every model at every held-out context: hidden states at scored positions, and log-likelihoods.
 
-One compiled program scores all models on all tasks: batches of rows have one fixed shape, the
-base is held once, and adapters (or whole models) lie side by side on a leading axis. Logits exist
-only for a block of scored positions at a time.
+One compiled program scores all models on all tasks: windows of packed rows have one fixed shape,
+the base is held once, and adapters (or whole models) lie side by side on a leading axis. Only
+positions with a target are unembedded, and logits exist for a block of them at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,197 +14,205 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from taskpgm.affinity import divergence, kernels
+from taskpgm.models import Decoder, DecoderConfig, unembedding
+from taskpgm.tasks import Rows
 
 
 class Forward(NamedTuple):
     """What scoring asks of a model; `shared` is held once, `own` differs from model to model."""
 
     hidden: Callable[..., Array]  # (shared, own, tokens, positions, segment_ids) -> [b t d]
-    unembedding: Callable[..., Array]  # (shared, own) -> [d v]
+    head: Callable[..., Array]  # (shared, own) -> [d v]
+    head_is_shared: bool  # then `own` may be None
+
+
+# mode -> (the variables of a model, whether its unembedding is the base's)
+_BINDINGS = {
+    "lora": (lambda shared, own: {"params": shared, "lora": own}, True),
+    "full": (lambda shared, own: {"params": own}, False),
+}
 
 
 @lru_cache(maxsize=32)
-def decoder_forward(config: Any, mode: str = "lora") -> Forward:
+def decoder_forward(config: DecoderConfig, mode: str = "lora") -> Forward:
     """The project's decoder, with adapters on one base (`lora`) or weights of its own (`full`).
 
-    Cached, since the compiled programs are kept by the identity of these functions.
+    Cached, since compiled programs are kept by the identity of these functions.
     """
-    from taskpgm.models import Decoder, unembedding
-
-    variables = {
-        "lora": lambda shared, own: {"params": shared, "lora": own},
-        "full": lambda shared, own: {"params": own},
-    }
-    if mode not in variables:
-        raise ValueError(f"mode must be one of {sorted(variables)}; got {mode!r}")
-    bind, decoder = variables[mode], Decoder(config)
+    if mode not in _BINDINGS:
+        raise ValueError(f"mode must be one of {sorted(_BINDINGS)}; got {mode!r}")
+    bind, shared_head = _BINDINGS[mode]
+    decoder = Decoder(config)
 
     def hidden(shared, own, tokens, positions, segment_ids):
-        return decoder.apply(
-            bind(shared, own), tokens, positions, segment_ids, deterministic=True, method="hidden"
-        )
+        return decoder.apply(bind(shared, own), tokens, positions, segment_ids, method="hidden")
 
-    return Forward(hidden, lambda shared, own: unembedding(config, bind(shared, own)["params"]))
+    def head(shared, own):
+        return unembedding(config, bind(shared, own)["params"])
+
+    return Forward(hidden, head, shared_head)
 
 
-class Batch(NamedTuple):
-    """`b` rows, and where their scored positions are: the first `count` entries of `where`."""
+class Window(NamedTuple):
+    """Some rows, and a run of their scored positions: the first `count` entries of `where`."""
 
     tokens: Int[np.ndarray, "b t"]
-    targets: Int[np.ndarray, "b t"]
     positions: Int[np.ndarray, "b t"]
     segment_ids: Int[np.ndarray, "b t"]
-    where: Int[np.ndarray, "bt"]
-    count: np.int32
+    where: Int[np.ndarray, "r"]  # flat positions in [b t]
+    targets: Int[np.ndarray, "r"]
+    example: Int[np.ndarray, "r"]
+    count: Int[np.ndarray, ""]
 
 
-def batches(rows: Any, batch_size: int) -> Iterator[tuple[Batch, Int[np.ndarray, "c"]]]:
-    """Fixed shapes from packed rows: the last batch is filled up with padding.
+def windows(rows: Rows, batch_size: int, size: int) -> Iterator[Window]:
+    """Fixed shapes from packed rows: at most `size` scored positions of `batch_size` rows each.
 
-    Yields each batch with the example that every scored position belongs to.
+    The last rows are filled up with padding; rows without a scored position are left out.
     """
-    r, t = rows.tokens.shape
-    for start in range(0, r, batch_size):
-        part = [np.asarray(x[start : start + batch_size]) for x in rows]
-        short = batch_size - len(part[0])
-        part = type(rows)(*(np.pad(x, ((0, short), (0, 0))) for x in part))
+    keep = np.flatnonzero((rows.weights > 0).any(1))
+    for start in range(0, len(keep), batch_size):
+        here = keep[start : start + batch_size]
+        short = ((0, batch_size - len(here)), (0, 0))
+        part = Rows(*(np.pad(np.asarray(x)[here], short) for x in rows))
         scored = np.flatnonzero(part.weights.reshape(-1) > 0)
-        where = np.zeros(batch_size * t, np.int32)
-        where[: len(scored)] = scored
-        yield (
-            Batch(
+        for first in range(0, len(scored), size):
+            some = scored[first : first + size]
+            where = np.pad(some, (0, size - len(some))).astype(np.int32)
+            yield Window(
                 part.tokens,
-                part.targets,
                 part.positions,
                 part.segment_ids,
                 where,
-                np.int32(len(scored)),
-            ),
-            part.example.reshape(-1)[scored],
-        )
+                part.targets.reshape(-1)[where],
+                part.example.reshape(-1)[where],
+                np.asarray(len(some), np.int32),
+            )
 
 
-@partial(jax.jit, static_argnames=("forward", "chunk"))
-def _target_log_probs(
-    forward: Forward, shared: Any, models: Any, batch: Batch, *, chunk: int
-) -> Float[Array, "g bt"]:
-    """log p(target) at the scored positions of a batch, float32, `chunk` positions at a time.
-
-    Chunks after the last scored position are not computed: prompts and padding cost no unembedding.
-    """
-    size = batch.where.shape[0]
-    room = -(-size // chunk) * chunk
-    where = jnp.pad(batch.where, (0, room - size))
-    targets = batch.targets.reshape(-1)[where]
+@partial(jax.jit, static_argnames="forward")
+def hidden_states(
+    forward: Forward, shared: Any, models: Any, window: Window
+) -> Float[Array, "g r d"]:
+    """The models' last hidden states at the scored positions of a window."""
 
     def one(own):
-        hidden = forward.hidden(shared, own, batch.tokens, batch.positions, batch.segment_ids)
-        hidden = hidden.reshape(-1, hidden.shape[-1])
-        table = forward.unembedding(shared, own)
-
-        def body(k, out):
-            here = jax.lax.dynamic_slice_in_dim(where, k * chunk, chunk)
-            target = jax.lax.dynamic_slice_in_dim(targets, k * chunk, chunk)
-            logits = jnp.dot(hidden[here], table, preferred_element_type=jnp.float32)
-            at = jnp.take_along_axis(logits.astype(jnp.float32), target[:, None], axis=1)[:, 0]
-            value = at - jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
-            return jax.lax.dynamic_update_slice_in_dim(out, value, k * chunk, 0)
-
-        chunks = (batch.count + chunk - 1) // chunk
-        return jax.lax.fori_loop(0, chunks, body, jnp.zeros(room, jnp.float32))[:size]
+        x = forward.hidden(shared, own, window.tokens, window.positions, window.segment_ids)
+        return x.reshape(-1, x.shape[-1])[window.where]
 
     return jax.vmap(one)(models)
 
 
+@partial(jax.jit, static_argnames="forward")
+def heads(forward: Forward, shared: Any, models: Any) -> Float[Array, "*g d v"]:
+    """The unembedding: one [d v] if the models share it, else one for each."""
+    if forward.head_is_shared:
+        return forward.head(shared, None)
+    return jax.vmap(lambda own: forward.head(shared, own))(models)
+
+
+def log_probs(
+    hidden: Float[Array, "g c d"], head: Float[Array, "*g d v"]
+) -> Float[Array, "g c v"]:
+    """Next-token log-probabilities, float32 from the logits on."""
+    logits = jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+
+
+def at_targets(values: Float[Array, "g c v"], targets: Int[Array, "c"]) -> Float[Array, "g c"]:
+    return jnp.take_along_axis(values, targets[None, :, None], axis=-1)[..., 0]
+
+
+@partial(jax.jit, static_argnames="chunk")
+def _target_log_probs(hidden, head, targets, count, chunk: int) -> Float[Array, "g r"]:
+    """log p(target), `chunk` positions at a time; chunks past the last one are not computed."""
+
+    def body(k, out):
+        here, target = (
+            jax.lax.dynamic_slice_in_dim(x, k * chunk, chunk, axis)
+            for x, axis in ((hidden, 1), (targets, 0))
+        )
+        value = at_targets(log_probs(here, head), target)
+        return jax.lax.dynamic_update_slice_in_dim(out, value, k * chunk, 1)
+
+    zero = jnp.zeros(hidden.shape[:2], jnp.float32)
+    return jax.lax.fori_loop(0, (count + chunk - 1) // chunk, body, zero)
+
+
 def score_examples(
-    config: Any,
+    config: DecoderConfig | None,
     params: Any,
     models: Any,
-    rows: Any,
+    rows: Rows,
     num_examples: int,
     *,
     batch_size: int,
     mode: str = "lora",
-    chunk: int = 128,
+    chunk: int = 64,
     forward: Forward | None = None,
 ) -> tuple[Float[np.ndarray, "g m"], Int[np.ndarray, "m"]]:
     """Log-likelihood of every example's response under each model of a group, and its tokens.
 
     Args:
-      config, params: the base; `params` is unused (None) when mode is "full".
+      config, params: the base; `params` is unused (None) in mode "full".
       models: adapters (`lora`) or parameters (`full`), stacked on a leading axis g.
-      rows: packed rows; a position counts where its weight is above zero.
-      num_examples: m; `rows.example` lies in 0..m-1.
-      batch_size: rows in a batch. All calls with one batch size, row length and g share a program.
+      rows: packed rows; a position is scored where its weight is above zero.
+      num_examples: m; `rows.example` lies in 0..m-1 where a position is scored.
+      batch_size: rows at a time. Calls with one batch size, row length and g share a program.
       chunk: scored positions whose logits exist at once.
+      forward: in place of the decoder that `config` describes.
 
     Returns:
       float64 sums over response tokens, nats, ["g m"], and the number of those tokens ["m"].
     """
     forward = forward or decoder_forward(config, mode)
     g = jax.tree.leaves(models)[0].shape[0]
-    total = np.zeros((g, num_examples))
-    tokens = np.zeros(num_examples, np.int64)
+    total, tokens = np.zeros((g, num_examples)), np.zeros(num_examples, np.int64)
+    head = heads(forward, params, models)
+    size = -(-batch_size * rows.tokens.shape[1] // chunk) * chunk
 
-    def add(values, example):
-        np.add.at(total.T, example, np.asarray(values)[:, : len(example)].T.astype(np.float64))
+    def results():
+        for window in windows(rows, batch_size, size):
+            on_device = jax.device_put(window)
+            hidden = hidden_states(forward, params, models, on_device)
+            yield window, _target_log_probs(
+                hidden, head, on_device.targets, on_device.count, chunk
+            )
 
-    pending = None
-    for batch, example in batches(rows, batch_size):
-        # Dispatch this batch before the previous one is read: copies overlap with arithmetic.
-        values = _target_log_probs(forward, params, models, jax.device_put(batch), chunk=chunk)
+    for window, values in late(results()):
+        example = window.example[: window.count]
         np.add.at(tokens, example, 1)
-        if pending is not None:
-            add(*pending)
-        pending = values, example
-    if pending is not None:
-        add(*pending)
+        np.add.at(total.T, example, np.asarray(values)[:, : window.count].T.astype(np.float64))
     return total, tokens
 
 
-@partial(jax.jit, static_argnames=("forward",))
-def _log_probs(
-    forward: Forward, shared: Any, models: Any, batch: Batch, here: Int[Array, "c"]
-) -> Float[Array, "g c v"]:
-    def one(own):
-        hidden = forward.hidden(shared, own, batch.tokens, batch.positions, batch.segment_ids)
-        chosen = hidden.reshape(-1, hidden.shape[-1])[here]
-        logits = jnp.dot(
-            chosen, forward.unembedding(shared, own), preferred_element_type=jnp.float32
-        )
-        return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+def late(results: Iterator[Any]) -> Iterator[Any]:
+    """The same items, each only after the next one has been asked for.
 
-    return jax.vmap(one)(models)
+    Dispatch is asynchronous: while one result is read, the device has the next window to work on,
+    and its copy is on the way.
+    """
+    pending = []
+    for result in results:
+        pending.append(result)
+        if len(pending) == 2:
+            yield pending.pop(0)
+    yield from pending
 
 
-def score_divergence(
-    config: Any,
-    params: Any,
-    models: Any,
-    rows: Any,
-    num_examples: int,
-    *,
-    batch_size: int,
-    mode: str = "lora",
-    chunk: int = 128,
-    forward: Forward | None = None,
-) -> Float[np.ndarray, "m p"]:
-    """Mean JSD over the response positions of each example, nats, for the model pairs i < j."""
-    forward = forward or decoder_forward(config, mode)
-    g = jax.tree.leaves(models)[0].shape[0]
-    total = np.zeros((num_examples, g * (g - 1) // 2))
-    tokens = np.zeros(num_examples, np.int64)
-    for batch, example in batches(rows, batch_size):
-        batch = jax.device_put(batch)
-        np.add.at(tokens, example, 1)
-        for start in range(0, len(example), chunk):
-            here = np.zeros(chunk, np.int32)
-            valid = example[start : start + chunk]
-            here[: len(valid)] = np.asarray(batch.where[start : start + len(valid)])
-            log_probs = _log_probs(forward, params, models, batch, here)
-            for e in np.unique(valid):
-                weights = np.zeros(chunk, np.float32)
-                weights[: len(valid)] = valid == e
-                total[e] += np.asarray(kernels.pairwise(log_probs, weights[None])[0], np.float64)
-    return np.clip(total / np.maximum(tokens, 1)[:, None], 0.0, divergence.LN2)
+def score_divergence(config, params, models, rows, num_examples, *, batch_size, mode="lora"):
+    """Mean JSD of each example for the model pairs i < j; to give way to `compute_scores`."""
+    from taskpgm.affinity import budget, stream
+
+    n = jax.tree.leaves(models)[0].shape[0]
+    cut = budget.layout(
+        n, config, length=rows.tokens.shape[1], batch_size=batch_size, memory=2**29, mode=mode,
+        bins=num_examples,
+    )  # fmt: skip
+    got = stream.score_context(
+        decoder_forward(config, mode), params,
+        lambda some: jax.tree.map(lambda x: x[np.asarray(some)], models),
+        range(n), [], rows, num_examples, cut,
+    )  # fmt: skip
+    i, j = np.triu_indices(n, 1)
+    return got.divergence[:, i, j]

@@ -7,15 +7,7 @@ import numpy as np
 import pytest
 
 from taskpgm.affinity.predict import Forward
-
-
-class Rows(NamedTuple):
-    tokens: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
-    positions: np.ndarray
-    segment_ids: np.ndarray
-    example: np.ndarray
+from taskpgm.tasks import Rows
 
 
 def pack(examples, prompts, length):
@@ -46,7 +38,7 @@ def _hidden(shared, own, tokens, positions, segment_ids):
     return jnp.tanh(x + x @ own["a"] @ own["b"])
 
 
-FORWARD = Forward(_hidden, lambda shared, own: shared["head"])
+FORWARD = Forward(_hidden, lambda shared, own: shared["head"], True)
 
 
 class World(NamedTuple):

@@ -52,11 +52,11 @@ def test_pairwise_is_within_its_bound(n, t, v, dtype):
     assert_within_bound(log_probs.astype(jnp.float32), pairs, weights)
 
 
-@pytest.mark.parametrize("tile", [256, 1 << 12])
+@pytest.mark.parametrize("tile", [64, 1 << 12])
 def test_blocks_that_do_not_divide(monkeypatch, tile):
     monkeypatch.setattr(kernels, "_TILE", tile)
     rng = np.random.default_rng(0)
-    for n, t, v in [(3, 7, 301), (6, 5, 129), (2, 1, 1000)]:
+    for n, t, v in [(3, 7, 1301), (6, 5, 29)]:
         log_probs = normalised(rng.normal(size=(n, t, v))).astype(np.float32)
         weights = rng.random((1, t)).astype(np.float32)
         # Compiled afresh: the block size is no argument of the function.
@@ -118,7 +118,7 @@ def test_the_fit_over_its_whole_range():
     assert (np.abs(got - want) <= 2e-6 * want + 2e-7 * np.sqrt(want)).all()
 
 
-@pytest.mark.parametrize("a, b", [(1, 4), (3, 3), (5, 2)])
+@pytest.mark.parametrize("a, b", [(1, 4), (5, 2)])
 def test_between_two_sets(a, b):
     rng = np.random.default_rng(3)
     log_probs = normalised(rng.normal(size=(a + b, 5, 700)) * 2).astype(np.float32)

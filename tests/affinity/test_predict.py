@@ -21,19 +21,6 @@ def test_log_likelihoods_equal_one_example_alone(world, batch_size, chunk):
         assert tokens.tolist() == [len(e) - p for e, p in zip(examples, prompts, strict=True)]
 
 
-def test_divergences_equal_one_example_alone(world):
-    for examples, prompts, rows in world.tasks:
-        got = predict.score_divergence(
-            None, world.shared, world.models, rows, len(examples),
-            batch_size=2, chunk=5, forward=world.forward,
-        )  # fmt: skip
-        want = [
-            [world.divergence_alone(i, j, *e) for i in range(5) for j in range(i + 1, 5)]
-            for e in zip(examples, prompts, strict=True)
-        ]
-        np.testing.assert_allclose(got, want, rtol=1e-5)
-
-
 def test_no_task_compiles_anew(world):
     predict._target_log_probs.clear_cache()
     for examples, _, rows in world.tasks:

@@ -1,0 +1,73 @@
+"""How sure an affinity is: examples resampled within each task, from stored scores (method 10).
+
+No model runs again. A resample of a task's m examples is m draws with replacement, that is a vector
+of multinomial weights; every resampled mean is a product of those weights with stored values.
+Bootstrap and percentile intervals: Efron (1979), Annals of Statistics 7.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from taskpgm.affinity.divergence import LN2, pmi_from_means
+from taskpgm.affinity.scores import Scores, likelihoods
+
+
+class Intervals(NamedTuple):
+    """Elementwise percentiles of resampled affinities; they say nothing of a task's one example."""
+
+    low: Float[np.ndarray, "n n"]
+    high: Float[np.ndarray, "n n"]
+
+
+def _draws(examples: np.ndarray, resamples: int, seed: int, task: int) -> np.ndarray:
+    """Weights ["b e"] of resampled means over bins that stand for `examples` ["e"] examples each.
+
+    Bins are drawn, as many as there are, and keep their numbers of examples as weights.
+    """
+    rng = np.random.default_rng([seed, task])
+    e = len(examples)
+    weights = rng.multinomial(e, np.full(e, 1.0 / e), size=resamples) * examples
+    return weights / weights.sum(1, keepdims=True)
+
+
+def resample_pmi(
+    scores: Scores, *, normalize: str = "token", resamples: int = 200, seed: int = 0
+) -> Float[np.ndarray, "b n n"]:
+    """PMI affinities of resampled held-out sets, float64; `normalize` as in `likelihoods`."""
+    values = likelihoods(scores, normalize)
+    means = np.empty((resamples, len(values), len(values)))
+    for j in range(len(values)):
+        mine = values[:, scores.task == j]
+        means[:, :, j] = _draws(np.ones(mine.shape[1]), resamples, seed, j) @ mine.T
+    return pmi_from_means(means)
+
+
+def resample_jsd(
+    scores: Scores, *, resamples: int = 200, seed: int = 0
+) -> Float[np.ndarray, "b n n"]:
+    """JSD affinities of resampled held-out sets, float64, on the contexts that were scored.
+
+    With the same seed a task's resamples are those of `resample_pmi`, if no bin holds two examples.
+    """
+    n = scores.grid.n
+    mean = np.zeros((resamples, n, n))
+    for k in range(n):
+        values, count = scores.divergence(k)
+        weights = _draws(count, resamples, seed, k)
+        if scores.grid.contexts == "pool":
+            mean += np.tensordot(weights, values, 1) / n
+        else:
+            own = 0.5 * weights @ values[:, k]
+            mean[:, k] += own
+            mean[:, :, k] += own
+    return 1.0 - np.clip(mean, 0.0, LN2) / LN2
+
+
+def intervals(samples: Float[np.ndarray, "b n n"], level: float = 0.95) -> Intervals:
+    """The central `level` of resampled affinities, entry by entry."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1; got {level}")
+    low, high = np.quantile(samples, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    return Intervals(low, high)

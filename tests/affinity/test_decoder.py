@@ -1,0 +1,96 @@
+"""Scoring with the project's own decoder: adapters on one base, and whole models."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taskpgm import affinity
+from taskpgm.affinity import predict
+from taskpgm.models import Decoder, DecoderConfig, LoraConfig, init_lora, init_params
+
+CONFIG = DecoderConfig.from_hf({
+    "model_type": "llama", "vocab_size": 37, "hidden_size": 16, "intermediate_size": 24,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+})  # fmt: skip
+
+
+def models(mode):
+    """Three models that differ, stacked; and the base."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    if mode == "full":
+        return CONFIG, None, jax.vmap(lambda k: init_params(CONFIG, k))(keys)
+    config = dataclasses.replace(CONFIG, lora=LoraConfig(rank=2, targets=("q_proj", "up_proj")))
+    lora = jax.vmap(lambda k: init_lora(config, k))(keys)
+    lora = jax.tree.map(lambda x: x + 0.2 * jax.random.normal(keys[0], x.shape), lora)
+    return config, init_params(config, jax.random.key(0)), lora
+
+
+def alone(config, mode, params, stacked):
+    """Log-probabilities of all models on one example that stands alone in a row, float64."""
+
+    @jax.jit
+    def apply(ids):
+        def one(model):
+            variables = {"params": model} if mode == "full" else {"params": params, "lora": model}
+            return jax.nn.log_softmax(Decoder(config).apply(variables, ids[None])[0])
+
+        return jax.lax.map(one, stacked)
+
+    # What follows an example cannot change what was said before: one length, compiled once.
+    return lambda ids: np.asarray(apply(np.pad(ids, (0, 16 - len(ids)))), np.float64)
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_scores_equal_one_example_at_a_time(world, tmp_path, mode):
+    config, params, stacked = models(mode)
+    scores = affinity.compute_scores(
+        config, params, lambda some: jax.tree.map(lambda x: x[np.asarray(some)], stacked),
+        [rows for _, _, rows in world.tasks], [len(x) for x, _, _ in world.tasks],
+        model_keys=["a", "b", "c"], folder=tmp_path, memory=2**20, batch_size=2, group=2, mode=mode,
+    )  # fmt: skip
+    say, at = alone(config, mode, params, stacked), 0
+    for k, (examples, prompts, _) in enumerate(world.tasks):
+        values, _ = scores.divergence(k)
+        for e, (ids, prompt) in enumerate(zip(examples, prompts, strict=True)):
+            here = np.arange(prompt - 1, len(ids) - 1)
+            said = say(ids)[:, here]
+            want = said[:, np.arange(len(here)), ids[here + 1]].sum(1)
+            np.testing.assert_allclose(scores.log_likelihood[:, at], want, rtol=1e-5)
+            p, q = np.exp(said)[:, None], np.exp(said)[None]
+            m = 0.5 * (p + q)
+            want = 0.5 * (p * np.log(p / m) + q * np.log(q / m)).sum(-1).mean(-1)
+            np.testing.assert_allclose(values[e], want, rtol=1e-3, atol=1e-9)
+            at += 1
+    assert scores.tokens.sum() == sum(rows.weights.sum() for _, _, rows in world.tasks)
+
+
+def test_the_base_is_not_copied_for_each_adapter():
+    """Compiled memory for 1 and 8 adapters: the difference is activations, not weights."""
+    lora = LoraConfig(rank=2, targets=("q_proj", "up_proj"))
+    config = dataclasses.replace(
+        CONFIG, hidden_size=256, intermediate_size=1024, vocab_size=512, head_dim=128, lora=lora
+    )
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    forward = predict.decoder_forward(config, "lora")
+    row = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    run = jax.ShapeDtypeStruct((8,), jnp.int32)
+    window = predict.Window(row, row, row, run, run, run, jax.ShapeDtypeStruct((), jnp.int32))
+
+    def temporary(g):
+        lora = jax.eval_shape(
+            lambda: jax.vmap(lambda k: init_lora(config, k))(jax.random.split(jax.random.key(0), g))
+        )
+        compiled = predict.hidden_states.lower(forward, params, lora, window).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    weights = sum(x.size * 4 for x in jax.tree.leaves(params))
+    assert temporary(8) - temporary(1) < 0.25 * weights
+
+
+def test_unknown_mode():
+    with pytest.raises(ValueError, match="mode must be one of"):
+        predict.decoder_forward(CONFIG, "half")

@@ -1,0 +1,148 @@
+"""Streamed divergences: the same whatever the blocks, and within the stated bytes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from taskpgm.affinity import kernels, stream
+from taskpgm.affinity.budget import Layout, layout, plan
+from taskpgm.models import DecoderConfig
+
+
+def run(world, task, new, old, cut, **options):
+    examples, _, rows = world.tasks[task]
+
+    def models_of(indices):
+        assert len(indices) <= cut.group
+        return jax.tree.map(lambda x: x[np.asarray(indices)], world.models)
+
+    return stream.score_context(
+        world.forward, world.shared, models_of, new, old, rows, len(examples), cut, **options
+    )
+
+
+def alone(world, task, names):
+    """(log-likelihoods [n m], divergences [m n n]) of one model and one example at a time."""
+    examples, prompts, _ = world.tasks[task]
+    pairs = list(zip(examples, prompts, strict=True))
+    likelihood = [[world.log_likelihood_alone(i, *e) for e in pairs] for i in names]
+    jsd = [[[world.divergence_alone(i, j, *e) for j in names] for i in names] for e in pairs]
+    return np.array(likelihood), np.array(jsd)
+
+
+CUTS = {
+    "all at once": Layout(2, 5, 5, 48, 48, 64),
+    "few positions": Layout(2, 5, 5, 6, 3, 64),
+    "blocks of models": Layout(2, 2, 2, 12, 4, 64),
+    "one model at a time": Layout(1, 1, 1, 10, 5, 64),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_blocks_change_nothing(world, cut):
+    likelihood, jsd = alone(world, 0, range(5))
+    got = run(world, 0, range(5), [], cut)
+    np.testing.assert_allclose(got.log_likelihood, likelihood, rtol=2e-6)
+    np.testing.assert_allclose(got.divergence, jsd, rtol=2e-5, atol=1e-12)
+    assert got.count.tolist() == [1] * 7 and got.tokens.min() > 0
+
+
+@pytest.mark.parametrize("models", [5, 1])
+def test_only_the_pairs_asked_for(world, models):
+    names = [4, 1, 0, 3]
+    likelihood, jsd = alone(world, 2, names)
+    got = run(world, 2, names[:2], names[2:], Layout(2, 2, models, 12, 4, 64))
+    np.testing.assert_allclose(got.log_likelihood, likelihood, rtol=2e-6)
+    assert np.isnan(got.divergence[:, 2, 3]).all() and np.isnan(got.divergence[:, 3, 2]).all()
+    asked = np.isfinite(got.divergence)
+    np.testing.assert_allclose(got.divergence[asked], jsd[asked], rtol=2e-5, atol=1e-12)
+    assert asked.sum() == 5 * (16 - 2)
+
+
+def test_bins_keep_the_mean_of_the_task(world):
+    whole = run(world, 0, range(5), [], CUTS["all at once"])
+    got = run(world, 0, range(5), [], CUTS["all at once"]._replace(bins=3))
+    assert got.count.tolist() == [3, 2, 2] and got.divergence.shape == (3, 5, 5)
+    mean = np.average(got.divergence, axis=0, weights=got.count)
+    np.testing.assert_allclose(mean, whole.divergence.mean(0), rtol=1e-6)
+
+
+def test_top_k_is_a_lower_bound_that_rises_to_the_divergence(world):
+    whole = run(world, 0, range(5), [], CUTS["few positions"]).divergence
+    few, many = (
+        run(world, 0, range(5), [], CUTS["few positions"], top_k=k).divergence for k in (2, 37)
+    )
+    apart = run(world, 0, range(5), [], CUTS["blocks of models"], top_k=2).divergence
+    for got in (few, apart):
+        assert (got <= whole + 1e-6).all() and got.mean() < 0.95 * whole.mean()
+    np.testing.assert_allclose(many, whole, rtol=1e-4, atol=1e-7)
+
+
+def test_one_program_for_all_tasks(world):
+    stream._reduce.clear_cache()
+    for task in range(3):
+        run(world, task, range(5), [], CUTS["few positions"])
+    assert stream._reduce._cache_size() == 1
+
+
+CONFIG = DecoderConfig.from_hf({
+    "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+})  # fmt: skip
+
+
+@pytest.mark.parametrize("memory", [8 * 2**20, 300 * 2**20, 8 * 2**30])
+def test_316_tasks_fit(memory):
+    """Hidden states and distributions in one compiled step, against what is stated."""
+    cut = layout(316, CONFIG, length=512, batch_size=8, memory=memory)
+    assert cut.window % cut.positions == 0 and cut.window <= 8 * 512
+    models, two = cut.models, cut.models < 316
+    hidden = jax.ShapeDtypeStruct((models, cut.window, CONFIG.hidden_size), jnp.float32)
+    head = jax.ShapeDtypeStruct((CONFIG.hidden_size, CONFIG.vocab_size), jnp.float32)
+    whole = [jax.ShapeDtypeStruct((cut.window,), jnp.int32)] * 3
+    rows = [jax.ShapeDtypeStruct((8, 512), jnp.int32)] * 3
+    window = stream.Window(*rows, *whole, jax.ShapeDtypeStruct((), jnp.int32))
+    lowered = stream._reduce.lower(
+        (hidden, head), (hidden, head) if two else None, window, whole[0],
+        jax.ShapeDtypeStruct((cut.window,), jnp.float32),
+        most=cut.bins, span=cut.positions, top_k=None,
+    )  # fmt: skip
+    use = lowered.compile().memory_analysis()
+    weights = np.prod(head.shape) * 4
+    held = use.temp_size_in_bytes + use.output_size_in_bytes + use.argument_size_in_bytes
+    assert held - (2 if two else 1) * weights <= 1.05 * memory
+
+
+def test_plan_shows_its_arithmetic():
+    got = plan(
+        CONFIG, num_tasks=316, heldout_tokens=316 * 5000, length=512, batch_size=8,
+        memory=8 * 2**30, scored_tokens=316 * 1000, heldout_examples=316 * 50,
+    )  # fmt: skip
+    assert got.layout.models == 316 and got.memory <= 8 * 2**30
+    assert got.flops > 49770 * 32000 * 316 * 1000 * 20
+    assert got.disk == pytest.approx(316 * 50 * (49770 * 4 + 316 * 8))
+    for part in ("316 x 316", "49,770 pairs (pool)", "316 models x"):
+        assert part in got.text
+    alone = plan(
+        CONFIG, num_tasks=316, heldout_tokens=316 * 5000, length=512, batch_size=8,
+        memory=8 * 2**30, contexts=None,
+    )  # fmt: skip
+    assert alone.disk < got.disk and "pairs" not in alone.text
+
+
+def test_too_little_memory_is_one_line():
+    with pytest.raises(ValueError, match=r"affinity\.memory is 0\.1 MiB, but one position of two"):
+        layout(4, CONFIG, length=512, batch_size=8, memory=1e5)
+
+
+def test_kernels_agree_on_what_a_pair_is(world):
+    """`between` of two blocks and `pairwise` of their union give the same numbers."""
+    rng = np.random.default_rng(0)
+    x = jax.nn.log_softmax(jnp.asarray(rng.normal(size=(6, 3, 50)), jnp.float32))
+    weights = jnp.ones((1, 3))
+    whole = np.asarray(kernels.pairwise(x, weights))[0]
+    apart = np.asarray(kernels.between(x[:2], x[2:], weights))[0]
+    i, j = np.triu_indices(6, 1)
+    np.testing.assert_allclose(whole[(i < 2) & (j >= 2)], apart.reshape(-1), rtol=1e-6)
