@@ -5,7 +5,7 @@ from functools import partial
 
 import jax
 
-from taskpgm import models, tasks, training
+from taskpgm import evaluation, models, tasks, training
 from taskpgm.stages import mixtures
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, say
@@ -13,7 +13,9 @@ from taskpgm.stages.context import Context, say
 
 def tasks_stage(context: Context) -> None:
     """Reads every task and writes tasks.json: names, families, sizes, content hashes."""
-    mixtures.check(context.config, context.sizes)  # before hours of training, not after them
+    mixtures.check(context.config, context.sizes)
+    if context.config.evaluation.harness:
+        evaluation.register()  # refuses, before hours of training, to find it missing after them
     path = context.folder / "tasks.json"
     listed = {
         "key": context.tasks_key,

@@ -1,55 +1,111 @@
 """Stages `affinity` and `mixture`: how tasks relate, and what follows for their proportions."""
 
-import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from taskpgm import affinity, mixture
+from taskpgm import affinity, mixture, training
 from taskpgm.stages import learn, mixtures
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, say
+from taskpgm.stages.matrix import load_matrix, save_matrix
+
+KINDS = ("pmi", "jsd")
 
 
 # --- How tasks relate ----------------------------------------------------------------------------
 def affinity_stage(context: Context) -> None:
     """Scores every model on every held-out set; writes affinity/pmi.npz and jsd.npz."""
     folder, section = context.folder / "affinity", context.config.affinity
+    if section.matrix:
+        given_affinity(folder, section)
+        return
     key = affinity_key(context)
     if wd.is_done(folder, key):
         say("affinity", "done already")
         return
-    config, params = context.load_model(context.proxy)
-    config = learn.with_lora(config, context.config.adapters)
-    loras = learn.load_adapters(context, config, context.names)
-    rows = [context.rows(context.proxy, t.heldout, t.name) for t in context.tasks]
-    from taskpgm.affinity import predict
-    lls, tasks_of, C = [], [], []
-    for k, r in enumerate(rows):
-        m = int(r.example.max()) + 1
-        ll, tok = predict.score_examples(config, params, loras, r, m, batch_size=section.batch_size)
-        lls.append(ll / tok)
-        tasks_of += [k] * m
-        jsd = predict.score_divergence(config, params, loras, r, m, batch_size=section.batch_size)
-        C.append(affinity.divergence.symmetric(jsd.mean(0), len(rows)))
-    S = {"pmi": affinity.pmi(np.concatenate(lls, 1), np.array(tasks_of)),
-         "jsd": affinity.jsd_affinity(np.array(C), section.contexts)}
-    wd.begin(folder, key)
-    for kind, matrix in S.items():
-        save_matrix(folder / f"{kind}.npz", affinity=matrix, tasks=np.array(context.names))
+    # Not emptied: what is in it is stored by content, and one more task costs one row and column.
+    (folder / wd.MARK).unlink(missing_ok=True)
+    scores = compute_scores(context, folder / "scores")
+    say("affinity", f"{len(scores.computed)} of {len(context.tasks) ** 2} cells computed")
+    draws = {"resamples": section.bootstrap, "seed": context.config.seed}
+    pmi = affinity.pmi(affinity.likelihoods(scores, section.normalize), scores.task)
+    jsd = affinity.jsd_affinity(scores.mean_divergence(), section.contexts)
+    save_affinity(
+        context, "pmi", pmi,
+        lambda: affinity.resample_pmi(scores, normalize=section.normalize, **draws),
+    )
+    save_affinity(context, "jsd", jsd, lambda: affinity.resample_jsd(scores, **draws))
     wd.mark_done(folder, key)
 
 
 def affinity_key(context: Context) -> str:
-    return wd.digest([learn.adapter_key(context, t) for t in context.tasks], context.tasks_key)
+    """Hash of all that decides the affinities: every task's model and examples."""
+    section = context.config.affinity.to_dict()
+    for free in ("memory", "batch_size"):
+        del section[free]
+    return wd.digest(
+        [learn.adapter_key(context, t) for t in context.tasks], context.tasks_key, section
+    )
 
 
-def save_matrix(path: Path, **arrays: np.ndarray) -> None:
-    """An .npz file, all or nothing."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    wd.write_bytes(path, buffer.getvalue())
+def compute_scores(context: Context, folder: Path) -> affinity.Scores:
+    """Every single-task model on every held-out set; what is stored in `folder` is only read."""
+    section, adapters = context.config.affinity, context.config.adapters
+    config, params = context.load_model(context.proxy)
+    config = learn.with_lora(config, adapters)
+    stacked = learn.load_adapters(context, config, context.names)
+    rows, counts = [], []
+    for task in context.tasks:
+        rows.append(context.rows(context.proxy, task.heldout, task.name))
+        counts.append(int(rows[-1].example.max()) + 1)
+    with training.Reporter("affinity", len(rows), unit="task") as report:
+        return affinity.compute_scores(
+            config,
+            params,
+            lambda some: jax.tree.map(lambda x: x[np.asarray(some)], stacked),
+            rows,
+            counts,
+            model_keys=[learn.adapter_key(context, task) for task in context.tasks],
+            folder=folder,
+            memory=section.memory * 2**30,
+            batch_size=section.batch_size,
+            mode=adapters.mode,
+            contexts=section.contexts,
+            progress=lambda done, total, text: report.update(done, text),
+        )
+
+
+def save_affinity(
+    context: Context, kind: str, S: np.ndarray, resample: Callable[[], np.ndarray]
+) -> None:
+    """One matrix with its intervals, and the resamples that the mixtures' intervals need."""
+    folder = context.folder / "affinity"
+    arrays = {"affinity": S, "tasks": np.array(context.names)}
+    if context.config.affinity.bootstrap:
+        samples = resample()
+        arrays["low"], arrays["high"] = affinity.intervals(samples)
+        save_matrix(folder / f"{kind}-resamples.npz", samples=samples.astype(np.float32))
+    save_matrix(folder / f"{kind}.npz", **arrays)
+
+
+def given_affinity(folder: Path, section: Any) -> None:
+    """Takes an affinity from a file: any symmetric matrix will do."""
+    if section.kind not in KINDS:
+        raise ValueError(f"affinity.kind={section.kind!r} is none of {', '.join(KINDS)}")
+    matrix, names = load_matrix(Path(section.matrix))
+    key = wd.digest(section.kind, matrix.tolist(), names)
+    if wd.is_done(folder, key):
+        say("affinity", "done already")
+        return
+    mixture.energy_from_affinity(matrix, 1.0)  # refuses what is no affinity before it is kept
+    wd.begin(folder, key)
+    save_matrix(folder / f"{section.kind}.npz", affinity=matrix, tasks=np.array(names))
+    wd.mark_done(folder, key)
+    say("affinity", f"{len(names)} tasks from {section.matrix}")
 
 
 def mixture_stage(context: Context) -> None:
@@ -58,6 +114,7 @@ def mixture_stage(context: Context) -> None:
     section = context.config.mixture.to_dict()
     given = affinities(context.folder)
     key = wd.digest(
+        context.config.affinity.bootstrap,
         {kind: wd.digest(S.tolist()) for kind, (S, _) in given.items()}, section,
         list(context.config.compare), context.config.seed, sizes(context),
     )
@@ -90,12 +147,8 @@ def sizes(context: Context) -> list[int] | None:
 
 def affinities(folder: Path) -> dict[str, tuple[np.ndarray, list[str]]]:
     """{kind: (S [n, n], task names)} of the matrices in a workdir."""
-    found = {}
-    for kind in ("pmi", "jsd"):
-        path = folder / "affinity" / f"{kind}.npz"
-        if path.is_file():
-            with np.load(path) as archive:
-                found[kind] = archive["affinity"], [str(name) for name in archive["tasks"]]
+    paths = {kind: folder / "affinity" / f"{kind}.npz" for kind in KINDS}
+    found = {kind: load_matrix(path) for kind, path in paths.items() if path.is_file()}
     if not found:
         raise ValueError(f"{folder / 'affinity'} holds no affinity: run the stage `affinity` first")
     return found

@@ -1,33 +1,42 @@
-"""Memory of a training step by formula, and how many tasks fit a device side by side.
+"""Bytes of a training step on one device, by formula; and how many tasks fit side by side.
 
-Weights, gradients and Adam's two moments are counted exactly. Activations are those that a layer
-keeps for its backward pass, per token: without recomputation the inputs and outputs of its matrices
-and norms and the attention probabilities; with `remat="full"` its input alone, plus one layer being
-recomputed; `"dots"` keeps the outputs of matrices. It is an estimate: the compiler fuses, pads and
-reorders. What it says is compared with `compiled.memory_analysis()` in the tests.
+Rough on purpose: it plans groups and warns before a run, it does not replace a profile. With e the
+bytes of the compute dtype, per layer and token of a device, what the backward pass keeps is
+
+    remat none: e * (6 d + 2 q + 2 k + 3 f) + attention's scores (4 + e) * heads * length
+    remat dots: e * (3 d + q + 2 k + 2 f)        (results of matrix products with weights)
+    remat full: e * d                            (a layer's input), and one layer's `none` at a time
+
+d hidden size, q and k widths of queries and of keys, f of the MLP (2 f without a gate). Rows longer
+than a block of queries keep no scores but one block's. To this come the parameters, the trained
+part once more as gradients and twice as moments (float32 if accumulated), and one chunk of logits
+three times in float32.
 """
 
+import math
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from taskpgm.models import DecoderConfig
-from taskpgm.training.flops import matrices, mean_context, num_adapter_params
+from taskpgm.training.flops import num_adapter_params
 
-FLOAT32 = 4
-LOGIT_ROWS = 1024  # rows of logits alive at a time, as in `make_train_step`
-# A fifth is left for what a formula does not know: fragmentation, collectives, compiled programs.
-USABLE = 0.8
+BLOCK = 512  # queries at a time in models.attention, beyond which scores are not kept
+SHARE = 0.85  # of a device's memory that is planned with; the rest is the allocator's
 
 
 class Memory(NamedTuple):
-    """Bytes of one training step, over all devices that share it."""
+    """Bytes on one device. `params` are the frozen ones in "lora" mode."""
 
-    base: float  # weights that are there once
-    trained: float  # trained weights, gradients and two moments, of all tasks of a group
-    activations: float  # of all tasks of a group
+    params: float
+    trained: float
+    gradients: float
+    moments: float
+    activations: float
+    logits: float
 
     @property
     def total(self) -> float:
@@ -35,70 +44,102 @@ class Memory(NamedTuple):
 
 
 def estimate_memory(
-    config: DecoderConfig, *, mode: str = "full", rows: int, length: int, group: int = 1
-) -> Memory:
-    """Bytes for `group` models side by side, each on `rows` rows of `length` tokens a step."""
-    weight, act = (jnp.dtype(x).itemsize for x in (config.param_dtype, config.dtype))
-    if mode == "lora":
-        base, each = weight * config.num_params, num_adapter_params(config)
-    else:
-        base, each = 0.0, config.num_params
-    # The weight, its gradient, and Adam's two moments, which have the weight's type.
-    trained = each * weight * 4.0
-    shapes = matrices(config)
-    outputs = sum(o for _, o in shapes.values())
-    probabilities = config.num_heads * 2 * mean_context(length, config.sliding_window)
-    layer = {
-        "none": outputs + sum(i for i, _ in shapes.values()) + 4 * config.hidden_size
-        + 2 * config.intermediate_size + probabilities,
-        "dots": outputs + 2 * config.hidden_size,
-        "full": config.hidden_size,
-    }  # fmt: skip
-    kept = config.num_layers * layer[config.remat]
-    recomputed = 0 if config.remat == "none" else layer["none"]
-    logits = 2 * FLOAT32 * config.vocab_size * LOGIT_ROWS
-    activations = group * rows * length * act * (kept + recomputed) + logits
-    return Memory(base, group * trained, activations)
-
-
-def device_memory() -> float:
-    """Bytes that one device reports; on a CPU, the half of the machine's memory."""
-    reported = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
-    return reported or 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def group_size(
     config: DecoderConfig,
     *,
     mode: str,
     rows: int,
     length: int,
-    count: int,
-    memory: float | None = None,
-    devices: int = 1,
-) -> int:
-    """How many of `count` tasks to train side by side: as many as fit, in groups of like size.
+    group: int = 1,
+    accumulate: int = 1,
+    chunk: int = 1024,
+    mesh: Mapping[str, int] | None = None,
+) -> Memory:
+    """Bytes on one device for a step on `rows` rows of `length` per task, `group` tasks at once.
 
-    Args:
-      rows, length: the batch of each task. memory: bytes of one device; None: what it reports.
-      devices: how many share a group's tasks (the mesh axis `task`).
+    mesh: sizes by axis (`Mesh.shape`); none is one device.
+    """
+    axes = {"task": 1, "data": 1, "fsdp": 1, "tensor": 1} | dict(mesh or {})
+    e, stored = np.dtype(_name(config.dtype)).itemsize, np.dtype(_name(config.param_dtype)).itemsize
+    split = axes["fsdp"] * axes["tensor"]
+    here = math.ceil(group / axes["task"])
+    base = config.num_params * stored / split
+    trained = num_adapter_params(config) * 4 / split if mode == "lora" else base
+    local = math.ceil(rows / accumulate / (axes["data"] * axes["fsdp"]))
+    tokens = here * local * length
+    kept = _kept(config, length, e)
+    layers = config.num_layers
+    if config.remat == "full":
+        activations = layers * kept["full"] + kept["none"]
+    elif config.remat == "dots":
+        activations = layers * kept["dots"] + kept["none"]
+    else:
+        activations = layers * kept["none"]
+    lines = min(chunk, tokens)
+    vocabulary = config.vocab_size / axes["tensor"]
+    unembedding = 4 * config.hidden_size * config.vocab_size / split if mode == "full" else 0
+    return Memory(
+        params=base if mode == "lora" else 0.0,
+        trained=here * trained,
+        gradients=here * trained * (4 / stored if accumulate > 1 and mode == "full" else 1),
+        moments=2 * here * trained,
+        activations=tokens * activations / axes["tensor"] + 2 * tokens * config.hidden_size * e,
+        logits=12 * lines * vocabulary + here * unembedding,
+    )
+
+
+def _kept(config: DecoderConfig, length: int, e: int) -> dict[str, float]:
+    """Bytes per token and layer by remat policy."""
+    d, q = config.hidden_size, config.num_heads * config.head_dim
+    kv, f = config.num_kv_heads * config.head_dim, config.intermediate_size
+    gates = 3 if config.gated_mlp else 2
+    keys = length if length <= BLOCK else 0
+    scores = (4 + e) * config.num_heads * keys
+    return {
+        "none": e * (6 * d + 2 * q + 2 * kv + gates * f) + scores,
+        "dots": e * (3 * d + q + 2 * kv + (gates - 1) * f),
+        "full": e * d,
+    }
+
+
+def _name(dtype: str):
+    return jax.numpy.dtype(dtype)
+
+
+def group_size(config: DecoderConfig, tasks: int, available: float | None = None, **kwargs) -> int:
+    """How many of `tasks` adapters (or models) train side by side in `available` bytes of a device.
+
+    A multiple of the mesh's task axis where there are as many; kwargs as for `estimate_memory`.
 
     Raises:
-      ValueError: not even one fits.
+      ValueError: when not even one fits.
     """
-    room = USABLE * (device_memory() if memory is None else memory)
-
-    def fits(group: int) -> bool:
-        need = estimate_memory(config, mode=mode, rows=rows, length=length, group=group)
-        return need.total <= room
-
-    if not fits(1):
-        need = estimate_memory(config, mode=mode, rows=rows, length=length).total / USABLE
+    available = device_memory() if available is None else available
+    step = dict(kwargs.get("mesh") or {}).get("task", 1)
+    best = 0
+    for group in range(step, step * math.ceil(tasks / step) + 1, step):
+        if estimate_memory(config, group=group, **kwargs).total > SHARE * available:
+            break
+        best = group
+    if not best:
+        need = estimate_memory(config, group=step, **kwargs).total / 2**30
         raise ValueError(
-            f"adapters: one task alone takes about {need / 2**30:.1f} GiB and a device has "
-            f"{room / USABLE / 2**30:.1f}: lower adapters.batch_size or tasks.length, set "
-            "base.remat=full, or shard the base over more devices (mesh.fsdp)"
+            f"one {kwargs['mode']} model at a time needs about {need:.2f} GiB a device, and "
+            f"{SHARE * available / 2**30:.2f} GiB are to be had: use fewer rows, a shorter length, "
+            "remat, or more devices on fsdp"
         )
-    most = max(g for g in range(1, count + 1) if fits(g)) * devices
-    groups = -(-count // most)
-    return min(count, -(-count // groups))
+    return best
+
+
+def device_memory() -> int:
+    """Bytes of one device: what it reports, or on a CPU the host's memory among its devices."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path) as file:
+                total = min(total, int(file.read()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return total // jax.local_device_count()
