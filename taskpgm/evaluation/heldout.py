@@ -137,7 +137,7 @@ def _single(config: DecoderConfig) -> Forward:
     def hidden(variables, own, tokens, positions, segment_ids):
         return decoder.apply(variables, tokens, positions, segment_ids, method="hidden")
 
-    return Forward(hidden, lambda variables, own: unembedding(config, variables["params"]))
+    return Forward(hidden, lambda variables, own: unembedding(config, variables["params"]), True)
 
 
 def _concatenate(rows: Sequence[Rows]) -> tuple[Rows, np.ndarray]:
