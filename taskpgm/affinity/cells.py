@@ -7,7 +7,7 @@ Cells of model i on the examples of task k:
               cells hold its pairs with all older models, whose cells stay as they are.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +40,11 @@ class Grid:
         kind = f"divergence, {self.bins} bins, {self.vocab_top_k or 'all'} entries"
         return store.key(kind, self.models[i], self.tasks[k])
 
+    def _unit(self, k: int) -> str:
+        return store.key("unit", self.tasks[k])
+
     def names(self) -> list[str]:
-        """Of all cells that there may be."""
+        """Of all cells that there may be when all is done."""
         kinds = [self._likelihood] + [self._divergence] * (self.contexts is not None)
         return [name(i, k) for name in kinds for i in range(self.n) for k in range(self.n)]
 
@@ -75,6 +78,28 @@ class Grid:
                 out[:, i, others] = out[:, others, i] = cell["values"][:, known]
         return out
 
+    def begin(self, k: int, new: Sequence[int], old: Sequence[int]) -> None:
+        """Notes which models are about to be written together on task k.
+
+        Were a run killed while it writes them, the rest alone would be computed in other blocks,
+        with other rounding: the same models are computed once more, and S is equal to the bit.
+        """
+        new, old = (_text([self.models[i] for i in part]) for part in (new, old))
+        store.write(self.folder, self._unit(k), new=new, old=old)
+
+    def begun(
+        self, k: int, owners: Sequence[int], partners: Sequence[int]
+    ) -> tuple[list[int], list[int]] | None:
+        """(new, old) of what was begun on task k and not ended, if it has all that is missing."""
+        unit = store.read(self.folder, self._unit(k))
+        if unit is None or not {*unit["new"], *unit["old"]} <= set(self.models):
+            return None
+        new, old = ([self.models.index(key) for key in unit[part]] for part in ("new", "old"))
+        return (new, old) if {*owners} <= {*new} and {*partners} <= {*new, *old} else None
+
+    def end(self, k: int) -> None:
+        store.path(self.folder, self._unit(k)).unlink(missing_ok=True)
+
     def missing(self, k: int, new: Collection[int]) -> tuple[list[int], list[int]]:
         """(models whose divergence cells lack pairs on task k, other models in those pairs).
 
@@ -101,10 +126,14 @@ class Grid:
             partners = [j for j in np.flatnonzero(lack[i]) if j not in owners or j < i]
             if not partners:
                 continue
-            keys = np.array([self.models[j] for j in partners])
+            keys = _text([self.models[j] for j in partners])
             fresh = values[:, i, partners].astype(np.float32)
             before = store.read(self.folder, self._divergence(i, k))
             if before is not None:
                 keys = np.concatenate([before["partners"], keys])
                 fresh = np.concatenate([before["values"], fresh], axis=1)
             store.write(self.folder, self._divergence(i, k), partners=keys, values=fresh)
+
+
+def _text(keys: Sequence[str]) -> np.ndarray:
+    return np.array(keys, dtype=np.str_)

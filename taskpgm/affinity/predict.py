@@ -198,21 +198,3 @@ def late(results: Iterator[Any]) -> Iterator[Any]:
         if len(pending) == 2:
             yield pending.pop(0)
     yield from pending
-
-
-def score_divergence(config, params, models, rows, num_examples, *, batch_size, mode="lora"):
-    """Mean JSD of each example for the model pairs i < j; to give way to `compute_scores`."""
-    from taskpgm.affinity import budget, stream
-
-    n = jax.tree.leaves(models)[0].shape[0]
-    cut = budget.layout(
-        n, config, length=rows.tokens.shape[1], batch_size=batch_size, memory=2**29, mode=mode,
-        bins=num_examples,
-    )  # fmt: skip
-    got = stream.score_context(
-        decoder_forward(config, mode), params,
-        lambda some: jax.tree.map(lambda x: x[np.asarray(some)], models),
-        range(n), [], rows, num_examples, cut,
-    )  # fmt: skip
-    i, j = np.triu_indices(n, 1)
-    return got.divergence[:, i, j]

@@ -145,7 +145,7 @@ def _score_task(
     owners, partners = grid.missing(k, unread)
     fresh = sorted({*unread, *owners})
     if owners:
-        new, old = owners, partners
+        new, old = grid.begun(k, owners, partners) or (owners, partners)
         if len(new) >= len(old):
             # One block of all costs little more, and has the shape that other tasks compile.
             new, old = sorted(new + old), []
@@ -153,19 +153,21 @@ def _score_task(
         got = score_context(
             forward, params, models_of, new, old, rows, count, cut, top_k=grid.vocab_top_k
         )
+        values = np.full((len(got.count), grid.n, grid.n), np.nan)
+        values[np.ix_(range(len(got.count)), names, names)] = got.divergence
+        grid.begin(k, new, old)
         for place, i in enumerate(names):
             if i in unread:
                 grid.write_likelihood(i, k, got.log_likelihood[place], got.tokens)
         unread = [i for i in unread if i not in names]
-        values = np.full((len(got.count), grid.n, grid.n), np.nan)
-        values[np.ix_(range(len(got.count)), names, names)] = got.divergence
         grid.write_divergence(k, owners, values)
-    for part in split(unread, cut.group):
+    for part in split(unread, cut.group, fill=min(cut.group, grid.n)):
         sums, tokens = score_examples(
             None, params, models_of(part), rows, count, batch_size=cut.batch_size, forward=forward
         )
         for i, row in zip(part, sums, strict=True):
             grid.write_likelihood(i, k, row, tokens)
+    grid.end(k)
     return fresh
 
 

@@ -118,14 +118,16 @@ class Context(NamedTuple):
     count: Int[np.ndarray, "e"]
 
 
-def split(indices: Sequence[int], most: int) -> list[list[int]]:
-    """Blocks of one length, at most `most`; the last one repeats its last index to fill up."""
+def split(indices: Sequence[int], most: int, fill: int = 0) -> list[list[int]]:
+    """Blocks of one length, at most `most`; the last one repeats its last index to fill up.
+
+    With `fill` all of them do, to that length: then programs do not depend on how many there are.
+    """
     if not indices:
         return []
     each = -(-len(indices) // -(-len(indices) // most))
     blocks = [list(indices[at : at + each]) for at in range(0, len(indices), each)]
-    blocks[-1] += [indices[-1]] * (each - len(blocks[-1]))
-    return blocks
+    return [block + [block[-1]] * (max(each, fill) - len(block)) for block in blocks]
 
 
 def _block(

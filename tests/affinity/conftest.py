@@ -68,7 +68,7 @@ class World(NamedTuple):
         return (0.5 * (p * np.log(p / m) + q * np.log(q / m))).sum(-1).mean()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def world():
     rng = np.random.default_rng(0)
     vocab, width, n = 37, 16, 5

@@ -18,15 +18,26 @@ CONFIG = DecoderConfig.from_hf({
 })  # fmt: skip
 
 
+LORA = LoraConfig(rank=2, targets=("q_proj", "up_proj"))
+
+
+def drawn(shapes, seed, *lead):
+    """Arrays of those shapes from numpy: compiling jax's random bits takes longer than the test."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jnp.asarray(0.3 * rng.normal(size=(*lead, *x.shape)), jnp.float32), shapes
+    )
+
+
 def models(mode):
     """Three models that differ, stacked; and the base."""
-    keys = jax.random.split(jax.random.key(1), 3)
+    key = jax.random.key(0)
+    params = jax.eval_shape(lambda: init_params(CONFIG, key))
     if mode == "full":
-        return CONFIG, None, jax.vmap(lambda k: init_params(CONFIG, k))(keys)
-    config = dataclasses.replace(CONFIG, lora=LoraConfig(rank=2, targets=("q_proj", "up_proj")))
-    lora = jax.vmap(lambda k: init_lora(config, k))(keys)
-    lora = jax.tree.map(lambda x: x + 0.2 * jax.random.normal(keys[0], x.shape), lora)
-    return config, init_params(config, jax.random.key(0)), lora
+        return CONFIG, None, drawn(params, 1, 3)
+    config = dataclasses.replace(CONFIG, lora=LORA)
+    lora = jax.eval_shape(lambda: init_lora(config, key))
+    return config, drawn(params, 0), drawn(lora, 1, 3)
 
 
 def alone(config, mode, params, stacked):
@@ -70,9 +81,8 @@ def test_scores_equal_one_example_at_a_time(world, tmp_path, mode):
 
 def test_the_base_is_not_copied_for_each_adapter():
     """Compiled memory for 1 and 8 adapters: the difference is activations, not weights."""
-    lora = LoraConfig(rank=2, targets=("q_proj", "up_proj"))
     config = dataclasses.replace(
-        CONFIG, hidden_size=256, intermediate_size=1024, vocab_size=512, head_dim=128, lora=lora
+        CONFIG, hidden_size=256, intermediate_size=1024, vocab_size=512, head_dim=128, lora=LORA
     )
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     forward = predict.decoder_forward(config, "lora")
