@@ -13,24 +13,31 @@ from taskpgm.training.mesh import (
     put_batch,
     stacked,
 )
+from taskpgm.training.memory import Memory, device_memory, estimate_memory, group_size
 from taskpgm.training.metrics import Writer
 from taskpgm.training.optimizer import Optimizer, make_optimizer
+from taskpgm.training.progress import Reporter
 from taskpgm.training.progress import Reporter
 from taskpgm.training.step import TrainState, create_state, init_sharded, make_train_step
 
 __all__ = [
     "AXES",
+    "Memory",
     "Optimizer",
     "Preempted",
+    "Reporter",
     "Reporter",
     "ShardingRules",
     "TrainState",
     "Writer",
     "create_state",
     "cross_entropy",
+    "device_memory",
+    "estimate_memory",
     "estimate_memory",
     "fit",
     "flops_per_token",
+    "group_size",
     "group_size",
     "init_sharded",
     "initialize_distributed",

@@ -61,7 +61,7 @@ def make_train_step(
 
     What of the state is trained is donated; `frozen` is not, so that many runs may share a base.
     The state comes back sharded as it came, whatever the partitioner would have chosen. The step
-    has `.lower(...)`, as a jitted function has.
+    has `.trace(...)` and `.lower(...)`, as a jitted function has.
 
     Args:
       mode: "full" trains the params, "lora" an adapter beside frozen params.
@@ -148,11 +148,12 @@ def _program(step, chunk):
         moving, metrics = program(moving, state.frozen, batch, key, total)
         return moving.replace(frozen=state.frozen), metrics
 
-    def lower(state, batch, key, total):
+    def trace(state, batch, key, total):
         program, moving = find(state, batch)
-        return program.lower(moving, state.frozen, batch, key, total)
+        return program.trace(moving, state.frozen, batch, key, total)
 
-    run.lower = lower
+    run.trace = trace
+    run.lower = lambda *args: trace(*args).lower()
     return run
 
 

@@ -1,0 +1,45 @@
+"""A bar on a terminal, lines without one."""
+
+import io
+import logging
+import sys
+
+import pytest
+
+from taskpgm.training.progress import Reporter, duration
+
+
+@pytest.mark.parametrize(
+    "seconds,text",
+    [(0.2, "0 s"), (59.6, "1 min"), (75, "1 min 15 s"), (3600, "1 h"), (90061, "1 d 1 h")],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_lines_without_a_terminal(caplog, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with caplog.at_level(logging.INFO, "absl"), Reporter("adapters", 10, start=2, every=0) as bar:
+        bar.update(6, "loss 1.2345")
+    assert "adapters: 6 of 10, " in caplog.text and "left, loss 1.2345" in caplog.text
+
+
+def test_now_and_then_only(caplog, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with caplog.at_level(logging.INFO, "absl"), Reporter("adapters", 10, every=60) as bar:
+        for k in range(10):
+            bar.update(k)
+    assert not caplog.records
+
+
+def test_bar_on_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    out = Terminal()
+    monkeypatch.setattr(sys, "stderr", out)
+    monkeypatch.setenv("TERM", "xterm")
+    with Reporter("base", 10) as bar:
+        bar.update(5, "loss 2.0")
+    assert "base" in out.getvalue() and "5/10" in out.getvalue() and "loss 2.0" in out.getvalue()
