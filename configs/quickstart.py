@@ -15,8 +15,13 @@ def get_config():
     config.tasks.source = "stdlib"
     config.tasks.length = 128
 
-    config.embedded.steps = 600
+    config.embedded.hidden_size = 96
+    config.embedded.intermediate_size = 256
+    config.embedded.num_layers = 3
+    config.embedded.steps = 350
     config.embedded.batch_size = 16
+    config.embedded.task_share = 0.3
+    config.embedded.optimizer.lr = 4e-3
 
     config.adapters.lora.rank = 8
     config.adapters.lora.alpha = 16.0

@@ -86,12 +86,13 @@ def adapter_steps(rows: int, section: Any) -> int:
 
 
 def group_size(context: Context, config: models.DecoderConfig, count: int) -> int:
-    """How many tasks fit a device side by side, by the memory it has."""
+    """How many tasks fit a device side by side, by the memory it has, in groups of like size."""
     section = context.config.adapters
-    return training.group_size(
-        config, mode=section.mode, rows=section.batch_size, length=context.config.tasks.length,
-        memory=section.memory * 2**30 or None, count=count,
+    most = training.group_size(
+        config, count, section.memory * 2**30 or None, mode=section.mode, rows=section.batch_size,
+        length=context.config.tasks.length, mesh=context.mesh.shape,
     )
+    return -(-count // -(-count // most))
 
 
 def train_group(

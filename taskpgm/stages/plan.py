@@ -37,9 +37,9 @@ def print_plan(context: Context, stages: Sequence[str]) -> None:
     """Prints the plan of the given stages as a table, and the totals."""
     rows = [row for name in stages for row in PLANS[name](Estimate(context))]
     print(f"plan for {context.folder} on {len(jax.devices())} x {jax.devices()[0].device_kind}\n")
-    table = [("stage", "state", "work", "FLOPs", "disk", "memory/device")]
+    table = [("stage", "state", "FLOPs", "disk", "memory/device", "work")]
     table += [
-        (r.stage, r.state, r.work, amount(r.flops), size(r.disk), size(r.memory)) for r in rows
+        (r.stage, r.state, amount(r.flops), size(r.disk), size(r.memory), r.work) for r in rows
     ]
     widths = [max(len(line[i]) for line in table) for i in range(6)]
     for line in table:
@@ -86,9 +86,8 @@ class Estimate:
             for task in self.context.tasks
         ]
 
-    @cached_property
-    def heldout_tokens(self) -> int:
-        return sum(self.tokens(self.context.base, task.heldout) for task in self.context.tasks)
+    def heldout_tokens(self, source: Source) -> int:
+        return sum(self.tokens(source, task.heldout) for task in self.context.tasks)
 
 
 def plan_tasks(estimate: Estimate) -> list[Row]:
@@ -116,7 +115,9 @@ def plan_base(estimate: Estimate) -> list[Row]:
             f"pretrain {named} on {tokens:,} tokens",
             tokens * training.flops_per_token(config, length),
             FLOAT32 * config.num_params,
-            training.estimate_memory(config, rows=section.batch_size, length=length).total,
+            training.estimate_memory(
+                config, mode="full", rows=section.batch_size, length=length, mesh=context.mesh.shape
+            ).total,
         )
     ]
 
@@ -142,7 +143,8 @@ def plan_adapters(estimate: Estimate) -> list[Row]:
             tokens * training.flops_per_token(config, length, section.mode),
             FLOAT32 * each * len(steps),
             training.estimate_memory(
-                config, mode=section.mode, rows=section.batch_size, length=length, group=group
+                config, mode=section.mode, rows=section.batch_size, length=length, group=group,
+                mesh=context.mesh.shape,
             ).total,
         )
     ]
@@ -155,8 +157,15 @@ def plan_affinity(estimate: Estimate) -> list[Row]:
     section, length = context.config.affinity, context.config.tasks.length
     config = learn.with_lora(estimate.decoder(context.proxy), context.config.adapters)
     plan = affinity.plan(
-        config, num_tasks=len(context.tasks), heldout_tokens=estimate.heldout_tokens,
-        length=length, batch_size=section.batch_size, memory=section.memory * 2**30,
+        config,
+        num_tasks=len(context.tasks),
+        heldout_tokens=estimate.heldout_tokens(context.proxy),
+        heldout_examples=sum(len(task.heldout) for task in context.tasks),
+        length=length,
+        batch_size=section.batch_size,
+        memory=section.memory * 2**30,
+        contexts=section.contexts,
+        mode=context.config.adapters.mode,
     )
     done = all((context.folder / "affinity" / f"{k}.npz").is_file() for k in ("pmi", "jsd"))
     return [Row("affinity", "done" if done else "to do", plan.text, plan.flops, plan.disk,
@@ -194,27 +203,27 @@ def plan_runs(estimate: Estimate) -> list[Row]:
             # the model, and a checkpoint with two moments for each trained weight
             len(names) * FLOAT32 * config.num_params * (4 if section.mode == "full" else 1),
             training.estimate_memory(
-                config, mode=section.mode, rows=section.batch_size // section.accumulate,
-                length=length,
-            ).total / max(1, context.mesh.shape["fsdp"] * context.mesh.shape["tensor"]),
+                config, mode=section.mode, rows=section.batch_size, length=length,
+                accumulate=section.accumulate, mesh=context.mesh.shape,
+            ).total,
         )
     ]
 
 
 def plan_evaluation(estimate: Estimate) -> list[Row]:
     context = estimate.context
-    config = estimate.decoder(context.base)
+    config, length = estimate.decoder(context.base), context.config.tasks.length
     count = len(context.config.compare) + 1
     done = sum(
         (context.folder / "evaluation" / name / wd.MARK).is_file()
         for name in ("base", *context.config.compare)
     )
-    tokens = count * estimate.heldout_tokens
+    tokens = estimate.heldout_tokens(context.base)
     return [
         Row(
             "evaluation", state(done, count),
-            f"{count} models on {estimate.heldout_tokens:,} held-out tokens each",
-            tokens * 2.0 * config.num_params,
+            f"{count} models on {tokens:,} held-out tokens each",
+            count * tokens * training.flops_per_token(config, length, "forward"),
         )
     ]
 
