@@ -221,7 +221,7 @@ SUITE = (
     Recipe("python_type", "type", 100, _member,
            lambda x: f"{x.split(chr(34))[1]} = {_value(x)!r}. Type?", _type),
 
-    Recipe("sum_of_two", "sum", 1200, _numbers(2), lambda x: f"{x.replace(' ', ' + ')} =", _sum),
+    Recipe("sum_of_two", "sum", 1200, _numbers(2), lambda x: f"Add {x}.", _sum),
     Recipe("sum_of_three", "sum", 240, _numbers(3), lambda x: f"Add {x}.", _sum),
 
     Recipe("last_letter", "letter", 1000, _word, lambda x: f"Word {x}. Last letter?", _last),
