@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskpgm.affinity import kernels
+from taskpgm.affinity import fused, kernels
 
 
 def reference(a, b):
@@ -138,3 +138,56 @@ def test_memory_stays_near_the_inputs():
     weights = jax.ShapeDtypeStruct((1, 64), jnp.float32)
     use = kernels.pairwise.lower(shape, weights).compile().memory_analysis()
     assert use.temp_size_in_bytes <= 0.1 * use.argument_size_in_bytes
+
+
+FUSED = {"gpu": fused.pairwise_gpu, "tpu": fused.pairwise_tpu}
+
+
+@pytest.mark.parametrize("form", FUSED)
+@pytest.mark.parametrize(
+    "n, t, v, dtype",
+    [
+        (5, 3, 300, jnp.float32),
+        (9, 2, 130, jnp.bfloat16),
+        (3, 2, 7, jnp.float32),
+        (3, 2, 512, jnp.float32),
+        (2, 1, 32000, jnp.bfloat16),
+        (2, 1, 50257, jnp.float32),
+        (2, 1, 151936, jnp.float32),
+    ],
+)
+def test_fused_kernels_in_interpret_mode(form, n, t, v, dtype):
+    rng = np.random.default_rng(4)
+    log_probs = jnp.asarray(normalised(rng.normal(size=(n, t, v)) * 3), dtype)
+    weights = rng.random((2, t)).astype(np.float32)
+    pairs = np.asarray(FUSED[form](log_probs, weights, interpret=True))
+    assert_within_bound(log_probs.astype(jnp.float32), pairs, weights)
+
+
+@pytest.mark.parametrize("form", FUSED)
+def test_fused_kernels_on_zeros_and_1e_minus_30(form):
+    log_probs = extreme(np.random.default_rng(1), 2, 201).astype(np.float32)
+    weights = np.array([[0.25, 0.75]], np.float32)
+    pairs = np.asarray(FUSED[form](log_probs, weights, interpret=True))
+    assert_within_bound(log_probs, pairs, weights)
+
+
+@pytest.mark.parametrize("v", [512, 32000, 50257, 151936])
+@pytest.mark.parametrize("form, platform", [("gpu", "cuda"), ("tpu", "tpu")])
+def test_fused_kernels_lower_for_their_platform(form, platform, v):
+    """Without a device: the kernel is translated to Triton's or Mosaic's language."""
+    log_probs = jax.ShapeDtypeStruct((12, 130, v), jnp.bfloat16)
+    weights = jax.ShapeDtypeStruct((1, 130), jnp.float32)
+    lowered = FUSED[form].trace(log_probs, weights).lower(lowering_platforms=(platform,))
+    assert "custom_call" in lowered.as_text()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("v", [7, 512, 32000, 50257, 151936])
+def test_fused_kernel_on_a_gpu(v):
+    if jax.default_backend() != "gpu":
+        pytest.skip("no GPU")
+    rng = np.random.default_rng(5)
+    log_probs = jnp.asarray(normalised(rng.normal(size=(12, 3, v)) * 3), jnp.float32)
+    weights = rng.random((2, 3)).astype(np.float32)
+    assert_within_bound(log_probs, np.asarray(fused.pairwise_gpu(log_probs, weights)), weights)
