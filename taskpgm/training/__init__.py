@@ -4,7 +4,7 @@ from taskpgm.training.checkpoint import restore_tree, save_tree
 from taskpgm.training.flops import flops_per_token, num_adapter_params, peak_flops
 from taskpgm.training.loop import Preempted, fit
 from taskpgm.training.loss import cross_entropy
-from taskpgm.training.memory import estimate_memory, group_size
+from taskpgm.training.memory import Memory, device_memory, estimate_memory, group_size
 from taskpgm.training.mesh import (
     AXES,
     ShardingRules,
@@ -13,10 +13,8 @@ from taskpgm.training.mesh import (
     put_batch,
     stacked,
 )
-from taskpgm.training.memory import Memory, device_memory, estimate_memory, group_size
 from taskpgm.training.metrics import Writer
 from taskpgm.training.optimizer import Optimizer, make_optimizer
-from taskpgm.training.progress import Reporter
 from taskpgm.training.progress import Reporter
 from taskpgm.training.step import TrainState, create_state, init_sharded, make_train_step
 

@@ -8,6 +8,7 @@ folder without it, or whose files differ from it, is damaged: it is named and ne
 import contextlib
 import errno
 import json
+import logging as py_logging
 import os
 import shutil
 import threading
@@ -25,6 +26,16 @@ from jax.sharding import SingleDeviceSharding
 
 Tree = Any
 SEAL = "complete.json"
+
+
+def _worth_saying(record: py_logging.LogRecord) -> bool:
+    """Not what Orbax tells of every save, nor the tracebacks of its threads: their errors are
+    raised to the caller as well, who says them in one line."""
+    routine = record.levelno < py_logging.WARNING or record.exc_info
+    return not (routine and f"{os.sep}orbax{os.sep}" in record.pathname)
+
+
+logging.get_absl_logger().addFilter(_worth_saying)
 
 
 class Damaged(OSError):
@@ -56,7 +67,8 @@ def save_tree(path: str | os.PathLike, tree: Tree, meta: Mapping[str, Any] | Non
     path = Path(path).absolute()
     fresh = path.with_name(f".{path.name}.new")
     if jax.process_index() == 0:
-        shutil.rmtree(fresh, ignore_errors=True)
+        for left in path.parent.glob(f"{fresh.name}*"):  # by a save that was killed
+            shutil.rmtree(left, ignore_errors=True)
     _barrier("save_tree")
     with disk_errors(path):
         fresh.parent.mkdir(parents=True, exist_ok=True)

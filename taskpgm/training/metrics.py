@@ -16,8 +16,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
+from taskpgm.training.events import EventFile
 from taskpgm.training.flops import peak_flops
 
 
@@ -44,9 +44,7 @@ class Writer:
         directory.mkdir(parents=True, exist_ok=True)
         rewind(self.path, step)
         self._file = open(self.path, "a", encoding="utf-8")
-        self._board = SummaryWriter(
-            str(directory / "tensorboard"), purge_step=step + 1 if step else None, flush_secs=30
-        )
+        self._board = EventFile(directory / "tensorboard", step)
         self._wandb = None
         if wandb is not None:
             import wandb as module
@@ -61,8 +59,7 @@ class Writer:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         flat = dict(_scalars(values))
-        for name, value in flat.items():
-            self._board.add_scalar(name, value, step)
+        self._board.scalars(step, flat)
         if self._wandb is not None:
             self._wandb.log(flat, step=step)
 

@@ -59,6 +59,9 @@ def test_replaces_only_by_a_whole_one(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         save_tree(tmp_path / "a", tree_on(mesh, 3.0))
     equal(restore_tree(tmp_path / "a", tree_on(mesh)), tree_on(mesh, 2.0))
+    monkeypatch.undo()
+    save_tree(tmp_path / "a", tree_on(mesh, 3.0))
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_damage_is_named(tmp_path):

@@ -1,11 +1,18 @@
 """metrics.jsonl, and the numbers in it."""
 
 import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from taskpgm.training.events import masked_crc32c
 from taskpgm.training.metrics import StepLog, Writer, read
 
 
@@ -21,7 +28,33 @@ def test_rewind_drops_later_and_cut_lines(tmp_path):
     rows = read(writer.path)
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[0]["lr"] == [0.5, 0.25] and np.float32(rows[0]["loss"]) == np.float32(1 / 3)
-    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_tensorboard_reads_the_same_numbers(tmp_path):
+    writer = Writer(tmp_path, step=4)
+    writer.write(5, {"loss": 1.5, "lr": np.array([0.5, 0.25])})
+    writer.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert file.name.startswith("events.out.tfevents.")
+    data, events = file.read_bytes(), []
+    while data:
+        (size, length_sum) = struct.unpack("<QI", data[:12])
+        event, data = data[12 : 12 + size], data[12 + size :]
+        assert length_sum == masked_crc32c(struct.pack("<Q", size))
+        assert struct.unpack("<I", data[:4])[0] == masked_crc32c(event)
+        events.append(Event.FromString(event))
+        data = data[4:]
+    version, restart, line = events
+    assert version.file_version == "brain.Event:2"
+    assert restart.step == 5 and restart.session_log.status == SessionLog.START
+    found = {v.tag: v.simple_value for v in line.summary.value}
+    assert line.step == 5 and found == {"loss": 1.5, "lr/0": 0.5, "lr/1": 0.25}
+
+
+def test_check_sum():
+    """RFC 3720, B.4: CRC-32C of 32 zeros is 8a9136aa."""
+    unmasked = (masked_crc32c(bytes(32)) - 0xA282EAD8) & 0xFFFFFFFF
+    assert (unmasked << 15 | unmasked >> 17) & 0xFFFFFFFF == 0x8A9136AA
 
 
 def values(loss, tokens):
@@ -72,3 +105,10 @@ def test_nan_names_run_step_and_task(tmp_path):
     log.add(42, values([1.0, float("inf")], [1.0, 1.0]), 8)
     with pytest.raises(ValueError, match="infinite at step 42 of run uniform, task 1 of the group"):
         log.collect(leave=0)
+
+
+def test_torch_is_not_imported():
+    """tensorboardX would; a user who has torch installed should not wait for it."""
+    code = "import sys, taskpgm.training; sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
