@@ -1,8 +1,19 @@
 """One tokenisation, a boundary from offsets, responses whole, end-of-sequence scored."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from transformers import PreTrainedTokenizerFast
 
 from taskpgm.tasks import Example, encode, encode_text
@@ -88,9 +99,35 @@ def test_text_beyond_ascii_keeps_its_boundary(tokenizer, bare):
         assert used.decode(encoded.ids[0][encoded.scored[0]][:-1]) == "日本é"
 
 
-def test_a_mark_the_tokenizer_closes_with_is_not_doubled(tokenizer):
-    from tokenizers import processors
+def test_sentencepiece_offsets_as_llama_has_them():
+    """Spaces are a mark, one is put in front, and unknown characters fall back to bytes."""
+    pieces_known = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *"▁abc:", "▁b"]
+    tokenizer = Tokenizer(
+        models.BPE(
+            {piece: i for i, piece in enumerate(pieces_known)},
+            [("▁", "b")],
+            unk_token="<unk>",
+            byte_fallback=True,
+        )
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    llama = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    encoded = encode(llama, [Example("a é:", " bé"), Example("a: ", "b"), Example("", "b")], 32)
+    end = ("</s>", True)
+    assert pieces(llama, encoded) == [
+        ("<s>", False), ("▁", False), ("a", False), ("▁", False), ("<0xC3>", False),
+        ("<0xA9>", False), (":", False), ("▁b", True), ("<0xC3>", True), ("<0xA9>", True), end,
+    ]  # fmt: skip
+    assert pieces(llama, encoded, 1)[-3:] == [(":", False), ("▁b", True), end]
+    assert pieces(llama, encoded, 2) == [("<s>", False), ("▁b", True), end]
 
+
+def test_a_mark_the_tokenizer_closes_with_is_not_doubled(tokenizer):
     closing = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
         bos_token="<s>", eos_token="</s>", pad_token="<pad>",
@@ -137,3 +174,12 @@ def test_a_tokenizer_that_cannot_be_used_is_refused(tokenizer):
 
 def test_nothing_to_encode(tokenizer):
     assert encode(tokenizer, [], 8).ids == [] and encode_text(tokenizer, [], 8).ids == []
+
+
+def test_reading_tasks_imports_neither_torch_nor_transformers():
+    """They cost seconds, and the mixture from a matrix alone needs no model."""
+    code = (
+        "import sys, taskpgm.tasks as tasks; tasks.load_tasks('stdlib');"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
