@@ -42,6 +42,7 @@ def get_config():
 
     config.train.mode = "full"
     config.train.optimizer.lr = 2e-3
+    config.train.seeds = 3
     config.train.batch_size = 16
     config.train.checkpoint_every = 50
 

@@ -60,6 +60,18 @@ def results_rows(study: Study) -> list[Row]:
     ]
 
 
+def spread(run: Mapping[str, Any], column: Column) -> float | None:
+    """Standard deviation of a measure over the seeds of a mixture; None for one seed."""
+    seeds = [(each.get(column.section) or {}).get(column.measure) for each in run.get("seeds", ())]
+    known = [value for value in seeds if value is not None]
+    return float(np.std(known, ddof=1)) if len(known) > 1 else None
+
+
+def seeds(study: Study) -> int:
+    """Models trained per mixture."""
+    return max((len(run.get("seeds", ())) for run in study.runs.values()), default=1) or 1
+
+
 def best(values: Sequence[float | None], lower_is_better: bool, digits: int = 4) -> set[int]:
     """Positions of the best values, ties (as printed) included."""
     shown = [None if v is None else round(v if lower_is_better else -v, digits) for v in values]
@@ -123,6 +135,12 @@ def finding(study: Study) -> str:
         f"{loss[first]:.4f} nats per token, {_apart(loss, first, ranked[1])}, the next.",
         *_about_taskpgm(study, ranked, loss),
     ]
+    noise = [spread(study.runs[name], COLUMNS[0]) for name in ranked]
+    if seeds(study) > 1 and None not in noise:
+        sentences.append(
+            f"Over {seeds(study)} seeds the mean loss of one mixture varies by "
+            f"{np.sqrt(np.mean(np.square(noise))):.4f} (standard deviation)."
+        )
     base = (study.base.get("mean") or {}).get("loss")
     if base is not None and base <= loss[first]:
         sentences.append(f"No mixture beats the base model without fine-tuning ({base:.4f}).")
@@ -197,9 +215,15 @@ def results_text(study: Study) -> str:
         cells = [row.name]
         for j, value in enumerate(row.values):
             text = "-" if value is None else f"{value:.4f}" if j < 2 else f"{value:.1%}"
+            error = spread(study.runs.get(row.name, {}), COLUMNS[j])
+            if error is not None:
+                text += f" ±{error:.4f}" if j < 2 else f" ±{error:.1%}"
             cells.append(text + ("*" if i in marked[j] else " "))
         table.append([*cells, "-" if row.effective is None else f"{row.effective:.1f}"])
-    return aligned(table) + "\n" + "* best; loss in nats per scored token, lower is better\n"
+    note = "* best; loss in nats per scored token, lower is better"
+    if seeds(study) > 1:
+        note += f"; means and standard deviations of {seeds(study)} seeds"
+    return aligned(table) + "\n" + note + "\n"
 
 
 def _weights_text(study: Study, limit: int = 20) -> str:

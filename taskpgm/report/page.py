@@ -114,6 +114,7 @@ def render(study: Study, pictures: Mapping[str, Picture], command: Sequence[str]
         script=(TEMPLATES / "sort.js").read_text(encoding="utf-8"),
         columns=findings.COLUMNS,
         results=tables.results_cells(study),
+        seeds=findings.seeds(study),
         runs=list(study.runs),
         reference=findings.reference_run(study),
         by_family=tables.loss_cells(study, "families"),

@@ -50,7 +50,7 @@ def results_cells(study: Study) -> list[tuple[str, list[Cell], str, str]]:
     table = []
     for i, row in enumerate(rows):
         cells = [
-            Cell(_number(value, column.measure), best=i in winners[j])
+            Cell(_number(value, column.measure), _spread(study, row.name, column), i in winners[j])
             for j, (value, column) in enumerate(zip(row.values, findings.COLUMNS, strict=True))
         ]
         effective = "" if row.effective is None else f"{row.effective:.1f}"
@@ -59,6 +59,11 @@ def results_cells(study: Study) -> list[tuple[str, list[Cell], str, str]]:
         spent += [f"{run['seconds']:,.0f} s"] if run.get("seconds") is not None else []
         table.append((row.name, cells, effective, ", ".join(spent)))
     return table
+
+
+def _spread(study: Study, name: str, column: findings.Column) -> str:
+    error = findings.spread(study.runs.get(name, {}), column)
+    return "" if error is None else f"± {_number(error, column.measure)}"
 
 
 def loss_cells(study: Study, section: str) -> list[tuple[str, str, list[Cell]]]:

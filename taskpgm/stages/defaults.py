@@ -86,6 +86,7 @@ def default_config() -> ConfigDict:
     config.train.optimizer = optimizer(lr=2e-5)
     config.train.steps = 0  # the same for every mixture; 0: `epochs` of the largest of them
     config.train.epochs = 1.0
+    config.train.seeds = 1  # models per mixture: their spread tells a difference from chance
     config.train.batch_size = 16  # rows per step, over all devices
     config.train.accumulate = 1  # micro-batches a step
     config.train.checkpoint_every = 500

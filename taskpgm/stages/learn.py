@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,66 +162,83 @@ def load_adapters(context: Context, config: models.DecoderConfig, names: Sequenc
 
 
 # --- One model per mixture -----------------------------------------------------------------------
-def run_folder(context: Context, name: str) -> Path:
-    return context.folder / "runs" / name
+@dataclass(frozen=True)
+class Run:
+    """One model to train: a mixture's counts of examples, and a seed for their draw and order."""
+
+    mixture: str
+    seed: int
+    counts: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its folder in runs/: the mixture's, and its seed's number but for the first."""
+        return self.mixture if self.seed == 0 else f"{self.mixture}.seed{self.seed}"
 
 
-def run_key(context: Context, counts: Sequence[int], steps: int) -> str:
-    """Hash of all that decides the model trained on a mixture."""
+def planned_runs(context: Context) -> list[Run]:
+    """Every mixture of weights.json under every seed, the first seed of all mixtures first."""
+    weights = wd.read_json(context.folder / "mixture" / "weights.json")
+    return [
+        Run(name, seed, tuple(entry["counts"]))
+        for seed in range(context.config.train.seeds)
+        for name, entry in weights["mixtures"].items()
+    ]
+
+
+def run_folder(context: Context, run: Run) -> Path:
+    return context.folder / "runs" / run.name
+
+
+def run_key(context: Context, run: Run, steps: int) -> str:
+    """Hash of all that decides the model of a run."""
     section = context.config.train.to_dict()
-    for free in ("checkpoint_every", "keep", "steps", "epochs"):
+    for free in ("checkpoint_every", "keep", "steps", "epochs", "seeds"):
         del section[free]
     return wd.digest(
         context.base.key, section, steps, context.config.tasks.length, context.config.seed,
-        context.tasks_key, list(map(int, counts)),
+        context.tasks_key, run.seed, run.counts,
     )
 
 
-def mixture_rows(context: Context, counts: Sequence[int]) -> list[tasks.Rows]:
+def mixture_rows(context: Context, run: Run) -> list[tasks.Rows]:
     """Packed rows of each task's share of a mixture: counts [n] examples, seeded, none twice within
     an epoch of its task."""
     chosen = []
-    for task, count in zip(context.tasks, counts, strict=True):
+    for task, count in zip(context.tasks, run.counts, strict=True):
         if count:
-            index = tasks.draw(len(task.train), int(count), seed=context.seed_of("draw", task.name))
+            seed = context.seed_of("draw", task.name, str(run.seed))
+            index = tasks.draw(len(task.train), count, seed=seed)
             chosen.append(context.rows(context.base, [task.train[i] for i in index], task.name))
     return chosen
 
 
 def runs_stage(context: Context) -> None:
-    """Fine-tunes the base on every mixture of `compare`: same budget, same seed, same steps."""
-    section = context.config.train
-    weights = wd.read_json(context.folder / "mixture" / "weights.json")
-    rows = {name: mixture_rows(context, m["counts"]) for name, m in weights["mixtures"].items()}
-    lengths = {name: sum(len(r.tokens) for r in each) for name, each in rows.items()}
-    steps = section.steps or -(
-        -int(np.ceil(section.epochs * max(lengths.values()))) // section.batch_size
+    """Fine-tunes the base on every mixture of `compare`: same budget, same seeds, same steps."""
+    section, runs = context.config.train, planned_runs(context)
+    rows = {run: mixture_rows(context, run) for run in runs}
+    lengths = {run: sum(len(r.tokens) for r in each) for run, each in rows.items()}
+    most = int(np.ceil(section.epochs * max(lengths.values())))
+    steps = section.steps or -(-most // section.batch_size)
+    config = with_lora(
+        context.decoder_config(models.DecoderConfig.from_hf(context.base.path)), section
     )
-    todo = {}
-    for name, m in weights["mixtures"].items():
-        key = run_key(context, m["counts"], steps)
-        if wd.is_done(run_folder(context, name), key):
-            say("runs", f"{name}: done already")
-        else:
-            todo[name] = key
-    if not todo:
-        return
-    config = with_lora(context.decoder_config(models.DecoderConfig.from_hf(context.base.path)),
-                       section)
     step = training.make_train_step(
         config, training.make_optimizer(section.optimizer.to_dict()), mode=section.mode,
         accumulate=section.accumulate,
     )
-    for name, key in todo.items():
+    for run in runs:
+        folder, key = run_folder(context, run), run_key(context, run, steps)
+        if wd.is_done(folder, key):
+            say("runs", f"{run.name}: done already")
+            continue
         start = time.monotonic()
-        epochs = steps * section.batch_size / lengths[name]
-        say("runs", f"{name}: {steps} steps, {epochs:.2f} epochs of {lengths[name]} rows")
-        folder = run_folder(context, name)
+        epochs = steps * section.batch_size / lengths[run]
+        say("runs", f"{run.name}: {steps} steps, {epochs:.2f} epochs of {lengths[run]} rows")
         wd.begin(folder, key)
-        train_mixture(context, config, step, rows[name], steps, folder, name)
-        wd.mark_done(folder, key, steps=steps, epochs=round(epochs, 4), rows=lengths[name],
-                     examples=int(sum(weights["mixtures"][name]["counts"])),
-                     seconds=round(time.monotonic() - start, 1))
+        train_mixture(context, config, step, rows[run], steps, folder, run)
+        wd.mark_done(folder, key, steps=steps, epochs=round(epochs, 4), rows=lengths[run],
+                     examples=sum(run.counts), seconds=round(time.monotonic() - start, 1))
 
 
 def train_mixture(
@@ -231,10 +248,10 @@ def train_mixture(
     rows: Sequence[tasks.Rows],
     steps: int,
     folder: Path,
-    name: str,
+    run: Run,
 ) -> None:
     """Fine-tunes the base on packed rows and saves it in folder/hf, with its tokenizer."""
-    section, seed = context.config.train, context.config.seed
+    section, seed = context.config.train, context.seed_of("runs", str(run.seed))
     _, params = context.load_model(context.base)
     optimizer = training.make_optimizer(section.optimizer.to_dict())
     if section.mode == "lora":
@@ -243,11 +260,11 @@ def train_mixture(
     else:
         state = training.create_state(optimizer, params)
     batches = tasks.stream(
-        rows, batch_size=section.batch_size, seed=context.seed_of("runs"),
+        rows, batch_size=section.batch_size, seed=seed,
         host_index=jax.process_index(), host_count=jax.process_count(),
     )
     state = training.fit(
-        step, state, batches.__getitem__, steps=steps, directory=folder, name=name, seed=seed,
+        step, state, batches.__getitem__, steps=steps, directory=folder, name=run.name, seed=seed,
         checkpoint_every=section.checkpoint_every, log_every=context.config.log_every,
         keep=section.keep, put=partial(training.put_batch, mesh=context.mesh, rules=context.rules),
         flops_per_token=training.flops_per_token(config, context.config.tasks.length, section.mode),

@@ -1,12 +1,13 @@
 """Stages `evaluation` and `report`: what each mixture was worth, and the page that shows it."""
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from taskpgm import evaluation, report, tasks
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, Source, say
-from taskpgm.stages.learn import run_folder
+from taskpgm.stages.learn import planned_runs, run_folder
 
 
 def evaluation_stage(context: Context) -> None:
@@ -15,23 +16,50 @@ def evaluation_stage(context: Context) -> None:
     Each model's measures are kept in evaluation/NAME/, so that one more mixture costs one more
     evaluation.
     """
-    weights = wd.read_json(context.folder / "mixture" / "weights.json")
-    measured = {"base": measured_model(context, "base", context.base)}
-    for name in weights["mixtures"]:
-        folder = run_folder(context, name)
+    families = {task.name: task.family for task in context.tasks}
+    base = measured_model(context, "base", context.base)
+    measured: dict[str, list[dict]] = {}
+    facts = {}
+    for run in planned_runs(context):
+        folder = run_folder(context, run)
         key = wd.done_key(folder)
         if key is None:
             raise ValueError(f"{folder} holds no finished run: run the stage `runs` first")
-        measured[name] = measured_model(context, name, Source(folder / "hf", key))
-    families = {task.name: task.family for task in context.tasks}
-    samples = evaluation.samples(context.tasks, {n: m["tasks"] for n, m in measured.items()})
-    results = {"base": measured.pop("base"), "runs": measured, "samples": samples}
-    for name, entry in (("base", results["base"]), *measured.items()):
-        entry |= evaluation.aggregate(entry["tasks"], families)
-        if name != "base":
-            done = wd.read_json(run_folder(context, name) / wd.MARK)
-            entry |= {k: done[k] for k in ("steps", "epochs", "examples", "seconds")}
+        one = measured_model(context, run.name, Source(folder / "hf", key))
+        measured.setdefault(run.mixture, []).append(one)
+        done = wd.read_json(folder / wd.MARK)
+        facts[run.mixture] = {k: done[k] for k in ("steps", "epochs", "examples", "seconds")}
+    first = {"base": base["tasks"]} | {name: seeds[0]["tasks"] for name, seeds in measured.items()}
+    results = {
+        "base": base | evaluation.aggregate(base["tasks"], families),
+        "runs": {
+            name: over_seeds(seeds, families) | facts[name] for name, seeds in measured.items()
+        },
+        "samples": evaluation.samples(context.tasks, first),
+    }
     wd.write_json(context.folder / "evaluation" / "results.json", results)
+
+
+def over_seeds(seeds: list[dict], families: dict[str, str]) -> dict[str, Any]:
+    """The measures of a mixture: means over its seeds, and under `seeds` each one's averages."""
+    per_task = {
+        task: {
+            **first,
+            **{k: mean(seed["tasks"][task][k] for seed in seeds) for k in ("loss", "exact_match")},
+        }
+        for task, first in seeds[0]["tasks"].items()
+    }
+    averages = [evaluation.aggregate(seed["tasks"], families) for seed in seeds]
+    return {k: v for k, v in seeds[0].items() if k != "tasks"} | {
+        **evaluation.aggregate(per_task, families),
+        "seeds": [{k: each[k] for k in ("mean", "family_mean")} for each in averages],
+    }
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean; None where nothing was measured."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def measured_model(context: Context, name: str, source: Source) -> dict[str, Any]:
@@ -63,8 +91,8 @@ def measured_model(context: Context, name: str, source: Source) -> dict[str, Any
         )
     wd.write_json(folder / "measures.json", measures)
     wd.mark_done(folder, key, seconds=round(time.monotonic() - start, 1))
-    mean = sum(m["loss"] for m in per_task.values()) / len(per_task)
-    say("evaluation", f"{name}: mean held-out loss {mean:.4f} nats per token")
+    loss = mean(m["loss"] for m in per_task.values())
+    say("evaluation", f"{name}: mean held-out loss {loss:.4f} nats per token")
     return wd.read_json(folder / "measures.json")
 
 

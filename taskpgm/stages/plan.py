@@ -191,17 +191,18 @@ def plan_runs(estimate: Estimate) -> list[Row]:
     rows = max(1, int(np.ceil(mean * context.config.mixture.budget / length)))
     steps = section.steps or -(-int(np.ceil(section.epochs * rows)) // section.batch_size)
     names = context.config.compare
-    tokens = len(names) * steps * section.batch_size * length
-    done = sum(wd.done_key(learn.run_folder(context, name)) is not None for name in names)
+    count = len(names) * section.seeds
+    tokens = count * steps * section.batch_size * length
+    done = len(list((context.folder / "runs").glob(f"*/{wd.MARK}")))
     return [
         Row(
             "runs",
-            state(done, len(names)),
-            f"{len(names)} x {config.num_params / 1e6:,.2f}M parameters ({section.mode}), about "
+            state(done, count),
+            f"{count} x {config.num_params / 1e6:,.2f}M parameters ({section.mode}), about "
             f"{steps} steps, {tokens:,} tokens",
             tokens * training.flops_per_token(config, length, section.mode),
             # the model, and a checkpoint with two moments for each trained weight
-            len(names) * FLOAT32 * config.num_params * (4 if section.mode == "full" else 1),
+            count * FLOAT32 * config.num_params * (4 if section.mode == "full" else 1),
             training.estimate_memory(
                 config, mode=section.mode, rows=section.batch_size, length=length,
                 accumulate=section.accumulate, mesh=context.mesh.shape,
@@ -213,11 +214,8 @@ def plan_runs(estimate: Estimate) -> list[Row]:
 def plan_evaluation(estimate: Estimate) -> list[Row]:
     context = estimate.context
     config, length = estimate.decoder(context.base), context.config.tasks.length
-    count = len(context.config.compare) + 1
-    done = sum(
-        (context.folder / "evaluation" / name / wd.MARK).is_file()
-        for name in ("base", *context.config.compare)
-    )
+    count = len(context.config.compare) * context.config.train.seeds + 1
+    done = len(list((context.folder / "evaluation").glob(f"*/{wd.MARK}")))
     tokens = estimate.heldout_tokens(context.base)
     return [
         Row(
