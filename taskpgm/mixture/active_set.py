@@ -17,7 +17,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from taskpgm.mixture.certificate import duality_gap
-from taskpgm.mixture.faces import Problem, face, make_problem, regularised, rounding
+from taskpgm.mixture.faces import (
+    Problem,
+    face,
+    regularised,
+    rounding,
+    solve_free,
+    solve_free_quickly,
+)
 from taskpgm.mixture.interior import interior_sets
 from taskpgm.mixture.simplex import _project as project
 
@@ -26,12 +33,12 @@ CENTRINGS = 20  # proximal steps at most
 TARGET = 1e-10  # gap, relative to max(1, |E|), that a solution has to reach
 
 
-def exchange(problem: Problem, sets, centre):
+def exchange(problem: Problem, sets, centre, solve=solve_free):
     """Block exchange until no sign is wrong. Returns (x, sets, settled)."""
 
     def step(carry):
         last, sets, _, k = carry
-        x, g = face(problem, sets, centre, jnp.clip(last, 0, problem.cap))
+        x, g = face(problem, sets, centre, jnp.clip(last, 0, problem.cap), solve)
         tol = rounding(problem, x)
         moved_free = jnp.where(x < -1e-14, -1, jnp.where(x > problem.high + 1e-14, 1, 0))
         moved_low = jnp.where(g < -tol, 0, -1)
@@ -108,7 +115,7 @@ def _hard(problem: Problem, centre):
         best, excess, sets, centre, k = carry
         x, new_sets, settled = exchange(problem, sets, centre)
         x, sets, _ = jax.lax.cond(
-            settled, lambda: (x, new_sets, settled), lambda: descend(problem, centre, centre, rounds)
+            settled, lambda: (x, new_sets, True), lambda: descend(problem, centre, centre, rounds)
         )
         weights, new_excess = measure(problem, x, sets)
         best = jnp.where(new_excess < excess, weights, best)
@@ -134,8 +141,10 @@ def active_set(
     n = len(start)
     centre = project(jnp.full(n, 1 / n), problem.cap)
     start = jnp.where((start > 0) & jnp.isinf(problem.high), 0, start)
-    x, sets, settled = exchange(problem, start, centre)
+    x, sets, settled = exchange(problem, start, centre, solve_free_quickly)
     weights, excess = measure(problem, x, sets)
+    # Without a factor of the whole of A, a small free set could hide that A is not definite.
+    definite = jnp.isfinite(problem.factor[-1, -1])
     return jax.lax.cond(
-        settled & (excess <= 1), lambda: (weights, sets), lambda: _hard(problem, centre)
+        settled & definite & (excess <= 1), lambda: (weights, sets), lambda: _hard(problem, centre)
     )

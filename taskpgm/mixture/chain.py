@@ -8,11 +8,11 @@ resamples of one matrix, share almost all of their sets instead.
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
+from jax.custom_batching import custom_vmap, sequential_vmap
 from jaxtyping import Array, Float, Int
 
 from taskpgm.mixture.active_set import active_set, measure
-from taskpgm.mixture.critical_line import advance, point, start_line
+from taskpgm.mixture.critical_line import Line, advance, point, start_line
 from taskpgm.mixture.faces import Problem
 
 STEPS = 48  # breakpoints and exchanges between two neighbours, before a fresh solve is cheaper
@@ -52,7 +52,7 @@ def _filled(problem: Problem, own: Problem) -> Problem:
     return Problem(*(s if o is None else o for s, o in zip(problem, own, strict=True)))
 
 
-@custom_vmap
+@sequential_vmap
 def _same_matrix(
     problem: Problem, start: Int[Array, "n"]
 ) -> tuple[Float[Array, "b n"], Int[Array, "b n"]]:
@@ -62,10 +62,9 @@ def _same_matrix(
     def at(unary, scale) -> Problem:
         return problem._replace(unary=unary, scale=scale)
 
-    scales = jnp.broadcast_to(problem.scale, problem.unary.shape[:1])
-    initial = at(problem.unary[0], scales[0])
-    weights, sets = active_set(initial, start)
-    line = start_line(problem.pairwise, sets)
+    # There is no line to follow to the first: a tableau of NaN leads nowhere.
+    n = len(start)
+    nowhere = Line(jnp.full((n + 1, n + 1), jnp.nan), start, jnp.zeros(()))
 
     def one(carry, own):
         line, last, sets = carry
@@ -83,29 +82,14 @@ def _same_matrix(
         weights, excess = measure(here, x, moved.sets)
 
         def afresh():
-            weights, sets = active_set(here, sets_before)
-            return weights, sets, start_line(problem.pairwise, sets)
+            weights, new = active_set(here, sets)
+            return weights, new, start_line(problem.pairwise, new)
 
-        sets_before = sets
         arrived = (moved.t >= 1) & (excess <= 1)
-        weights, sets, line = jax.lax.cond(
-            arrived, lambda: (weights, moved.sets, moved), afresh
-        )
+        weights, sets, line = jax.lax.cond(arrived, lambda: (weights, moved.sets, moved), afresh)
         return (line, here.unary, sets), (weights, sets)
 
-    rest = problem.unary[1:], scales[1:]
-    _, (others, other_sets) = jax.lax.scan(one, (line, problem.unary[0], sets), rest)
-    return jnp.vstack([weights[None], others]), jnp.vstack([sets[None], other_sets])
-
-
-@_same_matrix.def_vmap
-def _each(axis_size, in_batched, problem, start):
-    of_problem, of_start = in_batched
-    varying = _only(problem, of_problem)
-
-    def one(own):
-        problem_of, start_of = own
-        return _same_matrix(_filled(problem, problem_of), start if start_of is None else start_of)
-
-    out = jax.lax.map(one, (varying, start if of_start else None))
-    return out, (True, True)
+    scales = jnp.broadcast_to(problem.scale, problem.unary.shape[:1])
+    carry = nowhere, problem.unary[0], start
+    _, out = jax.lax.scan(one, carry, (problem.unary, scales))
+    return out

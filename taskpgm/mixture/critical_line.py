@@ -1,9 +1,9 @@
 """Following the exact solution while the unary potential moves: the critical-line method.
 
-Along u(t) = u + t du the minimiser of 1/2 p'Ap - u(t)'p on the capped simplex is piecewise linear in
-t: between breakpoints the sets (at zero, free, at the cap) do not change. A tableau of the
-optimality conditions solved for the free weights gives point and direction by one product each, and
-at a breakpoint one index changes sides by one rank-one update, O(n^2). A must be positive definite.
+Along u(t) = u + t du the minimiser of 1/2 p'Ap - u(t)'p on the capped simplex is piecewise linear
+in t: between breakpoints the sets (at zero, free, at the cap) do not change. A tableau of the
+optimality conditions, solved for the free weights, gives point and direction by one product, and
+at a breakpoint one index changes sides by one rank-one update, O(n^2). A is positive definite.
 
 Where several bounds are met at once, the index of lowest number with a wrong sign is exchanged
 until none is left: Murty's rule, which cannot cycle on the positive definite problem that the

@@ -1,5 +1,6 @@
 """The linear algebra of one face: a convex quadratic with some indices held at their bounds."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -45,34 +46,34 @@ def regularised(problem: Problem) -> Problem:
     """The same with a diagonal just above the rounding errors of A: of 1e-12, relatively."""
     diagonal = jnp.diagonal(problem.pairwise)
     spread = problem.unary.max() - problem.unary.min()
-    size = jnp.maximum(jnp.maximum(diagonal.max(), spread), 1e-300)
+    size = jnp.maximum(jnp.maximum(diagonal.max(), spread), 1e-150)
     epsilon = jnp.finfo(diagonal.dtype).eps
     reg = 8 * len(diagonal) * epsilon * (diagonal + 1e-6 * size)
     return problem._replace(reg=reg, factor=_cholesky(problem.pairwise + jnp.diag(reg)))
 
 
-def _cholesky(matrix):
-    return jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
-
-
-def _sizes(n: int) -> tuple[list[int], list[int]]:
-    """The block sizes that are compiled: for few bound indices, and for the free ones."""
-    bound = [n // 32, n // 16, n // 8, n // 5] if n >= 64 else []
-    free = sorted({max(16, n * share // 64) for share in (4, 8, 16, 24, 32, 42, 52)} | {n})
-    return bound, [size for size in free if size <= n]
-
-
 def solve_free(
     problem: Problem, free: Bool[Array, "n"], right: Float[Array, "n k"]
 ) -> Float[Array, "n k"]:
-    """Solve with the rows and columns of A + diag(reg) in `free`; zero elsewhere.
+    """Solve with the rows and columns of A + diag(reg) in `free`; zero elsewhere."""
+    both = free[:, None] & free[None, :]
+    block = jnp.where(both, problem.pairwise, 0) + jnp.diag(jnp.where(free, problem.reg, 1))
+    return _solve(_cholesky(block), jnp.where(free[:, None], right, 0))
 
-    Costs what the smaller side costs: few bound indices are taken out of the whole matrix's factor
-    by their Schur complement, few free ones are gathered and factorised. Shapes are static, so
-    either goes into the smallest compiled size that holds it.
+
+def solve_free_quickly(
+    problem: Problem, free: Bool[Array, "n"], right: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    """The same for a definite A (reg = 0), at the cost of the smaller side.
+
+    Few bound indices are taken out of the whole matrix's factor by their Schur complement, few free
+    ones are gathered and factorised. Shapes are static, so either goes into the smallest of a few
+    compiled sizes that holds it.
     """
     n = len(free)
-    bound_sizes, free_sizes = _sizes(n)
+    if n < 64:
+        return solve_free(problem, free, right)
+    few_bound, few_free = (n // 20, n // 4), (n // 8, n // 3, n // 2, n - n // 4)
     order = jnp.argsort(free, stable=True)  # bound indices first, free ones last
     right = jnp.where(free[:, None], right, 0)
 
@@ -80,13 +81,11 @@ def solve_free(
         def solve():
             take = order[:size]
             dead = ~free[take]
-            unit = jnp.zeros((n, size), right.dtype).at[take, jnp.arange(size)].set(1.0 * dead)
-            found = jax.scipy.linalg.cho_solve((problem.factor, True), jnp.hstack([right, unit]))
+            unit = ((jnp.arange(n)[:, None] == take) & dead).astype(right.dtype)
+            found = _solve(problem.factor, jnp.hstack([right, unit]))
             y, h = found[:, : right.shape[1]], found[:, right.shape[1] :]
-            corner = h[take] + jnp.diag(jnp.where(dead, 0, 1.0))
-            corner = jnp.where(dead[:, None] & dead[None, :], corner, jnp.eye(size))
-            inner = (_cholesky(0.5 * (corner + corner.T)), True)
-            y = y - h @ jax.scipy.linalg.cho_solve(inner, y[take] * dead[:, None])
+            corner = jnp.where(dead[:, None] & dead[None, :], h[take], jnp.eye(size))
+            y = y - h @ _solve(_cholesky(corner), jnp.where(dead[:, None], y[take], 0))
             return jnp.where(free[:, None], y, 0)
 
         return solve
@@ -96,21 +95,28 @@ def solve_free(
             take = order[n - size :]
             live = free[take]
             block = problem.pairwise[take[:, None], take[None, :]]
-            block = jnp.where(live[:, None] & live[None, :], block, 0)
-            block = block + jnp.diag(jnp.where(live, problem.reg[take], 1))
-            found = jax.scipy.linalg.cho_solve((_cholesky(block), True), right[take])
+            block = jnp.where(live[:, None] & live[None, :], block, jnp.eye(size))
+            found = _solve(_cholesky(block), right[take])
             return jnp.zeros_like(right).at[take].set(found)
 
         return solve
 
     count = free.sum()
-    which = len(bound_sizes) + jnp.sum(jnp.array(free_sizes) < count)
-    if bound_sizes:
-        # On a nearly singular matrix the Schur complement would lose what the block keeps.
-        few = (n - count <= bound_sizes[-1]) & (problem.reg[0] == 0)
-        which = jnp.where(few, jnp.sum(jnp.array(bound_sizes) < n - count), which)
-    branches = [without(s) for s in bound_sizes] + [gathered(s) for s in free_sizes]
-    return jax.lax.switch(which, branches)
+    small = len(few_bound) + jnp.sum(jnp.array(few_free) < count)
+    large = jnp.sum(jnp.array(few_bound) < n - count)
+    branches = [without(size) for size in few_bound] + [gathered(size) for size in few_free]
+    return jax.lax.switch(jnp.where(count > few_free[-1], large, small), branches)
+
+
+def _cholesky(matrix):
+    return jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
+
+
+def _solve(factor, right):
+    half = jax.lax.linalg.triangular_solve(factor, right, left_side=True, lower=True)
+    return jax.lax.linalg.triangular_solve(
+        factor, half, left_side=True, lower=True, transpose_a=True
+    )
 
 
 def face(
@@ -118,6 +124,7 @@ def face(
     sets: Int[Array, "n"],
     centre: Float[Array, "n"],
     near: Float[Array, "n"],
+    solve: Callable = solve_free,
 ) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
     """The minimiser with the bound indices held and no bounds on the others; and its multipliers.
 
@@ -128,13 +135,14 @@ def face(
       centre: of the regulariser.
       near: any point. What is solved for is the difference from it, so the nearer it is, the
         smaller the rounding; from the solution itself this is a step of iterative refinement.
+      solve: `solve_free` or `solve_free_quickly`.
     """
     free = sets == 0
     base = jnp.where(free, near, jnp.where(sets > 0, problem.high, 0))
     pull = problem.reg * (base - centre)
     residual = problem.unary - problem.pairwise @ base - pull
     mean = jnp.sum(jnp.where(free, residual, 0)) / jnp.maximum(free.sum(), 1)
-    y, z = solve_free(problem, free, jnp.stack([residual - mean, jnp.ones_like(base)], 1)).T
+    y, z = solve(problem, free, jnp.stack([residual - mean, jnp.ones_like(base)], 1)).T
     nu = (y.sum() + base.sum() - 1) / z.sum()
     move = y - nu * z
     multipliers = problem.pairwise @ move - residual + problem.reg * move + (mean + nu)

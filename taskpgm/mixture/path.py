@@ -1,4 +1,4 @@
-"""Every mixture of the unary/pairwise ablation at once: the whole ratio path, with all its kinks."""
+"""Every mixture of the unary/pairwise ablation at once: the ratio path, with all its kinks."""
 
 import dataclasses
 

@@ -1,0 +1,140 @@
+"""Choosing k tasks: greedy on a weakly submodular value, with the guarantee that holds for it."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from taskpgm.mixture.energy import Energy, read_energy
+from taskpgm.mixture.solve import solve_exact
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The tasks that greedy chose.
+
+    Attributes:
+      order: their indices in the order of choice, [k].
+      values: f of the first 1, 2, ..., k of them, [k].
+      weights: the exact mixture over them, zero elsewhere, [n].
+      gamma: lower bound of the submodularity ratio, lambda_min(S~) / max_i S~_ii.
+      guarantee: f of the chosen is at least this share of the best k-subset's, 1 - e^-gamma.
+    """
+
+    order: Int[np.ndarray, "k"]
+    values: Float[np.ndarray, "k"]
+    weights: Float[np.ndarray, "n"]
+    gamma: float
+    guarantee: float
+
+
+def select_greedy(energy: Energy, k: int) -> Selection:
+    """Greedy selection of `k` tasks by f(A) = max over w >= 0 on A of u'w - 1/2 w' S~ w.
+
+    u is the unary potential, raised by a constant to be >= 0 (on the simplex a constant changes
+    nothing). f is monotone and gamma-weakly submodular (Elenberg et al. 2018; with w >= 0 as in
+    Gurumoorthy et al. 2019). Each step adds the task with the largest f(A + i) - f(A), ties to the
+    lower index; the gains of all tasks are read off one tableau, which a rank-one update carries
+    from step to step.
+
+    Raises:
+      ValueError: k not in 1..n, bad shapes, NaN or infinity, `pairwise` not positive definite.
+    """
+    energy = read_energy(energy)
+    matrix = energy.pairwise
+    if matrix.ndim != 2 or energy.unary.ndim != 1:
+        raise ValueError("select_greedy takes one energy, not a batch")
+    n = len(matrix)
+    if k != int(k) or not 1 <= k <= n:
+        raise ValueError(f"k={k} has to be a whole number from 1 to n = {n}")
+    least = np.linalg.eigvalsh(matrix)[0]
+    largest = np.diag(matrix).max()
+    if not least > 1e-13 * largest:
+        raise ValueError("pairwise is not positive definite: no selection has a finite value")
+    unary = energy.unary - min(energy.unary.min(), 0.0)
+
+    table, free, chosen = matrix.copy(), np.zeros(n, bool), np.zeros(n, bool)
+    order, values = [], []
+    for _ in range(int(k)):
+        best = _best_candidate(table, free, chosen, unary)
+        chosen[best] = True
+        order.append(best)
+        _settle(table, free, chosen, unary)
+        values.append(0.5 * float(unary @ _weights(table, free, unary)))
+
+    # A cap of 0 keeps the others out.
+    weights = solve_exact(Energy(energy.unary, matrix), np.where(chosen, 2.0, 0.0)).weights
+    gamma = min(float(least / largest), 1.0)
+    return Selection(np.array(order), np.array(values), weights, gamma, float(-np.expm1(-gamma)))
+
+
+# The tableau of S~ solved for the free indices F: it takes (u_F, 0) to (w_F, S_ZF w_F).
+
+
+def _weights(table, free, unary) -> Float[np.ndarray, "n"]:
+    return np.where(free, table @ np.where(free, unary, 0), 0)
+
+
+def _best_candidate(
+    table: Float[np.ndarray, "n n"],
+    free: Bool[np.ndarray, "n"],
+    chosen: Bool[np.ndarray, "n"],
+    unary: Float[np.ndarray, "n"],
+) -> int:
+    """The task with the largest gain.
+
+    If only w_i moves the free weights and no sign turns, the gain of i is residual^2 / (2 Schur).
+    If a free weight would turn negative, that is an upper bound; it is worked out exactly only
+    where the bound beats the best so far.
+    """
+    out = table @ np.where(free, unary, 0)
+    w, residual = np.where(free, out, 0), np.where(free, 0, unary - out)
+    step = np.where(chosen, 0, np.maximum(residual, 0) / np.diag(table))
+    bound = 0.5 * step * residual
+    moved = w[free, None] + table[free] * step
+    resting = chosen & ~free
+    freed = residual[resting, None] - table[resting] * step
+    turned = (moved < -1e-12 * w.max(initial=0)).any(0) & (step > 0)
+    woken = (freed > 1e-12 * unary.max()).any(0) & (step > 0)
+    bound = np.where(chosen, -1.0, np.where(woken, np.inf, bound))
+
+    best, best_gain, base = -1, -1.0, 0.5 * float(unary @ w)
+    for i in np.argsort(-bound, kind="stable"):
+        if bound[i] <= best_gain:
+            break
+        gain = bound[i]
+        if turned[i] or woken[i]:
+            gain = _value_with(i, table, free, chosen, unary) - base
+        if gain > best_gain or (gain == best_gain and i < best):
+            best, best_gain = int(i), gain
+    return best
+
+
+def _value_with(i, table, free, chosen, unary) -> float:
+    """f(A + i), by exchanges on the tableau of A + i alone."""
+    some = np.flatnonzero(chosen | free)
+    some = np.append(some, i)
+    small, of_free = table[np.ix_(some, some)], free[some]
+    _settle(small, of_free, np.ones(len(some), bool), unary[some])
+    return 0.5 * float(unary[some] @ _weights(small, of_free, unary[some]))
+
+
+def _settle(table, free, chosen, unary) -> None:
+    """Exchange indices of `chosen`, in place, until w >= 0 there and no residual is positive.
+
+    Principal pivoting; the largest violation first, and after that many rounds the first one
+    (Murty's rule), which ends for certain.
+    """
+    for round_ in range(2**20):
+        out = table @ np.where(free, unary, 0)
+        wrong = np.where(free, -out, unary - out)
+        size = np.where(free, np.abs(out[free]).max(initial=0), unary.max(initial=0))
+        wrong = np.where(chosen & (wrong > 1e-12 * size), wrong / np.maximum(size, 1e-300), 0)
+        if not wrong.any():
+            return
+        i = int(np.argmax(wrong)) if round_ < 4 * len(free) else int(np.flatnonzero(wrong)[0])
+        column, row, pivot = table[:, i].copy(), table[i].copy(), table[i, i]
+        table -= np.outer(column / pivot, row)
+        table[:, i], table[i], table[i, i] = column / pivot, -row / pivot, 1 / pivot
+        free[i] = ~free[i]
+    raise RuntimeError("the exchanges did not end: report this matrix")
