@@ -33,6 +33,7 @@ def get_config():
     config.adapters.min_steps = 20
     config.adapters.max_steps = 60
     config.adapters.batch_size = 4
+    config.adapters.group = 9
 
     config.affinity.batch_size = 8
     config.affinity.memory = 0.5

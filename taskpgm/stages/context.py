@@ -1,6 +1,5 @@
 """What the stages share: the config, the workdir, and what is loaded from them once."""
 
-import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -134,6 +133,12 @@ class Context:
                 f"task {name}: none of its {len(examples)} responses fits into "
                 f"tasks.length={length} tokens: raise it or drop the task"
             )
+        if encoded.dropped:
+            say("tasks", f"{name}: {encoded.dropped} of {len(examples)} examples dropped, "
+                f"their responses do not fit into {length} tokens")
+        if encoded.truncated:
+            say("tasks", f"{name}: {encoded.truncated} of {len(examples)} prompts lost their "
+                f"beginnings, {length} tokens being all there is")
         return pack(encoded, length)
 
 
@@ -159,8 +164,3 @@ def pretrained(path: str) -> Source:
     if not any(name.endswith(".safetensors") for name in names):
         raise FileNotFoundError(f"{path}: no *.safetensors in this model folder")
     return Source(folder, wd.fingerprint(folder, names))
-
-
-def warn(text: str) -> None:
-    """A line that a person should see even when output is redirected."""
-    print(text, file=sys.stderr, flush=True)

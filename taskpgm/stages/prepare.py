@@ -91,8 +91,10 @@ def pretrain_embedded(context: Context) -> None:
     section, folder, seed = context.config.embedded, context.base.path, context.config.seed
     documentation = tasks.corpus.documentation(seed)
     sample = [x for task in context.tasks for x in task.train[: section.examples_per_task]]
+    # Pieces of words are cheap to learn, so the tokenizer reads more of the training rows.
+    read = [x for task in context.tasks for x in task.train[: 4 * section.examples_per_task]]
     tokenizer = tasks.corpus.train_tokenizer(
-        documentation + [x.prompt + x.response for x in sample], section.vocab_size
+        documentation + [x.prompt + x.response for x in read], section.vocab_size
     )
     config = context.decoder_config(embedded_config(context, tokenizer))
 
