@@ -20,7 +20,7 @@ from jaxtyping import Array, Int
 from taskpgm.models import Decoder, DecoderConfig, unembedding
 from taskpgm.training.activations import kept_by_rows
 from taskpgm.training.loss import cross_entropy
-from taskpgm.training.mesh import ShardingRules
+from taskpgm.training.mesh import ShardingRules, stacked
 from taskpgm.training.optimizer import Optimizer
 
 Tree = Any
@@ -133,6 +133,12 @@ def _program(step, chunk):
         leaves, structure = jax.tree.flatten(lie)
         placed = getattr(batch["tokens"], "sharding", None)
         placed = placed if isinstance(placed, NamedSharding) else None
+        there = len(placed.device_set) if placed else 1
+        if len(leaves[0].device_set) != there:
+            raise ValueError(
+                f"train step: the state is on {len(leaves[0].device_set)} devices and the batch on "
+                f"{there}: give create_state and put_batch the same mesh"
+            )
         case = (structure, *leaves, placed)
         if case not in programs:
             static = {"chunk": chunk * shards(placed, -2), "placed": placed}
@@ -224,12 +230,29 @@ def create_state(
     frozen: Tree | None = None,
     *,
     group: bool = False,
+    mesh: Mesh | None = None,
+    axes: Tree | None = None,
+    rules: ShardingRules | None = None,
 ) -> TrainState:
-    """A state at step 0. `trainable` may hold arrays that are sharded already: the optimizer's
-    moments are then created in the same shards, never whole. With `group`, it has a leading
-    axis."""
+    """A state at step 0.
+
+    Args:
+      trainable: params or adapters, arrays of jax or numpy; with `group`, a leading axis of tasks.
+      mesh, axes, rules: where `trainable` is to lie: by its logical axes (`models.logical_axes` or
+        `models.lora_logical_axes`, without the axis of tasks), shard by shard from the host if it
+        is there. Without a mesh it stays where it is. The optimizer's moments are created in the
+        same shards, never whole.
+    """
+    if mesh is not None:
+        if axes is None:
+            axes = jax.tree.map(lambda x: (None,) * (x.ndim - group), trainable)
+        where = (rules or ShardingRules()).shardings(
+            mesh, stacked(axes) if group else axes, trainable
+        )
+        trainable = jax.device_put(trainable, where)
     # Bound to their devices from the start: arrays that are not, and become so by the first step,
     # would have the second step compiled anew.
+    trainable = jax.tree.map(jnp.asarray, trainable)
     trainable = jax.tree.map(lambda x: jax.device_put(x, x.sharding), trainable)
     init = jax.vmap(optimizer.transform.init) if group else optimizer.transform.init
     shapes = jax.eval_shape(init, trainable)

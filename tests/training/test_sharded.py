@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from taskpgm.models import init_lora, init_params, logical_axes, lora_logical_axes
-from taskpgm.training.mesh import make_mesh, put_batch, stacked
+from taskpgm.training.mesh import make_mesh, put_batch
 from taskpgm.training.optimizer import make_optimizer
 from taskpgm.training.step import create_state, init_sharded, make_train_step
 
@@ -75,10 +75,11 @@ def test_group_over_tasks_equals_one_device(tiny_lora, make_batch):
     wanted, reference = curve(step, state, batches, keys, totals)
 
     mesh = make_mesh({"task": 4, "fsdp": 2})
-    make = partial(init_sharded, mesh=mesh)
-    params = make(partial(init_params, config), jax.random.key(0), axes=logical_axes(config))
-    lora = make(start, keys, axes=stacked(lora_logical_axes(config)))
-    state = create_state(OPTIMIZER, lora, params, group=True)
+    make = partial(init_params, config)
+    params = init_sharded(make, jax.random.key(0), axes=logical_axes(config), mesh=mesh)
+    lora = jax.tree.map(np.asarray, start(keys))
+    axes = lora_logical_axes(config)
+    state = create_state(OPTIMIZER, lora, params, group=True, mesh=mesh, axes=axes)
     for leaf in jax.tree.leaves((state.trainable, state.opt_state)):
         if leaf.ndim > 1:  # not the counts
             assert leaf.addressable_shards[0].data.shape[0] == 1
@@ -144,3 +145,11 @@ def test_optimizer_state_is_never_made_whole(tiny):
     for moment in (adam.mu, adam.nu):
         same = jax.tree.map(lambda m, p: m.sharding == p.sharding, moment, state.trainable)
         assert all(jax.tree.leaves(same))
+
+
+def test_a_state_off_the_mesh_is_named(tiny, make_batch):
+    state = create_state(OPTIMIZER, init_params(tiny, jax.random.key(0)))
+    batch = put_batch(make_batch(0, rows=8), make_mesh({"data": 8}))
+    step = make_train_step(tiny, OPTIMIZER)
+    with pytest.raises(ValueError, match="state is on 1 devices and the batch on 8"):
+        step(state, batch, jax.random.key(1), jnp.int32(1))
