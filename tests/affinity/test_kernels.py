@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from taskpgm.affinity import fused, kernels
 
@@ -178,7 +179,10 @@ def test_fused_kernels_lower_for_their_platform(form, platform, v):
     """Without a device: the kernel is translated to Triton's or Mosaic's language."""
     log_probs = jax.ShapeDtypeStruct((12, 130, v), jnp.bfloat16)
     weights = jax.ShapeDtypeStruct((1, 130), jnp.float32)
-    lowered = FUSED[form].trace(log_probs, weights).lower(lowering_platforms=(platform,))
+    kind, name = {"cuda": ("NVIDIA H200", "gpu"), "tpu": ("TPU v5", "tpu")}[platform]
+    device = AbstractDevice(device_kind=kind, num_cores=1, platform=name)
+    with use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device)):
+        lowered = FUSED[form].trace(log_probs, weights).lower(lowering_platforms=(platform,))
     assert "custom_call" in lowered.as_text()
 
 
