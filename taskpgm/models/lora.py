@@ -43,6 +43,35 @@ def named(init, names: tuple[str | None, ...]):
     return lambda *args: Named(init(*args), names)
 
 
+@jax.custom_vjp
+def low_rank(
+    x: Float[Array, "b t i"], a: Float[Array, "i r"], b: Float[Array, "r o"]
+) -> Float[Array, "b t o"]:
+    """(x a) b in the type of x; gradients of a and b come in their own type, usually wider.
+
+    The products of the backward pass are written out, because those that JAX derives make XLA turn
+    whole activations around first: a tenth to a fifth of a training step on a CPU.
+    """
+    return _low_rank_forward(x, a, b)[0]
+
+
+def _low_rank_forward(x, a, b):
+    low = x @ a.astype(x.dtype)
+    return low @ b.astype(x.dtype), (x, low, a, b)
+
+
+def _low_rank_backward(kept, dy):
+    x, low, a, b = kept
+    dlow = jnp.einsum("bto,ro->btr", dy, b.astype(dy.dtype))
+    dx = jnp.einsum("btr,ir->bti", dlow, a.astype(dy.dtype))
+    da = jnp.einsum("bti,btr->ir", x, dlow, preferred_element_type=a.dtype)
+    db = jnp.einsum("btr,bto->ro", low, dy, preferred_element_type=b.dtype)
+    return dx, da, db
+
+
+low_rank.defvjp(_low_rank_forward, _low_rank_backward)
+
+
 class Dense(nn.Module):
     """y = x W (+ c) (+ scale (x A) B where this layer is a target and its adapter is given)."""
 
@@ -71,7 +100,7 @@ class Dense(nn.Module):
         a = self.variable("lora", "a", self._init_a, (size, lora.rank)).value
         b = self.variable("lora", "b", self._init_b, (lora.rank, self.features)).value
         x = nn.Dropout(lora.dropout)(x, deterministic=deterministic)
-        return y + lora.scale * ((x @ a.astype(dtype)) @ b.astype(dtype))
+        return y + low_rank(x, lora.scale * a, b)  # scaled where it is smallest
 
     def _init_a(self, shape: tuple[int, int]) -> Named:
         init = nn.initializers.normal(shape[0] ** -0.5)
