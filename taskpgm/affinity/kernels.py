@@ -28,8 +28,10 @@ _BRACKET = 0.5 * np.array([
 ])  # fmt: skip
 _FLOOR = -85.0
 _LN2_QUARTER = float(np.log(2.0)) / 4
-# Entries of one elementwise operation: small enough that its operands stay in a core's L2 cache.
-_TILE = 1 << 16
+# Entries of one elementwise operation, by platform: its operands stay in a core's L2 cache, or in
+# an accelerator's.
+_TILE = {"cpu": 1 << 16}
+_LARGE_TILE = 1 << 20
 # Entries in one float32 sum. Longer ones would lose more than the polynomial does when the entries
 # are alike (a uniform distribution); sums of sums are compensated.
 _RUN = 256
@@ -62,9 +64,16 @@ def mass(log_probs: Float[Array, "n t v"]) -> Float[Array, "n t"]:
 
 def _blocks(t: int, v: int, models: int) -> tuple[int, int, int]:
     """(positions, runs, run length) of a block: about one tile of entries for `models` models."""
+    tile = _TILE.get(jax.default_backend(), _LARGE_TILE)
     run = min(v, _RUN)
-    runs = max(1, min(16, v // run, _TILE // (models * run)))
-    return max(1, min(t, _TILE // (models * runs * run))), runs, run
+    runs = max(1, min(16, v // run, tile // (models * run)))
+    return max(1, min(t, tile // (models * runs * run))), runs, run
+
+
+def _sum_runs(x: Float[Array, "r c"]) -> Float[Array, "r"]:
+    """Sums over the last axis. XLA's own are scalar loops on a CPU: there, a product with ones."""
+    ones = jnp.ones(x.shape[-1], jnp.float32)
+    return jax.lax.platform_dependent(x, cpu=lambda x: x @ ones, default=lambda x: x.sum(-1))
 
 
 def _cut(log_probs, t0, v0, size: tuple[int, int, int]):
@@ -113,7 +122,6 @@ def pairwise(log_probs: Float[Array, "n t v"], weights: Float[Array, "e t"]) -> 
     n, t, v = log_probs.shape
     size, shifts = _blocks(t, v, n), n // 2
     each = size[0] * size[1]  # rows of a model in a block
-    ones = jnp.ones(size[2], jnp.float32)
 
     def block(t0, v0):
         def table(x):
@@ -127,8 +135,7 @@ def pairwise(log_probs: Float[Array, "n t v"], weights: Float[Array, "e t"]) -> 
 
         def meet(k):
             q, g = (jax.lax.dynamic_slice_in_dim(x, k * each, n * each) for x in (p, f))
-            # A product with ones: XLA's CPU reductions over the last axis are scalar loops.
-            return term(p[: n * each], f[: n * each], q, g) @ ones
+            return _sum_runs(term(p[: n * each], f[: n * each], q, g))
 
         return jax.lax.map(meet, jnp.arange(1, shifts + 1))
 
@@ -147,14 +154,13 @@ def between(
         return jnp.swapaxes(between(right, left, weights), 1, 2)
     (a, t, v), b = left.shape, right.shape[0]
     size = _blocks(t, v, b)
-    ones = jnp.ones(size[2], jnp.float32)
 
     def block(t0, v0):
         p, f = (x.reshape(a, 1, -1, size[2]) for x in _cut(left, t0, v0, size))
         q, g = (x.reshape(b, -1, size[2]) for x in _cut(right, t0, v0, size))
 
         def meet(row):
-            return term(*row, q, g).reshape(-1, size[2]) @ ones
+            return _sum_runs(term(*row, q, g).reshape(-1, size[2]))
 
         return jax.lax.map(meet, (p, f))
 

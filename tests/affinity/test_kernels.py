@@ -55,7 +55,7 @@ def test_pairwise_is_within_its_bound(n, t, v, dtype):
 
 @pytest.mark.parametrize("tile", [64, 1 << 12])
 def test_blocks_that_do_not_divide(monkeypatch, tile):
-    monkeypatch.setattr(kernels, "_TILE", tile)
+    monkeypatch.setitem(kernels._TILE, "cpu", tile)
     rng = np.random.default_rng(0)
     for n, t, v in [(3, 7, 1301), (6, 5, 29)]:
         log_probs = normalised(rng.normal(size=(n, t, v))).astype(np.float32)
