@@ -58,16 +58,14 @@ def adapters_stage(context: Context) -> None:
     section = context.config.adapters
     config, params = context.load_model(context.proxy)
     config = adapter_config(context, config)
-    rows = {t.name: context.rows(context.proxy, t.train, t.name) for t in missing}
+    rows = {t.name: context.rows(context.proxy, t.train, t.name) for t in context.tasks}
     steps = {name: adapter_steps(len(r.tokens), section) for name, r in rows.items()}
-    # Tasks of like length share a group: none waits long for another.
-    missing.sort(key=lambda task: (-steps[task.name], task.name))
-    size = section.group or group_size(context, config, len(missing))
-    groups = [missing[i : i + size] for i in range(0, len(missing), size)]
+    groups = planned_groups(context, config, missing, steps)
     say(
         "adapters",
-        f"{len(missing)} of {len(context.tasks)} tasks to train ({section.mode}), "
-        f"{size} side by side, {min(steps.values())} to {max(steps.values())} steps each",
+        f"{len(missing)} of {len(context.tasks)} tasks to train ({section.mode}), up to "
+        f"{max(map(len, groups))} side by side, {min(steps.values())} to {max(steps.values())} "
+        "steps each",
     )
     step = training.make_train_step(
         config, training.make_optimizer(section.optimizer.to_dict()), mode=section.mode, group=True
@@ -77,6 +75,33 @@ def adapters_stage(context: Context) -> None:
             context, config, params, step, group, rows, steps,
             f"adapters {number}/{len(groups)}",
         )
+
+
+def planned_groups(
+    context: Context,
+    config: models.DecoderConfig,
+    missing: Sequence[tasks.Task],
+    steps: Mapping[str, int],
+) -> list[list[tasks.Task]]:
+    """Which tasks train side by side: what an interrupted run had planned, then what it had not.
+
+    The plan is kept, because a group of another size gives other last bits: resumed, a task trains
+    beside the same others as if nothing had happened.
+    """
+    path = context.folder / "adapters" / ".groups" / "plan.json"
+    task_of = {adapter_key(context, task): task for task in context.tasks}
+    wanted = {adapter_key(context, task) for task in missing}
+    before = wd.read_json(path) if path.is_file() else []
+    plan = [keys for keys in before if task_of.keys() >= set(keys) and wanted & set(keys)]
+    fresh = [task_of[key] for key in wanted - {key for keys in plan for key in keys}]
+    # Tasks of like length share a group: none waits long for another.
+    fresh.sort(key=lambda task: (-steps[task.name], task.name))
+    if fresh:
+        size = context.config.adapters.group or group_size(context, config, len(fresh))
+        keys = [adapter_key(context, task) for task in fresh]
+        plan += [keys[i : i + size] for i in range(0, len(keys), size)]
+    wd.write_json(path, plan)
+    return [[task_of[key] for key in keys] for keys in plan]
 
 
 def adapter_steps(rows: int, section: Any) -> int:
@@ -140,6 +165,8 @@ def train_group(
     seconds = time.monotonic() - start
     for i, (task, key) in enumerate(zip(group, keys, strict=True)):
         target = adapter_folder(context, task.name)
+        if wd.is_done(target, key):
+            continue
         wd.begin(target, key)
         training.save_tree(target / "weights", jax.tree.map(lambda x: x[i], state.trainable))  # noqa: B023
         wd.mark_done(target, key, steps=lengths[i], seconds=round(seconds / len(group), 2))

@@ -20,6 +20,7 @@ class Inputs:
 
     Attributes:
       affinities: S by kind ("pmi", "jsd"), each [n, n].
+      resamples: S of resampled held-out sets by kind, each [b, n, n]; none with a matrix's file.
       sizes: training examples per task [n], or None for a matrix from a file.
       cap: the largest weight each task can have, budget and sizes being what they are [n], or None.
       config: the section `mixture`.
@@ -27,6 +28,7 @@ class Inputs:
     """
 
     affinities: Mapping[str, np.ndarray]
+    resamples: Mapping[str, np.ndarray]
     sizes: np.ndarray | None
     cap: np.ndarray | None
     config: Mapping

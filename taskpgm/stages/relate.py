@@ -1,6 +1,6 @@
 """Stages `affinity` and `mixture`: how tasks relate, and what follows for their proportions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from taskpgm import affinity, mixture, training
+from taskpgm.mixture import resample
 from taskpgm.stages import learn, mixtures
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, say
@@ -154,6 +155,17 @@ def affinities(folder: Path) -> dict[str, tuple[np.ndarray, list[str]]]:
     return found
 
 
+def resamples(folder: Path, kinds: Iterable[str]) -> dict[str, np.ndarray]:
+    """Affinities of resampled held-out sets, [b, n, n] by kind, where there are any."""
+    found = {}
+    for kind in kinds:
+        path = folder / "affinity" / f"{kind}-resamples.npz"
+        if path.is_file():
+            with np.load(path) as archive:
+                found[kind] = archive["samples"].astype(np.float64)
+    return found
+
+
 def solve_mixtures(context: Context, given: dict[str, tuple[np.ndarray, list[str]]]) -> dict:
     """The content of weights.json: every mixture, the first of TaskPGM's repeated at the top."""
     section = context.config.mixture
@@ -161,6 +173,7 @@ def solve_mixtures(context: Context, given: dict[str, tuple[np.ndarray, list[str
     size = None if sizes(context) is None else np.array(sizes(context))
     inputs = mixtures.Inputs(
         affinities={kind: S for kind, (S, _) in given.items()},
+        resamples=resamples(context.folder, given),
         sizes=size,
         cap=None if size is None else mixtures.caps(size, section.budget, section.max_epochs),
         config=section.to_dict(),
@@ -189,7 +202,7 @@ def entry(name: str, inputs: mixtures.Inputs, section: Any) -> dict:
     counts = mixture.allocate(
         weights, section.budget, sizes=inputs.sizes, max_epochs=section.max_epochs
     )
-    told = explained(kind, inputs, weights) if kind else None
+    told = explained(kind, inputs, weights, solved and made.method) if kind else None
     return {
         "affinity": kind,
         "method": made.method if solved else name,
@@ -203,10 +216,26 @@ def entry(name: str, inputs: mixtures.Inputs, section: Any) -> dict:
     }
 
 
-def explained(kind: str, inputs: mixtures.Inputs, weights: np.ndarray) -> dict:
-    """What method 11 asks of a mixture, as lists for JSON, tasks in the order of the matrix."""
-    told = mixture.explain(inputs.affinities[kind], inputs.energy(kind), weights, cap=inputs.cap)
-    return {
+def explained(kind: str, inputs: mixtures.Inputs, weights: np.ndarray, method: str) -> dict:
+    """What method 11 asks of a mixture, as lists for JSON, tasks in the order of the matrix.
+
+    Intervals (method 10) are those of the exact mixture, so no other is given any.
+    """
+    section, drawn = inputs.config, None
+    if method == "exact" and kind in inputs.resamples:
+        drawn = resample.bootstrap_weights(
+            inputs.resamples[kind], section["ratio"], inputs.cap, psd=section["psd"],
+            floor=section["floor"],
+        ).weights
+    told = mixture.explain(
+        inputs.affinities[kind], inputs.energy(kind), weights, cap=inputs.cap, resampled=drawn
+    )
+    intervals = {} if drawn is None else {
+        "low": told.interval[0].tolist(),
+        "high": told.interval[1].tolist(),
+        "kept_share": told.kept.tolist(),
+    }  # fmt: skip
+    return intervals | {
         "representativeness": told.representativeness.tolist(),
         "redundancy": told.redundancy.tolist(),
         "reduced_cost": told.reduced_cost.tolist(),
