@@ -22,7 +22,6 @@ from taskpgm.mixture.faces import (
     face,
     regularised,
     rounding,
-    solve_free,
     solve_free_quickly,
 )
 from taskpgm.mixture.interior import interior_sets
@@ -33,12 +32,12 @@ CENTRINGS = 20  # proximal steps at most
 TARGET = 1e-10  # gap, relative to max(1, |E|), that a solution has to reach
 
 
-def exchange(problem: Problem, sets, centre, solve=solve_free):
+def exchange(problem: Problem, sets, near):
     """Block exchange until no sign is wrong. Returns (x, sets, settled)."""
 
     def step(carry):
         last, sets, _, k = carry
-        x, g = face(problem, sets, centre, jnp.clip(last, 0, problem.cap), solve)
+        x, g = face(problem, sets, near, jnp.clip(last, 0, problem.cap), solve_free_quickly)
         tol = rounding(problem, x)
         moved_free = jnp.where(x < -1e-14, -1, jnp.where(x > problem.high + 1e-14, 1, 0))
         moved_low = jnp.where(g < -tol, 0, -1)
@@ -50,7 +49,7 @@ def exchange(problem: Problem, sets, centre, solve=solve_free):
         # A matrix that cannot be factorised gives NaN, which no comparison above sees.
         return x, new, (new == sets).all(), jnp.where(jnp.isfinite(x[keep]), k + 1, EXCHANGES + 1)
 
-    start = (centre, sets, jnp.array(False), 0)
+    start = (near, sets, jnp.array(False), 0)
     x, sets, settled, k = jax.lax.while_loop(lambda c: ~c[2] & (c[3] < EXCHANGES), step, start)
     return x, sets, settled & (k <= EXCHANGES)
 
@@ -104,30 +103,32 @@ def measure(problem: Problem, x, sets):
     return weights, gap / (TARGET * jnp.maximum(1, jnp.abs(energy)))
 
 
-def _hard(problem: Problem, centre):
+def _hard(problem: Problem):
     """A problem on which exchanging alone did not settle, or not exactly enough."""
     problem = regularised(problem)
-    x, sets = interior_sets(problem.unary, problem.pairwise, problem.cap, centre)
-    centre = project(x, problem.cap)
-    rounds = 4 * len(centre) + 100
+    inside, sets = interior_sets(problem.unary, problem.pairwise, problem.cap)
+    rounds = 4 * len(inside) + 100
 
     def recentre(carry):
-        best, excess, sets, centre, k = carry
-        x, new_sets, settled = exchange(problem, sets, centre)
-        x, sets, _ = jax.lax.cond(
-            settled, lambda: (x, new_sets, True), lambda: descend(problem, centre, centre, rounds)
-        )
+        best, excess, centre, sets, k = carry
+        # Its bounds held, so that descending starts on the face that was found.
+        start = jnp.where(sets < 0, -1, jnp.where(sets > 0, problem.cap + 1, centre))
+        start = project(start, problem.cap)
+        x, sets, _ = descend(problem, start, start, rounds)
         weights, new_excess = measure(problem, x, sets)
-        best = jnp.where(new_excess < excess, weights, best)
-        return best, jnp.minimum(excess, new_excess), sets, project(x, problem.cap), k + 1
+        better = new_excess < excess
+        return (
+            jnp.where(better, weights, best), jnp.where(better, new_excess, excess), x, sets, k + 1
+        )  # fmt: skip
 
-    best, excess = measure(problem, centre, jnp.zeros_like(sets))
-    # A matrix with a truly negative eigenvalue has no factor even so.
-    best = jnp.where(jnp.isfinite(problem.factor[-1, -1]), best, jnp.nan)
-    rounds_left = jnp.where(jnp.isfinite(best[0]), 0, CENTRINGS)
-    carry = (best, excess, sets, centre, rounds_left)
-    keep_on = jax.lax.while_loop(lambda c: (c[1] > 1) & (c[4] < CENTRINGS), recentre, carry)
-    return keep_on[0], keep_on[2]
+    # A matrix with a truly negative eigenvalue has no factor even so, and NaN for an answer.
+    definite = jnp.isfinite(problem.factor[-1, -1])
+    none = jnp.full_like(inside, jnp.nan), jnp.inf
+    start = (*none, inside, sets, jnp.where(definite, 0, CENTRINGS))
+    best, _, _, sets, _ = jax.lax.while_loop(
+        lambda c: (c[1] > 1) & (c[4] < CENTRINGS), recentre, start
+    )
+    return best, sets
 
 
 def active_set(
@@ -139,12 +140,12 @@ def active_set(
     Returns the weights and the sets; NaN where A is not positive semi-definite.
     """
     n = len(start)
-    centre = project(jnp.full(n, 1 / n), problem.cap)
+    near = jnp.full(n, 1 / n)
     start = jnp.where((start > 0) & jnp.isinf(problem.high), 0, start)
-    x, sets, settled = exchange(problem, start, centre, solve_free_quickly)
+    x, sets, settled = exchange(problem, start, near)
     weights, excess = measure(problem, x, sets)
     # Without a factor of the whole of A, a small free set could hide that A is not definite.
     definite = jnp.isfinite(problem.factor[-1, -1])
     return jax.lax.cond(
-        settled & definite & (excess <= 1), lambda: (weights, sets), lambda: _hard(problem, centre)
+        settled & definite & (excess <= 1), lambda: (weights, sets), lambda: _hard(problem)
     )

@@ -1,15 +1,15 @@
 """How far a mixture can be from the best one: the duality gap, without knowing the best one."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def least_feasible(cost: Float[Array, "n"], cap: Float[Array, "n"]) -> Float[Array, "n"]:
-    """The v in {0 <= v <= cap, sum v = 1} with the least cost'v: fill the cheapest first."""
-    order = jnp.argsort(cost)
-    filled = jnp.minimum(cap, 1.0)[order]
-    before = jnp.cumsum(filled) - filled
-    return jnp.zeros_like(filled).at[order].set(jnp.clip(1 - before, 0, filled))
+def least_cost(cost: Float[Array, "n"], cap: Float[Array, "n"]) -> Float[Array, ""]:
+    """min of cost'v over {0 <= v <= cap, sum v = 1}: the cheapest are filled first."""
+    cost, cap = jax.lax.sort((cost, jnp.minimum(cap, 1.0)), num_keys=1)
+    before = jnp.cumsum(cap) - cap
+    return jnp.sum(cost * jnp.clip(1 - before, 0, cap))
 
 
 def duality_gap(
@@ -21,4 +21,4 @@ def duality_gap(
     """
     # A constant in the gradient changes nothing; without it, nothing large cancels.
     centred = gradient - jnp.sum(gradient * weights)
-    return jnp.maximum(jnp.sum(centred * (weights - least_feasible(centred, cap))), 0.0)
+    return jnp.maximum(jnp.sum(centred * weights) - least_cost(centred, cap), 0.0)

@@ -42,7 +42,21 @@ def _describe(weights, energy: Energy, cap, method: str) -> Solution:
     return Solution(weights, value, duality_gap(gradient, weights, cap), support, method)
 
 
-def _over_batch(one, unary, pairwise, cap) -> Solution:
+def read_cap(cap, size: int):
+    """Caps as [*b, n], checked; 2, which never binds, for each task where there are none."""
+    if cap is None:
+        return np.full(size, 2.0)
+    if is_traced(cap):
+        return jnp.broadcast_to(cap.astype(jnp.float64), cap.shape[:-1] + (size,))
+    cap = np.asarray(cap, np.float64)
+    cap = cap if cap.ndim else np.full(size, cap)
+    if cap.shape[-1] != size:
+        raise ValueError(f"cap has {cap.shape[-1]} entries where there are {size} tasks")
+    check_caps(cap)
+    return np.minimum(cap, 2.0)
+
+
+def solve_over_batch(one, unary, pairwise, cap) -> Solution:
     """Apply `one` to every problem of the batch that the leading axes broadcast to."""
     batch = jnp.broadcast_shapes(unary.shape[:-1], pairwise.shape[:-2], cap.shape[:-1])
     run = one
@@ -89,7 +103,7 @@ def solve_closed_form(energy: Energy) -> Solution:
 
 @jax.jit
 def _jit_closed_form(unary, pairwise):
-    return _over_batch(_closed_form, unary, pairwise, jnp.full(unary.shape[-1], 2.0))
+    return solve_over_batch(_closed_form, unary, pairwise, jnp.full(unary.shape[-1], 2.0))
 
 
 def _exact(unary, pairwise, cap) -> Solution:
@@ -115,16 +129,7 @@ def solve_exact(energy: Energy, cap: Float[Array, "n"] | float | None = None) ->
         caps. Under jit or vmap values are not looked at; infeasible caps then give NaN.
     """
     energy = read_energy(energy)
-    size = energy.unary.shape[-1]
-    if cap is None:
-        cap = np.full(size, 2.0)
-    elif not is_traced(cap):
-        cap = np.asarray(cap, np.float64)
-        cap = cap if cap.ndim else np.full(size, cap)
-        if cap.shape[-1] != size:
-            raise ValueError(f"cap has {cap.shape[-1]} entries where there are {size} tasks")
-        check_caps(cap)
-        cap = np.minimum(cap, 2.0)
+    cap = read_cap(cap, energy.unary.shape[-1])
     found = _jit_exact(*map(jnp.asarray, (energy.unary, energy.pairwise, cap)))
     if not is_traced(found) and not np.isfinite(found.weights).all():
         raise ValueError("pairwise is not positive semi-definite: make it so first, see psd=")
@@ -133,4 +138,4 @@ def solve_exact(energy: Energy, cap: Float[Array, "n"] | float | None = None) ->
 
 @jax.jit
 def _jit_exact(unary, pairwise, cap):
-    return _over_batch(_exact, unary, pairwise, cap)
+    return solve_over_batch(_exact, unary, pairwise, cap)

@@ -1,0 +1,41 @@
+"""MixMin: the mixture of models, one a task, that predicts the target data best.
+
+Source: Thudi et al. (2025), "MixMin: finding data mixtures via convex minimization",
+arXiv 2502.10510.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from taskpgm.mixture.floats import read_array, read_vector
+
+
+def mixmin(
+    log_likelihood: Float[np.ndarray, "n m"],
+    lengths: Float[np.ndarray, "m"] | None = None,
+    *,
+    rate: float = 1.0,
+    steps: int = 100,
+) -> Float[np.ndarray, "n"]:
+    """min over p of -mean (1/|y|) log sum_i p_i p_i(y|x), by exponentiated gradient from uniform.
+
+    Args:
+      log_likelihood: log p_i(y|x) of each model on each target example, the sum over the tokens of
+        y, nats, [n, m]. Never leaves log space.
+      lengths: |y| in tokens, [m]; 1 where None.
+    """
+    scores = read_array(log_likelihood, "log_likelihood")
+    if scores.ndim != 2 or 0 in scores.shape:
+        raise ValueError(f"log_likelihood has shape {scores.shape}: it has to be [n, m]")
+    n, m = scores.shape
+    share = 1 / (np.ones(m) if lengths is None else read_vector(lengths, "lengths", m)) / m
+    log_p = np.full(n, -np.log(n))
+    for _ in range(steps):
+        joint = log_p[:, None] + scores
+        top = joint.max(0)
+        evidence = top + np.log(np.exp(joint - top).sum(0))
+        # Minus the gradient is p_i(y|x) over the mixture's likelihood; at most 1 / p_i.
+        log_p = log_p + rate * np.exp(scores - evidence) @ share
+        log_p -= log_p.max()
+        log_p -= np.log(np.exp(log_p).sum())
+    return np.exp(log_p)
