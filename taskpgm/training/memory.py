@@ -9,9 +9,9 @@ bytes of the compute dtype, per layer and token of a device, what the backward p
 
 d hidden size, q and k widths of queries and of keys, f of the MLP (3 f and f without a gate). Rows
 longer than a block of queries keep no scores, but have one block's three times in float32. To this
-come the parameters, the trained part once more as gradients and twice as moments (gradients in
-float32 if accumulated), and one chunk of logits three times in float32. The compiler's own figures
-on CPU were within 30% of this for the shapes that the tests take.
+come the parameters, the trained part once more as gradients and twice as moments, all float32, and
+one chunk of logits three times in float32. The compiler's own figures on CPU were within 25% of
+this for a Llama of 6 layers and width 256, full and LoRA, lengths 128 and 1024, each remat.
 """
 
 import math
@@ -64,7 +64,8 @@ def estimate_memory(
     split = axes["fsdp"] * axes["tensor"]
     here = math.ceil(group / axes["task"])
     base = config.num_params * stored / split
-    trained = num_adapter_params(config) * 4 / split if mode == "lora" else base
+    count = num_adapter_params(config) if mode == "lora" else config.num_params
+    trained = count * (4 if mode == "lora" else stored) / split
     local = math.ceil(rows / accumulate / (axes["data"] * axes["fsdp"]))
     tokens = here * local * length
     kept = _kept(config, length, e)
@@ -79,12 +80,13 @@ def estimate_memory(
         activations += 3 * 4 * config.num_heads * BLOCK
     lines = min(chunk, tokens)
     vocabulary = config.vocab_size / axes["tensor"]
-    unembedding = 4 * config.hidden_size * config.vocab_size / split if mode == "full" else 0
+    # The gradient of the unembedding is summed on each device before it is split over fsdp.
+    unembedding = 4 * config.hidden_size * vocabulary if mode == "full" else 0
     return Memory(
         params=base if mode == "lora" else 0.0,
         trained=here * trained,
-        gradients=here * trained * (4 / stored if accumulate > 1 and mode == "full" else 1),
-        moments=2 * here * trained,
+        gradients=here * count * 4 / split,
+        moments=2 * here * count * 4 / split,
         activations=tokens * activations / axes["tensor"] + 2 * tokens * config.hidden_size * e,
         logits=12 * lines * vocabulary + here * unembedding,
     )

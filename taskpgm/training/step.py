@@ -56,6 +56,7 @@ def make_train_step(
     accumulate: int = 1,
     group: bool = False,
     chunk: int = 1024,
+    rules: ShardingRules | None = None,
 ) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, dict[str, Array]]]:
     """The compiled step(state, batch, key, total) -> (state, metrics).
 
@@ -70,6 +71,7 @@ def make_train_step(
         [g b t], key [g] and total [g]; the frozen base is there once. Clipping is per task. A task
         at its own total makes no more updates.
       chunk: rows of logits alive at a time on one device, all its tasks of a group together.
+      rules: those that the parameters were placed by.
 
     The step's arguments: `batch` has tokens, targets, weights, positions, segment_ids of [b t];
     `key` is the run's random key, from which dropout takes fold_in(key, step), so that a task's
@@ -82,7 +84,9 @@ def make_train_step(
     """
     if mode not in VARIABLES:
         raise ValueError(f"train step: mode {mode!r} is unknown; known: {', '.join(VARIABLES)}")
-    loss_and_grad = jax.value_and_grad(partial(_loss, config, VARIABLES[mode]))
+    loss_and_grad = jax.value_and_grad(
+        partial(_loss, config, VARIABLES[mode], rules or ShardingRules())
+    )
 
     def step(state, frozen, batch, key, total, *, chunk, placed):
         key = jax.random.fold_in(key, state.step)
@@ -91,13 +95,14 @@ def make_train_step(
         micro = partial(loss_and_grad, state.trainable, frozen, scale=scale, chunk=chunk)
         micro = partial(micro, placed=placed)
         loss, gradient = _accumulated(micro, batch, key, accumulate)
+        gradient = in_float32(gradient)
         norm = optax.global_norm(gradient)
         direction, opt_state = optimizer.transform.update(
             gradient, state.opt_state, state.trainable
         )
         rate = optimizer.learning_rate(state.step, total)
         updated = jax.tree.map(
-            lambda p, d: (p - rate * d.astype(jnp.float32)).astype(p.dtype),
+            lambda p, d: (p - rate * d).astype(p.dtype),
             state.trainable,
             direction,
         )
@@ -179,7 +184,7 @@ def replicated(sharding: Sharding) -> Sharding:
     return sharding
 
 
-def _loss(config, variables, trainable, frozen, batch, key, *, scale, chunk, placed):
+def _loss(config, variables, rules, trainable, frozen, batch, key, *, scale, chunk, placed):
     variables = variables(trainable, frozen)
     with kept_by_rows(placed, batch["tokens"].shape):
         hidden = Decoder(config).apply(
@@ -191,12 +196,19 @@ def _loss(config, variables, trainable, frozen, batch, key, *, scale, chunk, pla
             rngs={"dropout": key},
             method="hidden",
         )
+    matrix = unembedding(config, variables["params"]).astype(hidden.dtype)
+    if placed is not None:
+        # Gathered once, not for every chunk of the loss; its vocabulary stays split.
+        where = rules.sharding(placed.mesh, (None, "vocab"), matrix.shape)
+        matrix = jax.lax.with_sharding_constraint(matrix, where)
+    rows = shards(placed, -2)
     nll, _ = cross_entropy(
         hidden.reshape(-1, hidden.shape[-1]),
-        unembedding(config, variables["params"]),
+        matrix,
         batch["targets"].reshape(-1),
         batch["weights"].reshape(-1),
         chunk=chunk,
+        shards=rows if batch["tokens"].shape[0] % rows == 0 else 1,
     )
     return nll * scale
 
@@ -222,6 +234,11 @@ def _accumulated(micro, batch, key, count):
     shapes = jax.eval_shape(micro, {name: x[:, 0] for name, x in batch.items()}, key)
     start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
     return jax.lax.scan(body, start, jnp.arange(count))[0]
+
+
+def in_float32(tree: Tree) -> Tree:
+    """Gradients and moments are float32 whatever the parameters are."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
 
 def create_state(
@@ -254,7 +271,11 @@ def create_state(
     # would have the second step compiled anew.
     trainable = jax.tree.map(jnp.asarray, trainable)
     trainable = jax.tree.map(lambda x: jax.device_put(x, x.sharding), trainable)
-    init = jax.vmap(optimizer.transform.init) if group else optimizer.transform.init
+
+    def init(trainable):
+        return optimizer.transform.init(in_float32(trainable))
+
+    init = jax.vmap(init) if group else init
     shapes = jax.eval_shape(init, trainable)
     first = jax.tree.leaves(trainable)[0]
     step = jnp.zeros(first.shape[:1] if group else (), jnp.int32, device=replicated(first.sharding))

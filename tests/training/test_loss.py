@@ -1,5 +1,7 @@
 """The chunked cross entropy is the plain one, in value and gradient."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,10 +44,14 @@ def test_equals_plain(v):
     assert_close(jax.jit(chunked(8))(*args), expected)  # the path without a gradient
 
 
-@pytest.mark.parametrize("n,chunk", [(1, 4), (7, 3), (13, 4), (16, 16), (10, 100), (12, 1)])
-def test_any_length_and_chunk(n, chunk):
+@pytest.mark.parametrize(
+    "n,chunk,shards",
+    [(1, 4, 1), (7, 3, 1), (13, 4, 1), (16, 16, 1), (12, 1, 1), (24, 8, 4), (26, 8, 2)],
+)
+def test_any_length_and_chunk(n, chunk, shards):
     args = problem(n, 5, 11)
-    value, gradient = jax.jit(jax.value_and_grad(chunked(chunk), argnums=(0, 1)))(*args)
+    loss = partial(cross_entropy, chunk=chunk, shards=shards)
+    (value, _), gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(*args)
     expected, wanted = jax.jit(jax.value_and_grad(plain, argnums=(0, 1)))(*args)
     assert_close(value, expected)
     for got, want in zip(gradient, wanted, strict=True):
@@ -98,9 +104,9 @@ def test_frozen_unembedding_has_no_gradient_product():
     n, d, v = 64, 4, 512
     args = problem(n, d, v)
     shapes = set(shapes_in(jax.make_jaxpr(jax.grad(chunked(8)))(*args).jaxpr))
-    assert (d, v) not in shapes
+    assert (1, d, v) not in shapes
     shapes = set(shapes_in(jax.make_jaxpr(jax.grad(chunked(8), argnums=(0, 1)))(*args).jaxpr))
-    assert (d, v) in shapes
+    assert (1, d, v) in shapes
 
 
 def test_vmap_over_adapters_with_one_unembedding():
@@ -116,7 +122,7 @@ def test_vmap_over_adapters_with_one_unembedding():
         assert_close(value[i], expected)
         assert_close(gradient[i], wanted)
     jaxpr = jax.make_jaxpr(together)(hidden, unembedding, targets, weights)
-    assert (g, d, v) not in set(shapes_in(jaxpr.jaxpr))
+    assert not {(g, d, v), (g, 1, d, v)} & set(shapes_in(jaxpr.jaxpr))
 
 
 @pytest.mark.parametrize("spec", [("fsdp", "tensor"), (None, "tensor"), (None, ("fsdp", "tensor"))])
@@ -133,10 +139,10 @@ def test_sharded_vocabulary(spec):
     unembedding = put(unembedding, *spec)
     args = (put(hidden, "fsdp"), unembedding, put(targets, "fsdp"), put(weights, "fsdp"))
     step = jax.jit(
-        jax.value_and_grad(chunked(8), argnums=(0, 1)),
+        jax.value_and_grad(partial(cross_entropy, chunk=8, shards=2), (0, 1), has_aux=True),
         out_shardings=(None, (args[0].sharding, unembedding.sharding)),
     )
-    value, gradient = step(*args)
+    (value, _), gradient = step(*args)
     assert_close(value, expected)
     for got, want in zip(gradient, wanted, strict=True):
         assert_close(got, want)
@@ -148,3 +154,5 @@ def test_bad_shapes_are_named():
         cross_entropy(hidden, unembedding.T, targets, weights)
     with pytest.raises(ValueError, match="chunk is 0"):
         cross_entropy(hidden, unembedding, targets, weights, chunk=0)
+    with pytest.raises(ValueError, match="8 rows are not split evenly by 3"):
+        cross_entropy(hidden, unembedding, targets, weights, shards=3)

@@ -95,8 +95,9 @@ def collectives(text, kind):
     """(result sizes, whether in a loop) of every collective of this kind in a compiled program."""
     for computation in re.split(r"\n(?=%|ENTRY)", text):
         entry = computation.startswith("ENTRY")
-        for shape in re.findall(rf"= \w+\[([\d,]*)\]\S* {kind}(?:-start)?\(", computation):
-            yield tuple(int(x) for x in shape.split(",") if x), not entry
+        for results in re.findall(rf"= (.*?) {kind}(?:-start)?\(", computation):
+            for shape in re.findall(r"\w+\[([\d,]*)\]", results):  # several, when combined
+                yield tuple(int(x) for x in shape.split(",") if x), not entry
 
 
 def is_matrix(path):
@@ -107,7 +108,7 @@ def is_matrix(path):
 
 def test_parameters_gradients_and_moments_are_sharded(tiny, make_batch):
     # More layers than anything else is long, so that a stack is known by its shape.
-    config = dataclasses.replace(tiny, num_layers=5, num_kv_heads=4)
+    config = dataclasses.replace(tiny, num_layers=5, num_kv_heads=4, vocab_size=80)
     mesh = make_mesh({"fsdp": 8})
     state = full(config, mesh)
     for path, leaf in jax.tree.leaves_with_path((state.trainable, state.opt_state)):
@@ -133,6 +134,10 @@ def test_parameters_gradients_and_moments_are_sharded(tiny, make_batch):
     # Gradients are reduced layer by layer in the scan, never as a stack.
     reduced = list(collectives(text, "all-reduce")) + list(collectives(text, "reduce-scatter"))
     assert not any(shape[:1] == (5,) for shape, _ in reduced if len(shape) == 3)
+    # The unembedding [32 80] is gathered once, and its gradient reduced once, for all chunks.
+    for kind in (gathered, reduced):
+        once = [looped for shape, looped in kind if sorted(shape)[-2:] == [32, 80]]
+        assert once == [False], (kind is gathered, once)
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert compiled.memory_analysis().argument_size_in_bytes < state_bytes / 8 + 8192
 

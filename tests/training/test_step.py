@@ -1,5 +1,6 @@
 """The training step: accumulation, groups, frozen weights."""
 
+import dataclasses
 import functools
 from functools import partial
 
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from taskpgm.models import Decoder, init_lora
+from taskpgm.models import Decoder, init_lora, init_params
 from taskpgm.training.optimizer import make_optimizer
 from taskpgm.training.step import create_state, make_train_step
 
@@ -199,3 +200,15 @@ def test_compiled_once(tiny, make_params, make_batch, caplog):
     with jax.log_compiles(), caplog.at_level("WARNING"):
         step(state, *args)
     assert not [r for r in caplog.records if "Compiling" in r.getMessage()]
+
+
+def test_bfloat16_parameters_have_float32_moments(tiny, make_batch):
+    config = dataclasses.replace(tiny, dtype="bfloat16", param_dtype="bfloat16")
+    state = create_state(OPTIMIZER, init_params(config, KEY))
+    step = step_of(config)
+    for k in range(2):
+        state, metrics = step(state, make_batch(k), KEY, jnp.int32(4))
+    assert {x.dtype for x in jax.tree.leaves(state.trainable)} == {jnp.dtype("bfloat16")}
+    moments = {x.dtype for x in jax.tree.leaves(state.opt_state) if x.ndim}
+    assert moments == {jnp.dtype("float32")}
+    assert all(value.dtype == jnp.float32 for value in metrics.values())
