@@ -44,8 +44,8 @@ MATRIX_STAGES = ("affinity", "mixture", "report")
 # What may differ at any time: where and how fast things run, how often they are saved or logged,
 # and which further mixtures are compared. None of it changes an artefact that exists.
 FREE = (
-    "mesh.*", "log_every", "compare", "train.seeds", "*.checkpoint_every", "*.keep", "*.memory", "adapters.group",
-    "affinity.batch_size", "evaluation.batch_size", "affinity.bootstrap",
+    "mesh.*", "log_every", "compare", "train.seeds", "*.checkpoint_every", "*.keep", "*.memory",
+    "adapters.group", "affinity.batch_size", "evaluation.batch_size", "affinity.bootstrap",
 )
 
 

@@ -6,7 +6,7 @@ where it minimises none.
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,17 +38,21 @@ class Inputs:
     def n(self) -> int:
         return len(next(iter(self.affinities.values())))
 
-    def energy(self, kind: str) -> mixture.Energy:
-        """The energy of one affinity (method 4).
+    def affinity(self, kind: str) -> np.ndarray:
+        """S of a kind, [n, n].
 
         Raises:
           ValueError: that affinity was not computed.
         """
         if kind not in self.affinities:
             raise ValueError(f"no {kind} affinity here, only {', '.join(self.affinities)}")
+        return self.affinities[kind]
+
+    def energy(self, kind: str) -> mixture.Energy:
+        """The energy of one affinity (method 4)."""
         section = self.config
         return mixture.energy_from_affinity(
-            self.affinities[kind], section["ratio"], psd=section["psd"], floor=section["floor"]
+            self.affinity(kind), section["ratio"], psd=section["psd"], floor=section["floor"]
         )
 
 
@@ -77,6 +81,28 @@ def closed_form(kind: str) -> Mixture:
     return Mixture(kind, lambda x: mixture.solve_closed_form(x.energy(kind)))
 
 
+def plain(kind: str, weights: Callable[[np.ndarray, Inputs], np.ndarray]) -> Mixture:
+    """A baseline that reads an affinity but minimises no energy of it."""
+    return Mixture(None, lambda x: weights(x.affinity(kind), x))
+
+
+def permuted(kind: str) -> Mixture:
+    """A control: the exact mixture of an affinity whose tasks have changed places."""
+
+    def make(x: Inputs) -> np.ndarray:
+        S = baselines.permuted_affinity(x.affinity(kind), seed=x.seed)
+        energy = replace(x, affinities={kind: S}).energy(kind)
+        return SOLVERS[x.config["method"]](energy, x.cap).weights
+
+    return Mixture(None, make)
+
+
+def random_instances(x: Inputs) -> np.ndarray:
+    """Examples drawn from the union of all tasks, whichever task they are of."""
+    counts = baselines.random_instances(sizes_of(x), x.config["budget"], seed=x.seed)
+    return counts / counts.sum()
+
+
 def sizes_of(x: Inputs) -> np.ndarray:
     if x.sizes is None:
         raise ValueError("size-proportional needs affinity.sizes: set it, or drop it from compare")
@@ -90,6 +116,11 @@ MIXTURES: dict[str, Mixture] = {
     "taskpgm-jsd": taskpgm("jsd"),
     "closed-form-pmi": closed_form("pmi"),
     "closed-form-jsd": closed_form("jsd"),
+    "softmax-pmi": plain("pmi", lambda S, x: baselines.softmax_rows(S)),
+    "softmax-jsd": plain("jsd", lambda S, x: baselines.softmax_rows(S)),
+    "permuted-pmi": permuted("pmi"),
+    "permuted-jsd": permuted("jsd"),
+    "random-instances": Mixture(None, random_instances),
 }
 
 

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from taskpgm import affinity, mixture, training
-from taskpgm.mixture import resample
 from taskpgm.stages import learn, mixtures
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, say
@@ -223,7 +222,7 @@ def explained(kind: str, inputs: mixtures.Inputs, weights: np.ndarray, method: s
     """
     section, drawn = inputs.config, None
     if method == "exact" and kind in inputs.resamples:
-        drawn = resample.bootstrap_weights(
+        drawn = mixture.bootstrap_weights(
             inputs.resamples[kind], section["ratio"], inputs.cap, psd=section["psd"],
             floor=section["floor"],
         ).weights
