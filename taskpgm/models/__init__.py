@@ -1,6 +1,5 @@
 """What predicts: one decoder for Llama, Mistral, Qwen2 and GPT-2, its adapters, its files."""
 
-from taskpgm.models.attention import attention
 from taskpgm.models.config import DecoderConfig, LoraConfig, RopeScaling
 from taskpgm.models.decoder import (
     Decoder,
@@ -20,7 +19,6 @@ __all__ = [
     "DecoderConfig",
     "LoraConfig",
     "RopeScaling",
-    "attention",
     "check_hf",
     "generate",
     "init_lora",

@@ -7,7 +7,7 @@ shards, and written into its layer of the stacked parameter before the next one 
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,24 +78,30 @@ def _load_leaf(
 ) -> jax.Array:
     """One of our parameters: a stack is made empty in its shards, then filled layer by layer."""
     source = NAMES[config.architecture].table[leaf]
-
-    def ours(x: jax.Array) -> jax.Array:
-        return (x.T if source.transpose else x).astype(like.dtype)
-
+    convert, fill = _programs(source.transpose, like.dtype, sharding)
     if not leaf.startswith("layers/"):
         tensor = _place(read_tensor(entries[source.name]), source, sharding, 0)
-        return jax.block_until_ready(jax.jit(ours, out_shardings=sharding)(tensor))
-
-    def fill(stack, tensor, i):
-        return jax.lax.dynamic_update_index_in_dim(stack, ours(tensor), i, 0)
-
-    stack = jax.jit(partial(jnp.zeros, like.shape, like.dtype), out_shardings=sharding)()
-    fill = jax.jit(fill, donate_argnums=0, out_shardings=sharding)
+        return jax.block_until_ready(convert(tensor))
+    stack = jnp.zeros(like.shape, like.dtype, device=sharding)
     for i in range(config.num_layers):
         tensor = _place(read_tensor(entries[source.name.format(i=i)]), source, sharding, 1)
         # Without waiting, a device's queue would hold every layer's tensor at once.
         stack = jax.block_until_ready(fill(stack, tensor, i))
     return stack
+
+
+@lru_cache(maxsize=256)
+def _programs(transpose: bool, dtype, sharding: NamedSharding | None) -> tuple[Callable, Callable]:
+    """tensor -> our array of it, and (stack, tensor, i) -> the stack with our array in layer i."""
+
+    def ours(tensor):
+        return (tensor.T if transpose else tensor).astype(dtype)
+
+    def fill(stack, tensor, i):
+        return jax.lax.dynamic_update_index_in_dim(stack, ours(tensor), i, 0)
+
+    whole = jax.jit(ours, out_shardings=sharding)
+    return whole, jax.jit(fill, donate_argnums=0, out_shardings=sharding)
 
 
 def _place(

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskpgm.models.attention import BACKENDS, BLOCK, attention
+from taskpgm.models import attention as module
+from taskpgm.models.attention import BACKENDS, attention
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def inputs(b=2, t=24, h=4, n=2, d=8, s=None, seed=0):
@@ -60,15 +63,24 @@ def test_offset_is_where_the_queries_are():
         np.testing.assert_allclose(part, whole[:, 20:], atol=1e-6)
 
 
-@pytest.mark.parametrize("window", [None, 70])
-def test_blocks_of_a_long_row_change_nothing(window):
-    t = 2 * BLOCK + 100
-    q, k, v = inputs(b=1, t=t, h=2, n=1, d=4)
-    ids = segments(1, 500, 200, t - 700)
+@pytest.mark.parametrize("window", [None, 13])
+@pytest.mark.parametrize("packed", [False, True])
+def test_blocks_of_a_long_row_change_nothing(window, packed, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 16)
+    q, k, v = inputs(t=40)
+    ids = segments(2, 21, 9, 10) if packed else None
+
+    def run(q, k, v, offset):
+        return attention(q, k, v, segment_ids=ids, window=window, offset=offset)
+
     # A traced offset cannot be blocked: the same rows, all keys at once.
-    whole = attention(q, k, v, segment_ids=ids, window=window, offset=jnp.int32(0))
-    got = attention(q, k, v, segment_ids=ids, window=window)
-    np.testing.assert_allclose(got, whole, atol=1e-6)
+    wanted, pull = jax.vjp(lambda *x: jax.jit(run)(*x, jnp.int32(0)), q, k, v)
+    got, pull_blocks = jax.vjp(lambda *x: run(*x, 0), q, k, v)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), pull_blocks(got), pull(got)
+    )
+    np.testing.assert_allclose(got, definition(q, k, v, ids, window), atol=2e-6)
 
 
 @pytest.mark.parametrize("window", [None, 37])

@@ -97,6 +97,7 @@ def test_half_precision_shards_of_theirs(theirs, tokens, tmp_path, name, dtype):
     close(logits(config, tokens, params=params), torch_logits(back.eval(), tokens))
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "gpt2"])
 def test_greedy_tokens_of_a_left_padded_batch(theirs, tmp_path, name):
     model = theirs(name)
