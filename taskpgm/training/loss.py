@@ -63,7 +63,7 @@ def cross_entropy(
     def blocks(x):
         x = x.reshape(shards, n // shards, *x.shape[1:])
         x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2)) if padding else x
-        return x.reshape(shards, -1, count, *x.shape[2:])
+        return x.reshape(shards, count, -1, *x.shape[2:])
 
     weights = weights.astype(jnp.float32)
     nll = _sum_nll(blocks(hidden), unembedding, blocks(targets), blocks(weights))
@@ -90,13 +90,13 @@ def _hits(targets: Int[Array, "s c"], vocabulary: int) -> Array:
 
 
 def _take(x: Array, index: Array) -> Array:
-    """Chunk `index` of x [s c k ...]."""
-    return jax.lax.dynamic_index_in_dim(x, index, axis=2, keepdims=False)
+    """Chunk `index` of x [s k c ...]."""
+    return jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False)
 
 
 @jax.custom_vjp
 def _sum_nll(hidden, unembedding, targets, weights):
-    """The weighted sum, of rows laid out [s c k ...]: s blocks of c rows of each of k chunks."""
+    """The weighted sum, of rows laid out [s k c ...]: in s blocks, k chunks of c rows."""
     matrix = unembedding.astype(hidden.dtype)
 
     def body(total, index):
@@ -104,7 +104,7 @@ def _sum_nll(hidden, unembedding, targets, weights):
         nll, _, _ = _chunk_nll(_logits(h, matrix), _hits(y, matrix.shape[1]))
         return total + jnp.sum(nll * w), None
 
-    return jax.lax.scan(body, jnp.float32(0.0), jnp.arange(hidden.shape[2]))[0]
+    return jax.lax.scan(body, jnp.float32(0.0), jnp.arange(hidden.shape[1]))[0]
 
 
 def _forward(hidden, unembedding, targets, weights):
@@ -131,16 +131,16 @@ def _forward(hidden, unembedding, targets, weights):
             )
         return (total + jnp.sum(nll * w), d_matrix), (d_hidden, nll)
 
-    shards, _, count, _ = hidden.shape
+    shards, count, _, _ = hidden.shape
     start = jnp.zeros((shards, *matrix.shape), jnp.float32) if wants_unembedding else None
     (total, d_matrix), (d_hidden, nll) = jax.lax.scan(
         body, (jnp.float32(0.0), start), jnp.arange(count)
     )
     if wants_hidden:
-        d_hidden = jnp.moveaxis(d_hidden, 0, 2)
+        d_hidden = jnp.moveaxis(d_hidden, 0, 1)
     if wants_unembedding:
         d_matrix = jnp.sum(d_matrix, axis=0).astype(unembedding.dtype)
-    return total, (d_hidden, d_matrix, jnp.moveaxis(nll, 0, 2))
+    return total, (d_hidden, d_matrix, jnp.moveaxis(nll, 0, 1))
 
 
 def _backward(saved, cotangent):
