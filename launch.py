@@ -10,8 +10,9 @@ import sys
 
 from absl import app, flags, logging
 
-# Before jax is imported anywhere: tokenizers must not fork-warn, TensorFlow-style logs stay quiet.
+# Before anything is imported: what libraries would say that no user of this program needs.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from ml_collections import config_flags  # noqa: E402

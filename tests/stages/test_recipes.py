@@ -54,15 +54,11 @@ def stand_in(folder, family: str):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("recipe", "base"),
-    [("llama2_mix", "llama"), ("mistral_mix", "mistral"), ("qwen2_mix", "qwen2")],
-)
-def test_the_seven_billion_recipes(recipe, base, tasks_folder, tmp_path):
-    model = stand_in(tmp_path / "model", base)
+def test_the_llama2_recipe(tasks_folder, tmp_path):
+    model = stand_in(tmp_path / "model", "llama")
     launch(
         tmp_path / "run", f"--config.base.path={model}", f"--config.tasks.source={tasks_folder}",
-        *SMALL, config=f"configs/{recipe}.py",
+        *SMALL, config="configs/llama2_mix.py",
     )  # fmt: skip
     weights = json.loads((tmp_path / "run" / "mixture" / "weights.json").read_text())
     assert sum(weights["counts"]) == 30
@@ -71,6 +67,17 @@ def test_the_seven_billion_recipes(recipe, base, tasks_folder, tmp_path):
     trained = results["runs"]["uniform"]["tasks"]["upper"]["loss"]
     assert trained != results["base"]["tasks"]["upper"]["loss"]
     assert (tmp_path / "run" / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(("recipe", "family"), [("mistral_mix", "mistral"), ("qwen2_mix", "qwen2")])
+def test_the_recipes_that_differ_by_their_model_alone(recipe, family, tasks_folder, tmp_path):
+    model = stand_in(tmp_path / "model", family)
+    launch(
+        tmp_path / "run", f"--config.base.path={model}", f"--config.tasks.source={tasks_folder}",
+        *SMALL, "--config.compare=('taskpgm-jsd',)", "--stage=runs", config=f"configs/{recipe}.py",
+    )  # fmt: skip
+    written = tmp_path / "run" / "runs" / "taskpgm-jsd" / "hf" / "config.json"
+    assert json.loads(written.read_text())["model_type"] == family
 
 
 def test_the_proxy_differs_from_the_model_that_the_mixture_trains(tasks_folder, tmp_path):
