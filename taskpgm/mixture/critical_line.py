@@ -94,10 +94,12 @@ def advance(problem: Problem, line: Line, unary, change, end) -> tuple[Line, Arr
     cap = problem.cap
     held = jnp.where(sets > 0, cap, 0)
     now = unary + t * change
-    given = jnp.stack(
-        [jnp.append(jnp.where(free, now, held), 1.0), jnp.append(jnp.where(free, change, 0), 0.0)]
-    )
-    (x, dx), (g, dg) = _split(table @ given.T, free, jnp.stack([now, change], 1), held)
+    # Two products with a vector each: XLA's thin matrix products are three times slower on a CPU.
+    out = (table @ jnp.append(jnp.where(free, now, held), 1.0))[:-1]
+    rate = (table @ jnp.append(jnp.where(free, change, 0), 0.0))[:-1]
+    x, dx = jnp.where(free, out, held), jnp.where(free, rate, 0)
+    # Multipliers: A x + nu - u at bound indices.
+    g, dg = jnp.where(free, 0, out - now), jnp.where(free, 0, rate - change)
 
     # Distance from each index's active limits, and its rate, both in units of their own rounding.
     x_noise, dx_noise = 1e-11, 1e-12 * jnp.abs(dx).max()
@@ -124,14 +126,3 @@ def advance(problem: Problem, line: Line, unary, change, end) -> tuple[Line, Arr
 
     any_wrong = wrong.any()
     return jax.lax.cond(any_wrong, exchange, step), ~any_wrong
-
-
-def _split(out, free, potential, held):
-    """(x, dx) and (g, dg): weights and multipliers, each with its rate, from the tableau's output.
-
-    Multipliers are relative to `potential`: A x + nu - u at bound indices, zero at free ones.
-    """
-    out = out[:-1]
-    x = jnp.where(free, out[:, 0], held), jnp.where(free, out[:, 1], 0)
-    bound = jnp.where(free[:, None], 0, out - potential)
-    return x, (bound[:, 0], bound[:, 1])

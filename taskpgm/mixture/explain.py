@@ -3,13 +3,17 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from taskpgm.mixture.certificate import duality_gap
 from taskpgm.mixture.clustering import order_rows
 from taskpgm.mixture.energy import Energy, read_energy
-from taskpgm.mixture.floats import read_symmetric, read_vector
+from taskpgm.mixture.floats import in_float64, read_symmetric, read_vector
 from taskpgm.mixture.simplex import check_caps
+
+_gap = in_float64(jax.jit(duality_gap))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +125,7 @@ def explain(
         energy=unary + pairwise,
         unary_term=unary,
         pairwise_term=pairwise,
-        gap=_gap(gradient, p, limit),
+        gap=float(_gap(gradient, p, limit)),
         effective_tasks=float(effective_tasks(p)),
         order=order_rows(s),
     )
@@ -134,11 +138,3 @@ def _price(gradient, p, limit) -> float:
         return float(np.sum(gradient[free] * p[free]) / p[free].sum())
     # A vertex: any number between the best task outside and the worst one inside will do.
     return float(gradient[p > 1e-12].max())
-
-
-def _gap(gradient, p, limit) -> float:
-    order = np.argsort(gradient, kind="stable")
-    before = np.cumsum(limit[order]) - limit[order]
-    best = np.zeros_like(p)
-    best[order] = np.clip(1 - before, 0, limit[order])
-    return max(float((gradient - gradient @ p) @ (p - best)), 0.0)

@@ -9,10 +9,10 @@ from jaxtyping import Float
 
 from taskpgm.mixture.certificate import duality_gap
 from taskpgm.mixture.critical_line import Line, advance, point, start_line
-from taskpgm.mixture.energy import make_positive_definite
+from taskpgm.mixture.energy import Energy, make_positive_definite
 from taskpgm.mixture.faces import Problem, make_problem
 from taskpgm.mixture.floats import in_float64, read_array, read_symmetric
-from taskpgm.mixture.solve import _exact
+from taskpgm.mixture.solve import solve_exact
 
 CHUNK = 64  # kinks between two looks at the tableau's accuracy
 DRIFT = 1e-9  # error of a weight before refinement, above which the tableau is made afresh
@@ -82,8 +82,9 @@ def ratio_path(
         raise ValueError(f"affinity has shape {s.shape}: a path is of one matrix")
     means = s.sum(1) / len(s)
     pairwise = make_positive_definite(s, psd, floor)
-    problem, line, state = _begin(means, pairwise)
-    ratios, points = [0.0], [np.asarray(state)]
+    start = solve_exact(Energy(np.zeros_like(means), pairwise)).weights
+    problem, line = _begin(means, pairwise, start)
+    ratios, points = [0.0], [start]
     while float(line.t) < end:
         line, found, at, weights, drift = _follow(problem, line, means, end)
         found = int(found)
@@ -99,12 +100,10 @@ def ratio_path(
 
 
 @jax.jit
-def _begin(means, pairwise):
-    no_cap = jnp.full(len(means), 2.0)
-    start = _exact(0 * means, pairwise, no_cap).weights
+def _begin(means, pairwise, start):
     # A weight that is zero at r = 0 is held there; if it is about to enter, the first step sees it.
     line = start_line(pairwise, jnp.where(start > 0, 0, -1))
-    return make_problem(means, pairwise, no_cap), line, start
+    return make_problem(means, pairwise, jnp.full(len(means), 2.0)), line
 
 
 @jax.jit

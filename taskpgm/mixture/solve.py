@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from taskpgm.mixture.active_set import is_enough
 from taskpgm.mixture.certificate import duality_gap
-from taskpgm.mixture.chain import solve_problem
+from taskpgm.mixture.chain import certain_chained, exchange_chained
 from taskpgm.mixture.energy import Energy, read_energy
 from taskpgm.mixture.faces import make_problem
 from taskpgm.mixture.floats import in_float64, is_traced
+from taskpgm.mixture.hard import persevere
 from taskpgm.mixture.simplex import _project, check_caps
 
 
@@ -35,13 +37,6 @@ class Solution:
     method: str = dataclasses.field(metadata={"static": True})
 
 
-def _describe(weights, energy: Energy, cap, method: str) -> Solution:
-    gradient = energy.pairwise @ weights - energy.unary
-    value = 0.5 * jnp.sum(weights * (gradient - energy.unary))
-    support = jnp.sum(weights > 0)
-    return Solution(weights, value, duality_gap(gradient, weights, cap), support, method)
-
-
 def read_cap(cap, size: int):
     """Caps as [*b, n], checked; 2, which never binds, for each task where there are none."""
     if cap is None:
@@ -57,21 +52,20 @@ def read_cap(cap, size: int):
 
 
 def solve_over_batch(one, unary, pairwise, cap) -> Solution:
-    """Apply `one` to every problem of the batch that the leading axes broadcast to."""
+    """Apply `one` to every problem of the batch that the leading axes broadcast to.
+
+    Axes that an operand lacks stay unbatched: one matrix under many ratios is held once.
+    """
     batch = jnp.broadcast_shapes(unary.shape[:-1], pairwise.shape[:-2], cap.shape[:-1])
     run = one
     for axis in reversed(range(len(batch))):
-        # Axes that an operand lacks stay unbatched: one matrix under many ratios is held once.
         behind = len(batch) - axis
         has = (unary.ndim - 1 >= behind, pairwise.ndim - 2 >= behind, cap.ndim - 1 >= behind)
         run = jax.vmap(run, in_axes=tuple(0 if h else None for h in has))
-    if batch:
-        unary, cap = (jnp.broadcast_to(x, batch[-(x.ndim - 1) :] + x.shape[-1:])
-                      if x.ndim > 1 else x for x in (unary, cap))  # fmt: skip
-        if pairwise.ndim > 2:
-            pairwise = jnp.broadcast_to(
-                pairwise, batch[-(pairwise.ndim - 2) :] + pairwise.shape[-2:]
-            )
+    unary, pairwise, cap = (
+        jnp.broadcast_to(x, batch[len(batch) - own :] + x.shape[own:])
+        for x, own in ((unary, unary.ndim - 1), (pairwise, pairwise.ndim - 2), (cap, cap.ndim - 1))
+    )
     return run(unary, pairwise, cap)
 
 
@@ -80,7 +74,10 @@ def _closed_form(unary, pairwise, cap) -> Solution:
     nu = (solved[:, 0].sum() - 1) / solved[:, 1].sum()
     p = solved[:, 0] - nu * solved[:, 1]
     weights = jnp.where((p < 0).any(), _project(p, cap), p)
-    return _describe(weights, Energy(unary, pairwise), cap, "closed form")
+    gradient = pairwise @ weights - unary
+    energy = 0.5 * jnp.sum(weights * (gradient - unary))
+    gap = duality_gap(gradient, weights, cap)
+    return Solution(weights, energy, gap, jnp.sum(weights > 0), "closed form")
 
 
 @in_float64
@@ -106,10 +103,19 @@ def _jit_closed_form(unary, pairwise):
     return solve_over_batch(_closed_form, unary, pairwise, jnp.full(unary.shape[-1], 2.0))
 
 
-def _exact(unary, pairwise, cap) -> Solution:
-    start = jnp.zeros(len(unary), jnp.int64)
-    weights, _ = solve_problem(make_problem(unary, pairwise, cap), start)
-    return _describe(weights, Energy(unary, pairwise), cap, "exact")
+def _exact(solver):
+    def one(unary, pairwise, cap) -> Solution:
+        start = jnp.zeros(len(unary), jnp.int64)
+        found = solver(make_problem(unary, pairwise, cap), start)
+        return Solution(found.weights, found.energy, found.gap, jnp.sum(found.weights > 0), "exact")
+
+    return jax.jit(lambda *operands: solve_over_batch(one, *operands))
+
+
+# Compiling the method for hard problems takes longer than solving most; it waits until one comes.
+_by_exchange = _exact(exchange_chained)
+_by_certain = _exact(certain_chained)
+_by_persevering = _exact(lambda problem, start: persevere(problem))
 
 
 @in_float64
@@ -130,12 +136,30 @@ def solve_exact(energy: Energy, cap: Float[Array, "n"] | float | None = None) ->
     """
     energy = read_energy(energy)
     cap = read_cap(cap, energy.unary.shape[-1])
-    found = _jit_exact(*map(jnp.asarray, (energy.unary, energy.pairwise, cap)))
-    if not is_traced(found) and not np.isfinite(found.weights).all():
-        raise ValueError("pairwise is not positive semi-definite: make it so first, see psd=")
+    operands = energy.unary, energy.pairwise, cap
+    if is_traced(operands):
+        return _by_certain(*operands)
+    found = jax.tree.map(np.asarray, _by_exchange(*operands))
+    unfinished = np.argwhere(~np.asarray(is_enough(found)))
+    if len(unfinished):
+        found = _finish(found, operands, unfinished)
     return found
 
 
-@jax.jit
-def _jit_exact(unary, pairwise, cap):
-    return solve_over_batch(_exact, unary, pairwise, cap)
+def _finish(found: Solution, operands, indices) -> Solution:
+    """`found` with the problems of the batch at `indices` solved by the method for hard ones."""
+    batch = found.energy.shape
+    found = jax.tree.map(lambda x: np.array(x), found)
+    unary, pairwise, cap = operands
+    for index in map(tuple, indices):
+        own = (
+            np.broadcast_to(unary, batch + unary.shape[-1:])[index],
+            np.broadcast_to(pairwise, batch + pairwise.shape[-2:])[index],
+            np.broadcast_to(cap, batch + cap.shape[-1:])[index],
+        )
+        one = _by_persevering(*own)
+        if not np.isfinite(one.weights).all():
+            raise ValueError("pairwise is not positive semi-definite: make it so first, see psd=")
+        for field in ("weights", "energy", "gap", "support"):
+            getattr(found, field)[index] = getattr(one, field)
+    return found

@@ -38,4 +38,5 @@ def mixmin(
         log_p = log_p + rate * np.exp(scores - evidence) @ share
         log_p -= log_p.max()
         log_p -= np.log(np.exp(log_p).sum())
+        log_p = np.maximum(log_p, -600)  # so that a task can come back
     return np.exp(log_p)
