@@ -1,5 +1,6 @@
 """How the scoring of n x n is cut to fit a stated number of bytes, and what it will cost."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from taskpgm.models import DecoderConfig
@@ -63,6 +64,15 @@ def layout(
     window = int((room - positions * logits) // hidden)
     window = max(1, min(-(-most // positions), window // positions)) * positions
     return Layout(batch_size, min(group, models), models, window, positions, bins)
+
+
+def rows_at_a_time(rows: Sequence[int], most: int) -> int:
+    """Rows of a forward pass, from most/2 to `most`, that leave the fewest to fill up with padding.
+
+    `rows` counts each task's; among equals the larger one.
+    """
+    sizes = range(most, most // 2, -1)
+    return min(sizes, key=lambda size: sum(-(-r // size) * size for r in rows))
 
 
 class Plan(NamedTuple):

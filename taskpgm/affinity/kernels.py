@@ -71,7 +71,10 @@ def _blocks(t: int, v: int, models: int) -> tuple[int, int, int]:
 
 
 def _sum_runs(x: Float[Array, "r c"]) -> Float[Array, "r"]:
-    """Sums over the last axis. XLA's own are scalar loops on a CPU: there, a product with ones."""
+    """Sums over the last axis; on a CPU a product with ones.
+
+    XLA would fuse a sum with what it sums, and its CPU code for that is a scalar loop.
+    """
     ones = jnp.ones(x.shape[-1], jnp.float32)
     return jax.lax.platform_dependent(x, cpu=lambda x: x @ ones, default=lambda x: x.sum(-1))
 

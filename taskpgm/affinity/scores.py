@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from taskpgm.affinity import store
-from taskpgm.affinity.budget import Layout, layout
+from taskpgm.affinity.budget import Layout, layout, rows_at_a_time
 from taskpgm.affinity.cells import Grid
 from taskpgm.affinity.predict import Forward, decoder_forward, score_examples
 from taskpgm.affinity.stream import ModelsOf, bins, score_context, split
@@ -97,6 +97,7 @@ def compute_scores(
       model_keys: for each model a hash of all that determines it, the base among it.
       folder: of the store. Cells of other models, tasks and settings in it are deleted at the end.
       memory: bytes for hidden states and distributions (not weights or activations).
+      batch_size: rows of a forward pass, at most.
       contexts: "pool" (all pairs on all tasks), "pair" (only pairs with the task's own model), or
         None for log-likelihoods alone.
       most_bins: values kept for a pair on a task, at most; more examples than that share bins,
@@ -112,8 +113,8 @@ def compute_scores(
     forward = forward or decoder_forward(config, mode)
     most = min(most_bins, max(num_examples))
     cut = cut or layout(
-        len(rows), config, length=rows[0].tokens.shape[1], batch_size=batch_size, memory=memory,
-        group=group, bins=most, mode=mode,
+        len(rows), config, length=rows[0].tokens.shape[1], memory=memory, group=group, bins=most,
+        batch_size=rows_at_a_time([len(part.tokens) for part in rows], batch_size), mode=mode,
     )  # fmt: skip
     tasks = tuple(store.fingerprint(x) for x in rows)
     counts = tuple(map(int, num_examples))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from taskpgm.affinity import kernels, stream
-from taskpgm.affinity.budget import Layout, layout, plan
+from taskpgm.affinity.budget import Layout, layout, plan, rows_at_a_time
 from taskpgm.models import DecoderConfig
 
 
@@ -130,6 +130,12 @@ def test_plan_shows_its_arithmetic():
         memory=8 * 2**30, contexts=None,
     )  # fmt: skip
     assert alone.disk < got.disk and "pairs" not in alone.text
+
+
+def test_rows_at_a_time():
+    assert rows_at_a_time([16, 8, 24], 8) == 8
+    assert rows_at_a_time([12, 12], 8) == 6
+    assert rows_at_a_time([3], 1) == 1
 
 
 def test_too_little_memory_is_one_line():
