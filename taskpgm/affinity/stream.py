@@ -50,7 +50,10 @@ def coarsen(values: Sequence[Float[Array, "_ c v"]], k: int) -> list[Array]:
     """Log-probabilities of the k entries that any model finds most likely, then of the rest.
 
     The same k entries for all models at a position. Merging outcomes can only bring distributions
-    closer (data processing inequality): every JSD of the result is a lower bound.
+    closer (data processing inequality): every JSD of the result is a lower bound. On the quickstart
+    (27 adapters, 1024 entries, mean JSD 0.147 nats) the bound is low by 0.070, 0.038, 0.015 and
+    0.004 nats on average for k = 4, 16, 64 and 256 (experiments/vocab_top_k.py): flat distributions
+    like those of a small model need a large k.
     """
     peak = jnp.stack([x.max(0) for x in values]).max(0)
     _, ids = jax.lax.top_k(peak, k)
