@@ -2,10 +2,11 @@
 
 Per token, forward, one layer: 2 operations for each weight of a matrix, and for attention
 4 * heads * head_dim * c, where c is the mean number of positions attended (QK' and PV; causal:
-(length + 1) / 2, less with a sliding window). The unembedding counts as a matrix; the embedding
-lookup, norms, softmax and rotary phases count nothing. The backward pass costs as much again for
-the gradients of the activations and as much again for those of the weights; a frozen matrix has no
-gradient of the second kind. Recomputation (remat) is never counted: MFU is of useful operations.
+(length + 1) / 2, less with a sliding window). The unembedding counts as a matrix for the positions
+that are scored, since the loss multiplies no others; the embedding lookup, norms, softmax and
+rotary phases count nothing. The backward pass costs as much again for the gradients of the
+activations and as much again for those of the weights; a frozen matrix has no gradient of the
+second kind. Recomputation (remat) is never counted: MFU is of useful operations.
 """
 
 import jax
@@ -41,13 +42,17 @@ def mean_context(length: int, window: int | None = None) -> float:
     return (window * (window + 1) / 2 + (length - window) * window) / length
 
 
-def flops_per_token(config: DecoderConfig, length: int, mode: str = "full") -> float:
+def flops_per_token(
+    config: DecoderConfig, length: int, mode: str = "full", scored: float = 1.0
+) -> float:
     """Floating-point operations for one token of a packed row of `length`.
 
     mode: "full" and "lora" are training steps, "forward" a forward pass (without adapters).
+    scored: the share of the positions that have a weight in the loss.
     """
     layer = {name: 2.0 * i * o for name, (i, o) in matrices(config).items()}
-    base = config.num_layers * sum(layer.values()) + 2.0 * config.hidden_size * config.vocab_size
+    base = config.num_layers * sum(layer.values())
+    base += 2.0 * config.hidden_size * config.vocab_size * scored
     context = mean_context(length, config.sliding_window)
     attention = config.num_layers * 4.0 * config.num_heads * config.head_dim * context
     adapters = 2.0 * num_adapter_params(config)

@@ -50,7 +50,7 @@ def fit(
     seed: int | Sequence[int] = 0,
     totals: Sequence[int] | None = None,
     put: Callable[[Mapping[str, Any]], Any] = jax.device_put,
-    flops_per_token: float | None = None,
+    flops_per_token: Callable[[float], float] | float | None = None,
     evaluate: Callable[[TrainState], float] | None = None,
     keep: int = 2,
     wandb: Mapping[str, Any] | None = None,
@@ -67,8 +67,9 @@ def fit(
       seed: of dropout; with a group one for each task.
       totals: steps of each task of a group; `steps` is then their maximum.
       put: places a batch on the devices (`mesh.put_batch` where there is a mesh).
-      flops_per_token: from `flops.flops_per_token`; with it, MFU is logged where the devices' peak
-        is known.
+      flops_per_token: operations for a position, best as a function of the share of positions that
+        are scored (`flops.flops_per_token` with all else given); with it, MFU is logged where the
+        devices' peak is known.
       evaluate: state -> held-out loss, at every checkpoint; then the best checkpoint is kept too.
       keep: how many of the newest checkpoints are kept.
       wandb: arguments of wandb.init, or None for none.

@@ -6,22 +6,17 @@ For hidden states h [n d], the unembedding U [d v], targets y and weights w,
 
 The gradient of a chunk's sum needs only that chunk's logits, so it is taken in the same pass that
 computes them: dU and dh are what is carried to the backward pass, not the logits, and the product
-h U is done once rather than twice. Softmax and sums are float32 whatever the inputs' dtype.
+h U is done once rather than twice. Rows of weight zero (prompts, padding) are never multiplied:
+the others are lined up first, and the loop ends with them. Softmax and sums are float32 whatever
+the inputs' dtype.
 """
+
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-
-
-def chunk_count(n: int, chunk: int) -> int:
-    """The number of chunks for `n` tokens: the smallest that keeps each within `chunk` tokens and
-    divides n, or, where no divisor is near (n prime), the smallest that does not."""
-    least = -(-n // chunk)
-    for count in range(least, min(2 * least, n) + 1):
-        if n % count == 0:
-            return count
-    return least
 
 
 def cross_entropy(
@@ -32,20 +27,26 @@ def cross_entropy(
     *,
     chunk: int = 1024,
     shards: int = 1,
+    axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Weighted sum of -log softmax(hidden @ unembedding)[target], in nats, and the sum of weights.
 
     At most `chunk` rows of logits live at a time. The product is taken in the dtype of `hidden`
     with float32 sums; the gradient of `unembedding` is summed in float32 and has its dtype.
-    Differentiable in `hidden`, `unembedding` and `weights` (reverse mode); an input that is not
-    being differentiated costs no gradient product.
+    Differentiable in `hidden` and `unembedding` (reverse mode); one that is not being
+    differentiated costs no gradient product. `weights` are constants.
 
-    `shards`: into how many contiguous blocks the rows are split over devices. Every chunk takes its
-    part of each block, so that all devices work on it with rows of their own, and the gradient of
-    `unembedding` is summed block by block, to be added up over the devices once and not per chunk.
+    Args:
+      shards: into how many contiguous blocks the rows are split over devices. Every chunk takes its
+        part of each block, so that all devices work on it with rows of their own, and the gradient
+        of `unembedding` is summed block by block, to be added up over the devices once and not per
+        chunk.
+      axis_name: of a `vmap` around this, whose members then make as many rounds as the longest
+        of them needs, together.
 
     Raises:
-      ValueError: when the shapes do not fit together or `chunk` < 1.
+      ValueError: when the shapes do not fit together, `chunk` < 1, or a gradient with respect to
+        `weights` is asked for.
     """
     n, d = hidden.shape
     if unembedding.shape[0] != d or targets.shape != (n,) or weights.shape != (n,):
@@ -57,26 +58,46 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: chunk is {chunk}; it must be at least 1")
     if n % shards:
         raise ValueError(f"cross_entropy: {n} rows are not split evenly by {shards} shards")
-    count = chunk_count(n // shards, max(1, chunk // shards))
-    padding = -(n // shards) % count
-
-    def blocks(x):
-        x = x.reshape(shards, n // shards, *x.shape[1:])
-        x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2)) if padding else x
-        return x.reshape(shards, count, -1, *x.shape[2:])
-
+    hidden, targets, weights = (
+        x.reshape(shards, n // shards, *x.shape[1:]) for x in (hidden, targets, weights)
+    )
+    size = min(max(1, chunk // shards), n // shards)
     weights = weights.astype(jnp.float32)
-    nll = _sum_nll(blocks(hidden), unembedding, blocks(targets), blocks(weights))
+    nll = _sum_nll((size, axis_name), hidden, unembedding, targets, weights)
     return nll, jnp.sum(weights)
 
 
-def _logits(hidden: Float[Array, "s c d"], unembedding: Float[Array, "d v"]) -> Array:
-    return jnp.einsum("scd,dv->scv", hidden, unembedding, preferred_element_type=jnp.float32)
+class _Rounds(NamedTuple):
+    """Which rows each round takes: the scored ones of every block, in their order, come first."""
+
+    order: Int[Array, "s m"]  # row at each place; m is a whole number of rounds, past-the-end = n
+    place: Int[Array, "s n"]  # place of each row
+    count: Int[Array, ""]  # rounds that have a scored row
+
+
+def _rounds(weights: Float[Array, "s n"], size: int, axis_name: str | None) -> _Rounds:
+    n = weights.shape[1]
+    scored = weights != 0
+    first = jnp.cumsum(scored, axis=1)
+    place = jnp.where(scored, first - 1, first[:, -1:] + jnp.cumsum(~scored, axis=1) - 1)
+    order = jnp.argsort(~scored, axis=1, stable=True).astype(jnp.int32)
+    order = jnp.pad(order, ((0, 0), (0, -n % size)), constant_values=n)
+    count = (jnp.max(first[:, -1]) + size - 1) // size
+    return _Rounds(order, place, jax.lax.pmax(count, axis_name) if axis_name else count)
+
+
+def _pick(x: Array, rows: Int[Array, "s c"]) -> Array:
+    """x[s, rows[s]] for each block, zeros past the end."""
+    return jax.vmap(partial(jnp.take, axis=0, mode="fill", fill_value=0))(x, rows)
+
+
+def _logits(hidden: Float[Array, "s c d"], matrix: Float[Array, "d v"]) -> Float[Array, "s c v"]:
+    return jnp.einsum("scd,dv->scv", hidden, matrix, preferred_element_type=jnp.float32)
 
 
 def _chunk_nll(logits: Float[Array, "s c v"], hit: Array) -> tuple[Array, Array, Array]:
     """-log softmax at the target [s c], with exp(logits - max) and its sum [s c 1]."""
-    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    top = jnp.max(logits, axis=-1, keepdims=True)
     exponential = jnp.exp(logits - top)
     total = jnp.sum(exponential, axis=-1, keepdims=True)
     # A masked sum, not a gather: it fuses with the reduction beside it, and a vocabulary that is
@@ -89,67 +110,63 @@ def _hits(targets: Int[Array, "s c"], vocabulary: int) -> Array:
     return targets[..., None] == jax.lax.broadcasted_iota(targets.dtype, (1, 1, vocabulary), 2)
 
 
-def _take(x: Array, index: Array) -> Array:
-    """Chunk `index` of x [s k c ...]."""
-    return jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum_nll(static, hidden, unembedding, targets, weights):
+    """The weighted sum over rows [s n], by rounds of `size` rows of each of the s blocks."""
+    size, axis_name = static
+    rounds, matrix = _rounds(weights, size, axis_name), unembedding.astype(hidden.dtype)
 
-
-@jax.custom_vjp
-def _sum_nll(hidden, unembedding, targets, weights):
-    """The weighted sum, of rows laid out [s k c ...]: in s blocks, k chunks of c rows."""
-    matrix = unembedding.astype(hidden.dtype)
-
-    def body(total, index):
-        h, y, w = (_take(x, index) for x in (hidden, targets, weights))
+    def body(index, total):
+        rows = jax.lax.dynamic_slice_in_dim(rounds.order, index * size, size, axis=1)
+        h, y, w = (_pick(x, rows) for x in (hidden, targets, weights))
         nll, _, _ = _chunk_nll(_logits(h, matrix), _hits(y, matrix.shape[1]))
-        return total + jnp.sum(nll * w), None
+        return total + jnp.sum(nll * w)
 
-    return jax.lax.scan(body, jnp.float32(0.0), jnp.arange(hidden.shape[1]))[0]
+    return jax.lax.fori_loop(0, rounds.count, body, jnp.float32(0.0))
 
 
-def _forward(hidden, unembedding, targets, weights):
+def _forward(static, hidden, unembedding, targets, weights):
+    if weights.perturbed:
+        raise ValueError("cross_entropy: the weights are constants; there is no gradient of them")
     wants_hidden, wants_unembedding = hidden.perturbed, unembedding.perturbed
     hidden, unembedding, targets, weights = (
         x.value for x in (hidden, unembedding, targets, weights)
     )
-    matrix = unembedding.astype(hidden.dtype)
+    size, axis_name = static
+    rounds, matrix = _rounds(weights, size, axis_name), unembedding.astype(hidden.dtype)
 
-    def body(carry, index):
-        total, d_matrix = carry
-        h, y, w = (_take(x, index) for x in (hidden, targets, weights))
+    def body(index, carry):
+        total, d_hidden, d_matrix = carry
+        rows = jax.lax.dynamic_slice_in_dim(rounds.order, index * size, size, axis=1)
+        h, y, w = (_pick(x, rows) for x in (hidden, targets, weights))
         hit = _hits(y, matrix.shape[1])
         nll, exponential, normaliser = _chunk_nll(_logits(h, matrix), hit)
-        d_logits = ((exponential / normaliser - hit) * w[..., None]).astype(hidden.dtype)
-        d_hidden = None
+        d_logits = ((exponential / normaliser - hit) * w[..., None]).astype(h.dtype)
         if wants_hidden:
-            d_hidden = jnp.einsum(
-                "scv,dv->scd", d_logits, matrix, preferred_element_type=jnp.float32
-            ).astype(hidden.dtype)
-        if wants_unembedding:
-            d_matrix += jnp.einsum(
-                "scd,scv->sdv", h, d_logits, preferred_element_type=jnp.float32
+            d_h = jnp.einsum("scv,dv->scd", d_logits, matrix, preferred_element_type=jnp.float32)
+            d_hidden = jax.lax.dynamic_update_slice_in_dim(
+                d_hidden, d_h.astype(h.dtype), index * size, axis=1
             )
-        return (total + jnp.sum(nll * w), d_matrix), (d_hidden, nll)
+        if wants_unembedding:
+            d_matrix += jnp.einsum("scd,scv->sdv", h, d_logits, preferred_element_type=jnp.float32)
+        return total + jnp.sum(nll * w), d_hidden, d_matrix
 
-    shards, count, _, _ = hidden.shape
-    start = jnp.zeros((shards, *matrix.shape), jnp.float32) if wants_unembedding else None
-    (total, d_matrix), (d_hidden, nll) = jax.lax.scan(
-        body, (jnp.float32(0.0), start), jnp.arange(count)
+    blocks, _, d = hidden.shape
+    d_hidden = jnp.zeros((*rounds.order.shape, d), hidden.dtype) if wants_hidden else None
+    d_matrix = jnp.zeros((blocks, *matrix.shape), jnp.float32) if wants_unembedding else None
+    total, d_hidden, d_matrix = jax.lax.fori_loop(
+        0, rounds.count, body, (jnp.float32(0.0), d_hidden, d_matrix)
     )
     if wants_hidden:
-        d_hidden = jnp.moveaxis(d_hidden, 0, 1)
+        d_hidden = _pick(d_hidden, rounds.place)
     if wants_unembedding:
         d_matrix = jnp.sum(d_matrix, axis=0).astype(unembedding.dtype)
-    return total, (d_hidden, d_matrix, jnp.moveaxis(nll, 0, 1))
+    return total, (d_hidden, d_matrix)
 
 
-def _backward(saved, cotangent):
-    d_hidden, d_matrix, nll = saved
-
-    def scaled(x):
-        return None if x is None else (x * cotangent).astype(x.dtype)
-
-    return scaled(d_hidden), scaled(d_matrix), None, scaled(nll)
+def _backward(static, saved, cotangent):
+    d_hidden, d_matrix = (None if x is None else (x * cotangent).astype(x.dtype) for x in saved)
+    return d_hidden, d_matrix, None, None
 
 
 _sum_nll.defvjp(_forward, _backward, symbolic_zeros=True)

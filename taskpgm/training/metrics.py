@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,8 @@ class StepLog:
     A line every `every` steps: loss, the mean per scored token since the line before; grad_norm and
     lr of the step itself; tokens, the scored ones since the line before; tokens_per_second, of all
     positions computed, padding too; data_wait, the share of the time spent waiting for batches;
-    mfu = flops_per_token * tokens_per_second / peak of the devices. With a group, [g] numbers.
+    mfu = flops_per_token(share scored) * tokens_per_second / peak of the devices. With a group, [g]
+    numbers.
 
     The host reads a step's numbers only when they have long been computed, so it never holds the
     devices up. `partial` are the sums since the last line: kept in a checkpoint, they make the line
@@ -133,7 +134,7 @@ class StepLog:
         name: str,
         writer: Writer,
         every: int,
-        flops_per_token: float | None = None,
+        flops_per_token: Callable[[float], float] | float | None = None,
         partial: Mapping[str, Any] | None = None,
     ):
         self.name, self.writer, self.every = name, writer, every
@@ -141,15 +142,20 @@ class StepLog:
         self._peak = peak_flops() if flops_per_token else None
         self._flops = flops_per_token
         self._pending = deque()
-        self._nll, self._scored = (np.float64(0.0), np.float64(0.0))
+        self._start(None)
         if partial:
             self._nll, self._scored = (np.array(partial[key]) for key in ("nll", "scored"))
-        self._clock = None
-        self._positions, self._waited = 0, 0.0
+            self._positions = partial["positions"]
+
+    def _start(self, clock):
+        """A new line's sums: since the line before, and since `clock`, when speed is counted."""
+        self._nll, self._scored, self._positions = np.float64(0.0), np.float64(0.0), 0
+        self._clock, self._timed, self._waited = clock, 0, 0.0
 
     @property
     def partial(self) -> dict[str, Any]:
-        return {"nll": np.asarray(self._nll).tolist(), "scored": np.asarray(self._scored).tolist()}
+        sums = {"nll": self._nll, "scored": self._scored, "positions": self._positions}
+        return {name: np.asarray(value).tolist() for name, value in sums.items()}
 
     @contextlib.contextmanager
     def waiting(self):
@@ -175,10 +181,11 @@ class StepLog:
             self._check(step, values["loss"])
             self._nll = self._nll + values["loss"] * values["tokens"]
             self._scored = self._scored + values["tokens"]
+            self._positions += positions
             if self._clock is None:  # the first step compiled: it says nothing about speed
                 self._clock, self._waited = time.monotonic(), 0.0
             else:
-                self._positions += positions
+                self._timed += positions
             if (step + 1) % self.every == 0:
                 self._write(step + 1, values)
 
@@ -197,13 +204,14 @@ class StepLog:
         row = {"loss": loss, "grad_norm": last["grad_norm"], "lr": last["lr"]}
         row["tokens"] = self._scored
         now = time.monotonic()
-        if self._positions:
+        if self._timed:
             seconds = max(now - self._clock, 1e-9)
-            row["tokens_per_second"] = rate = self._positions / seconds
+            row["tokens_per_second"] = rate = self._timed / seconds
             row["data_wait"] = self._waited / seconds
             if self._peak:
-                row["mfu"] = self._flops * rate / self._peak
+                share = float(np.sum(self._scored)) / max(self._positions, 1)
+                flops = self._flops(share) if callable(self._flops) else self._flops
+                row["mfu"] = flops * rate / self._peak
         self.writer.write(done, row)
         self.note = f"loss {np.mean(loss):.4f}"
-        self._nll, self._scored = np.float64(0.0), np.float64(0.0)
-        self._clock, self._positions, self._waited = now, 0, 0.0
+        self._start(now)

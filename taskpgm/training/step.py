@@ -88,12 +88,12 @@ def make_train_step(
         partial(_loss, config, VARIABLES[mode], rules or ShardingRules())
     )
 
-    def step(state, frozen, batch, key, total, *, chunk, placed):
+    def step(state, frozen, batch, key, total, *, chunk, placed, axis_name=None):
         key = jax.random.fold_in(key, state.step)
         tokens = jnp.sum(batch["weights"], dtype=jnp.float32)
         scale = 1.0 / jnp.where(tokens > 0, tokens, 1.0)
         micro = partial(loss_and_grad, state.trainable, frozen, scale=scale, chunk=chunk)
-        micro = partial(micro, placed=placed)
+        micro = partial(micro, placed=placed, axis_name=axis_name)
         loss, gradient = _accumulated(micro, batch, key, accumulate)
         gradient = in_float32(gradient)
         norm = optax.global_norm(gradient)
@@ -119,10 +119,10 @@ def make_train_step(
     def grouped(state, frozen, batch, key, total, *, chunk, placed):
         tasks = state.step.shape[0]
         here = tasks // shards(placed, -3)  # tasks that share a device
-        one = partial(step, chunk=max(1, chunk // here), placed=placed)
+        one = partial(step, chunk=max(1, chunk // here), placed=placed, axis_name="group")
         # Constraints inside the model are about one task; the tasks are split as the batch is.
         axis = placed.spec[0] if placed else None
-        each = jax.vmap(one, in_axes=(0, None, 0, 0, 0), spmd_axis_name=axis)
+        each = jax.vmap(one, in_axes=(0, None, 0, 0, 0), axis_name="group", spmd_axis_name=axis)
         return each(state, frozen, batch, key, total)
 
     return _program(grouped if group else step, chunk)
@@ -184,7 +184,9 @@ def replicated(sharding: Sharding) -> Sharding:
     return sharding
 
 
-def _loss(config, variables, rules, trainable, frozen, batch, key, *, scale, chunk, placed):
+def _loss(
+    config, variables, rules, trainable, frozen, batch, key, *, scale, chunk, placed, axis_name
+):
     variables = variables(trainable, frozen)
     with kept_by_rows(placed, batch["tokens"].shape):
         hidden = Decoder(config).apply(
@@ -209,6 +211,7 @@ def _loss(config, variables, rules, trainable, frozen, batch, key, *, scale, chu
         batch["weights"].reshape(-1),
         chunk=chunk,
         shards=rows if batch["tokens"].shape[0] % rows == 0 else 1,
+        axis_name=axis_name,
     )
     return nll * scale
 

@@ -37,9 +37,7 @@ def train(directory: Path, pause: float) -> None:
             return jnp.mean((batch["tokens"] * mask @ params["w"] - batch["targets"]) ** 2)
 
         value, gradient = jax.value_and_grad(loss)(state.trainable)
-        direction, moments = optimizer.transform.update(
-            gradient, state.opt_state, state.trainable
-        )
+        direction, moments = optimizer.transform.update(gradient, state.opt_state, state.trainable)
         rate = optimizer.learning_rate(state.step, total)
         moved = jax.tree.map(lambda p, d: p - rate * d, state.trainable, direction)
         state = state.replace(step=state.step + 1, trainable=moved, opt_state=moments)

@@ -48,7 +48,7 @@ def test_counts_the_products_of_the_step(tiny, make_batch, mode):
         state = create_state(optimizer, init_lora(config, jax.random.key(0)), params)
     else:
         state = create_state(optimizer, params)
-    step = make_train_step(config, optimizer, mode=mode, chunk=16)
+    step = make_train_step(config, optimizer, mode=mode, chunk=rows * length)  # one round
     batch = make_batch(0, rows=rows, length=length)
     jaxpr = step.trace(state, batch, jax.random.key(0), jnp.int32(1)).jaxpr
     # The plain attention computes the masked half too; the formula counts what is of use.
@@ -73,6 +73,7 @@ def test_a_seven_billion_model(tiny):
     full = flops_per_token(llama, 4096)
     assert full == pytest.approx(6 * weights + 12 * 32 * 4096 * 2048.5, rel=1e-3)
     assert 0.66 < flops_per_token(llama, 4096, "lora") / full < 0.7
+    assert full - flops_per_token(llama, 4096, scored=0.5) == 3 * 32000 * 4096
     assert sum(i * o for i, o in matrices(llama).values()) * 32 < weights
 
 

@@ -112,3 +112,13 @@ def test_torch_is_not_imported():
     code = "import sys, taskpgm.training; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_mfu_counts_the_unembedding_of_scored_positions(tmp_path, monkeypatch):
+    monkeypatch.setattr("taskpgm.training.metrics.peak_flops", lambda: 1e3)
+    log = StepLog("r", Writer(tmp_path), every=2, flops_per_token=lambda share: 10 + 4 * share)
+    for step in range(4):
+        log.add(step, values(1.0, 16), 64)
+        log.collect(leave=0)
+    for row in read(log.writer.path):
+        assert row["mfu"] == pytest.approx(11 * row["tokens_per_second"] / 1e3)

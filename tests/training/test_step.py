@@ -133,9 +133,7 @@ def test_group_equals_each_alone(tiny, tiny_lora, make_params, make_batch, mode)
 
     single = step_of(config, mode=mode)
     for i in range(g):
-        alone, wanted = run_alone(
-            single, copied(starts[i]), frozen, batches[i], keys[i], totals[i]
-        )
+        alone, wanted = run_alone(single, copied(starts[i]), frozen, batches[i], keys[i], totals[i])
         got = [np.asarray(loss)[i] for loss in losses[: int(totals[i])]]
         close(got, wanted)
         mine = jax.tree.map(lambda x, i=i: np.asarray(x)[i], (state.trainable, state.opt_state))
