@@ -30,7 +30,7 @@ class Cache(NamedTuple):
     keys: Float[Array, "L b s n d"]
     values: Float[Array, "L b s n d"]
     segment_ids: Int[Array, "b s"]
-    length: Int[Array, ""]
+    length: int | Int[Array, ""]  # a plain 0 lets a long prompt be read in blocks
 
 
 def stack(config: DecoderConfig) -> type[nn.Module]:
@@ -113,6 +113,8 @@ class Decoder(nn.Module):
 
     def _run(self, tokens, positions, segment_ids, cache, deterministic):
         c = self.config
+        if c.lora is None and "lora" in self.variables:
+            raise ValueError("the variables hold adapters, but config.lora is None")
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         x = jnp.take(self.embedding, tokens, axis=0).astype(c.dtype)

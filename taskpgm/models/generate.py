@@ -6,6 +6,7 @@ compiled, whatever the prompts.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -92,7 +93,7 @@ def _decode(
     config, capacity, variables, tokens, segment_ids, stops, temperature, key, max_new_tokens
 ):
     """Prefill, then one token a step until every row has stopped or has max_new_tokens."""
-    model = Decoder(config)
+    model = Decoder(replace(config, remat="none"))  # which would also hide that the prefill is at 0
     b, t = tokens.shape
     starts = jnp.sum(segment_ids == 0, axis=1)  # padding on the left of each row
 
@@ -120,6 +121,7 @@ def _decode(
 
     positions = jnp.maximum(jnp.arange(t) - starts[:, None], 0)
     logits, cache = extend(tokens, positions, segment_ids, empty_cache(config, b, t + capacity))
+    cache = cache._replace(length=jnp.int32(t))
     state = State(
         step=jnp.int32(0),
         next=choose(logits, 0),
@@ -136,4 +138,4 @@ def empty_cache(config: DecoderConfig, batch: int, length: int) -> Cache:
     """Room for `length` tokens of `batch` rows."""
     shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
     keys, values = jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
-    return Cache(keys, values, jnp.zeros((batch, length), jnp.int32), jnp.int32(0))
+    return Cache(keys, values, jnp.zeros((batch, length), jnp.int32), 0)

@@ -47,6 +47,8 @@ def load_hf(path: str | Path, *, dtype: str = "float32", mesh=None, rules=None):
     Raises FileNotFoundError or ValueError, naming file and tensor, before any weight is read, for
     an unsupported model or a folder whose tensors are not exactly those of its config.
     """
+    if (mesh is None) != (rules is None):
+        raise ValueError("load_hf: a mesh and its rules are given together or not at all")
     config, entries = _checked(Path(path))
     config = replace(config, dtype=dtype, param_dtype=dtype)
     names = flatten_dict(logical_axes(config), sep="/")
@@ -231,6 +233,9 @@ def _tensors(config: DecoderConfig, params, lora) -> dict[str, tuple[tuple, Any,
     """File name -> (shape, type, function that fetches it), of the whole model."""
     flat = flatten_dict(params, sep="/")
     adapters = {} if lora is None else flatten_dict(lora, sep="/")
+
+    if lora is not None and config.lora is None:
+        raise ValueError("save_hf: an adapter is given, but config.lora is None")
 
     def fetch(leaf: str, i: int | None, transpose: bool) -> np.ndarray:
         x = flat[leaf] if i is None else flat[leaf][i]

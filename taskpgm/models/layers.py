@@ -103,7 +103,7 @@ class Attention(nn.Module):
             old_k, old_v, key_segment_ids, start = cache
             k = jax.lax.dynamic_update_slice(old_k, k.astype(old_k.dtype), (0, start, 0, 0))
             v = jax.lax.dynamic_update_slice(old_v, v.astype(old_v.dtype), (0, start, 0, 0))
-            # Few queries, a traced offset: the plain form takes it, and memory is the limit anyway.
+            # No fused kernel has an offset, and one query at a time is bound by memory anyway.
             y = see(k, v, key_segment_ids=key_segment_ids, offset=start, backend="reference")
         y = y.reshape(b, t, heads)
         o_proj = Dense(c, c.hidden_size, ("heads", "embed"), c.o_bias, name="o_proj")

@@ -19,7 +19,6 @@ DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": jnp.dtype("bfloat16"),
-    "F64": np.dtype(np.float64),
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskpgm.models import Decoder, generate
+from taskpgm.models import Decoder, attention, generate
 from taskpgm.models.generate import _decode
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -31,6 +31,15 @@ def test_greedy_with_a_cache_is_greedy_without(tiny, randomized, with_lora, fami
     got = generate(config, params, PROMPTS, max_new_tokens=12, lora=lora)
     variables = {"params": params, "lora": lora}
     assert got == [greedy(config, variables, prompt, 12) for prompt in PROMPTS]
+
+
+def test_long_prompts_are_read_in_blocks(tiny, randomized, monkeypatch):
+    config = tiny("mistral", remat="full")
+    params = randomized(config)
+    wanted = generate(config, params, PROMPTS, max_new_tokens=6)
+    monkeypatch.setattr(attention, "BLOCK", 4)
+    changed = tiny("mistral", remat="full", max_position=65)  # compiled anew
+    assert generate(changed, params, PROMPTS, max_new_tokens=6) == wanted
 
 
 def test_stop_ids_end_a_row_and_are_left_out(tiny, randomized):

@@ -30,6 +30,12 @@ def test_a_fresh_adapter_changes_nothing(tiny, randomized, with_lora, tokens):
     assert a.dtype == jnp.float32 and abs(float(a.var()) * config.hidden_size - 1) < 0.5
 
 
+def test_adapters_are_not_ignored(tiny, randomized, with_lora, tokens):
+    params, (_, lora) = randomized(tiny()), with_lora(tiny())
+    with pytest.raises(ValueError, match="the variables hold adapters, but config.lora is None"):
+        run(tiny(), {"params": params, "lora": lora}, tokens)
+
+
 @pytest.mark.parametrize("family", ["qwen2", "gpt2"])
 def test_merged_weights_are_the_adapter(tiny, randomized, with_lora, tokens, family):
     config, lora = with_lora(tiny(family), targets=ALL)

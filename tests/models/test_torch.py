@@ -13,7 +13,7 @@ from taskpgm.models import Decoder, generate, load_hf, save_hf, save_peft
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("quick_compile")]
 
 CASES = (
     "llama",
@@ -97,7 +97,6 @@ def test_half_precision_shards_of_theirs(theirs, tokens, tmp_path, name, dtype):
     close(logits(config, tokens, params=params), torch_logits(back.eval(), tokens))
 
 
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "gpt2"])
 def test_greedy_tokens_of_a_left_padded_batch(theirs, tmp_path, name):
     model = theirs(name)
