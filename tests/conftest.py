@@ -1,4 +1,4 @@
-"""Shared by all tests: eight virtual CPU devices, so that sharding is tested without an accelerator."""
+"""Eight virtual CPU devices for all tests, so that sharding is tested without an accelerator."""
 
 import os
 

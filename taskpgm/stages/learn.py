@@ -46,6 +46,11 @@ def with_lora(config: models.DecoderConfig, section: Any) -> models.DecoderConfi
     return replace(config, lora=models.LoraConfig(**section.lora.to_dict()))
 
 
+def trained_axes(config: models.DecoderConfig) -> Any:
+    """Logical axes of what is trained: the adapters, or all weights."""
+    return models.lora_logical_axes(config) if config.lora else models.logical_axes(config)
+
+
 def adapters_stage(context: Context) -> None:
     """Fine-tunes one model per task, many side by side, and saves each under adapters/TASK."""
     missing = [
@@ -68,7 +73,8 @@ def adapters_stage(context: Context) -> None:
         "steps each",
     )
     step = training.make_train_step(
-        config, training.make_optimizer(section.optimizer.to_dict()), mode=section.mode, group=True
+        config, training.make_optimizer(section.optimizer.to_dict()), mode=section.mode, group=True,
+        rules=context.rules,
     )
     for number, group in enumerate(groups, 1):
         params = train_group(
@@ -152,7 +158,8 @@ def train_group(
     else:
         trainable, frozen = stack(params), {}
     state = training.create_state(
-        optimizer, jax.tree.map(jax.numpy.asarray, trainable), frozen, group=True
+        optimizer, trainable, frozen, group=True, mesh=context.mesh, axes=trained_axes(config),
+        rules=context.rules,
     )
     start = time.monotonic()
     folder = context.folder / "adapters" / ".groups" / wd.digest(keys)
@@ -252,7 +259,7 @@ def runs_stage(context: Context) -> None:
     )
     step = training.make_train_step(
         config, training.make_optimizer(section.optimizer.to_dict()), mode=section.mode,
-        accumulate=section.accumulate,
+        accumulate=section.accumulate, rules=context.rules,
     )
     for run in runs:
         folder, key = run_folder(context, run), run_key(context, run, steps)
@@ -281,11 +288,12 @@ def train_mixture(
     section, seed = context.config.train, context.seed_of("runs", str(run.seed))
     _, params = context.load_model(context.base)
     optimizer = training.make_optimizer(section.optimizer.to_dict())
-    if section.mode == "lora":
-        lora = models.init_lora(config, jax.random.key(seed))
-        state = training.create_state(optimizer, lora, params)
-    else:
-        state = training.create_state(optimizer, params)
+    lora = config.lora is not None
+    trainable = models.init_lora(config, jax.random.key(seed)) if lora else params
+    state = training.create_state(
+        optimizer, trainable, params if lora else None, mesh=context.mesh,
+        axes=trained_axes(config), rules=context.rules,
+    )
     batches = tasks.stream(
         rows, batch_size=section.batch_size, seed=seed,
         host_index=jax.process_index(), host_count=jax.process_count(),
@@ -294,7 +302,9 @@ def train_mixture(
         step, state, batches.__getitem__, steps=steps, directory=folder, name=run.name, seed=seed,
         checkpoint_every=section.checkpoint_every, log_every=context.config.log_every,
         keep=section.keep, put=partial(training.put_batch, mesh=context.mesh, rules=context.rules),
-        flops_per_token=training.flops_per_token(config, context.config.tasks.length, section.mode),
+        flops_per_token=partial(
+            training.flops_per_token, config, context.config.tasks.length, section.mode
+        ),
     )
     save_model(context, context.base, folder / "hf", config, state, section.mode)
 

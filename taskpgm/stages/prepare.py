@@ -119,8 +119,11 @@ def pretrain_embedded(context: Context) -> None:
         axes=models.logical_axes(config), mesh=context.mesh, rules=context.rules,
     )
     state = training.fit(
-        training.make_train_step(config, optimizer),
-        training.create_state(optimizer, params),
+        training.make_train_step(config, optimizer, rules=context.rules),
+        training.create_state(
+            optimizer, params, mesh=context.mesh, axes=models.logical_axes(config),
+            rules=context.rules,
+        ),
         batches.__getitem__,
         steps=section.steps,
         directory=folder / "training",
