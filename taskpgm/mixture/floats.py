@@ -6,7 +6,8 @@ is, and leaves that default alone.
 
 Out: numpy float64. A float64 `jax.Array` is an awkward thing to hold where x64 is off (the first
 operation on it falls back to float32 with a warning); a numpy array is not. Only inside a
-transformation, where the values are tracers, does a jax array come back.
+transformation, where the values are tracers, does a jax array come back. `vmap` works with x64 off
+around it; `jit` has to have it on, and says so.
 """
 
 import functools
@@ -67,14 +68,32 @@ def read_symmetric(value: Any, name: str) -> Any:
 
 
 def in_float64(function: Callable) -> Callable:
-    """Run `function` with 64-bit types on for its duration alone; concrete results become numpy."""
+    """Run `function` with 64-bit types on for its duration alone; concrete results become numpy.
+
+    `jit` compiles after the function has returned, so there the caller has to turn them on.
+    """
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
+        if not jax.config.jax_enable_x64 and any(
+            map(_is_compiled, jax.tree.leaves((args, kwargs)))
+        ):
+            raise ValueError(
+                f"{function.__name__} under jax.jit needs 64-bit types around the jitted call: "
+                "`with jax.enable_x64(True):`"
+            )
         with jax.enable_x64(True):
             return jax.tree.map(_to_numpy, function(*args, **kwargs))
 
     return wrapped
+
+
+def _is_compiled(leaf: Any) -> bool:
+    """Whether `leaf` is a tracer of `jit`; those of vmap and grad alone hold values that exist."""
+    value = leaf
+    while isinstance(value, jax.core.Tracer):
+        value = getattr(value, "val", getattr(value, "primal", None))
+    return is_traced(leaf) and not isinstance(value, jax.Array | np.ndarray)
 
 
 def _to_numpy(leaf: Any) -> Any:

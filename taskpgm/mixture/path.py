@@ -15,6 +15,7 @@ from taskpgm.mixture.floats import in_float64, read_array, read_symmetric
 from taskpgm.mixture.solve import solve_exact
 
 CHUNK = 64  # kinks between two looks at the tableau's accuracy
+SMALLEST = 1e-12  # weights below are the rounding of a task that is on its way in or out
 DRIFT = 1e-9  # error of a weight before refinement, above which the tableau is made afresh
 
 
@@ -124,7 +125,7 @@ def _follow(problem: Problem, line: Line, means, end):
 
         def record():
             x, off = point(problem, new, new.t * means)
-            x = jnp.maximum(x, 0)
+            x = jnp.where(x > SMALLEST, x, 0)
             kept = at.at[found].set(new.t), weights.at[found].set(x / x.sum())
             return found + 1, *kept, jnp.maximum(drift, off)
 

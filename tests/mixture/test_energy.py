@@ -76,12 +76,22 @@ def test_a_batch_of_ratios_shares_one_matrix():
     assert batch.energy(np.full(12, 1 / 12)).shape == (2,)
 
 
-def test_under_jit_and_vmap_it_is_a_pytree_in_float64():
+def test_under_vmap_and_jit_it_is_a_pytree_in_float64():
     s = affinity(12)
     exact = energy_from_affinity(s, 2.0)
-    traced = jax.jit(lambda r: energy_from_affinity(s, r))(2.0)
-    assert traced.pairwise.dtype == jnp.float64  # with x64 off around it
-    np.testing.assert_allclose(np.asarray(traced.unary), exact.unary, rtol=1e-14)
+    mapped = jax.vmap(lambda r: energy_from_affinity(s, r))(jnp.array([1.0, 2.0]))  # x64 is off
+    assert mapped.unary.dtype == jnp.float64
+    np.testing.assert_allclose(np.asarray(mapped.unary)[1], exact.unary, rtol=1e-14)
+    with jax.enable_x64(True):
+        jitted = jax.jit(lambda r: energy_from_affinity(s, r))(2.0)
+    np.testing.assert_allclose(np.asarray(jitted.pairwise), exact.pairwise, rtol=1e-14)
+
+
+@pytest.mark.parametrize("inside", [lambda f: f, jax.vmap])
+def test_jit_without_64_bit_types_is_a_clear_error(inside):
+    made = inside(lambda r: energy_from_affinity(np.eye(3), r))
+    with pytest.raises(ValueError, match="enable_x64"):
+        jax.jit(made)(jnp.ones(2))
 
 
 def test_rounding_asymmetry_is_averaged_out():

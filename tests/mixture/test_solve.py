@@ -154,7 +154,8 @@ def test_closed_form_is_exact_while_nothing_is_negative_and_certified_when_it_is
         assert closed.energy - exact.energy <= closed.gap + 1e-12
         if ratio in (0.5, 1.0):
             assert closed.gap < 1e-9
-        np.testing.assert_allclose(closed.gap, gap(energy.unary, energy.pairwise, closed.weights))
+        own = gap(energy.unary, energy.pairwise, closed.weights)
+        np.testing.assert_allclose(closed.gap, own, atol=1e-12)
     assert closed.energy > exact.energy + 1e-3  # at 30 it is no optimum
 
 
@@ -171,14 +172,13 @@ def test_batch_axes_and_vmap_over_ratios_agree_with_single_solves():
     single = [solve_exact(energy_from_affinity(s, r)) for r in ratios]
     batch = solve_exact(energy_from_affinity(s, ratios))
     mapped = jax.vmap(lambda r: solve_exact(energy_from_affinity(s, r)))(ratios)  # x64 is off
-    with jax.enable_x64(True):
-        jitted = jax.jit(jax.vmap(solve_exact, Energy(0, None)))(energy_from_affinity(s, ratios))
-    for found in (batch, mapped, jitted):
+    mapped = jax.tree.map(np.asarray, mapped)
+    for found in (batch, mapped):
         assert found.weights.shape == (40, N) and found.weights.dtype == np.float64
         assert (found.gap <= 1e-9 * np.maximum(1, np.abs(found.energy))).all()
         np.testing.assert_allclose(found.energy, [x.energy for x in single], rtol=1e-5)
     np.testing.assert_allclose(batch.weights, [x.weights for x in single], atol=1e-10)
-    np.testing.assert_allclose(jitted.weights, batch.weights, atol=1e-10)
+    np.testing.assert_allclose(mapped.weights, batch.weights, atol=1e-5)
     np.testing.assert_array_equal(batch.support, [x.support for x in single])
 
 
@@ -209,8 +209,8 @@ def test_vmap_over_resampled_matrices_and_ratios_at_once():
     matrices = affinity(N) + noise + noise.swapaxes(1, 2)
     ratios = np.array([0.0, 2.0, 10.0])
     with jax.enable_x64(True):
-        over = jax.vmap(
-            lambda m: jax.vmap(lambda r: solve_exact(energy_from_affinity(m, r)))(ratios)
+        over = jax.jit(
+            jax.vmap(lambda m: jax.vmap(lambda r: solve_exact(energy_from_affinity(m, r)))(ratios))
         )(matrices)
     for i, j in itertools.product(range(3), range(3)):
         alone = solve_exact(energy_from_affinity(matrices[i], ratios[j]))

@@ -38,8 +38,8 @@ def regmix(
 ) -> Float[np.ndarray, "n"]:
     """The mean of the `best` of `simulated` mixtures by a regressor fitted to measured runs.
 
-    The regressor is ridge regression on p and log p (each weight's first grains matter most), with
-    standardised features.
+    The regressor is ridge regression on p, p^2 and log p (a loss bends, and each weight's first
+    grains matter most), with standardised features.
 
     Args:
       mixtures, losses: the runs: what each was trained on, and its target loss.
@@ -69,5 +69,5 @@ def regmix(
     return found.mean(0)
 
 
-def _features(p: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r 2n"]:
-    return np.hstack([p, np.log(p + 1e-3 / p.shape[1])])
+def _features(p: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r 3n"]:
+    return np.hstack([p, p**2, np.log(p + 1e-3 / p.shape[1])])

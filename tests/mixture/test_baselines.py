@@ -1,0 +1,152 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from taskpgm.mixture import baselines, make_positive_definite
+from tests.mixture.matrices import affinity
+
+
+def is_mixture(p):
+    return p.dtype == np.float64 and (p >= 0).all() and abs(p.sum() - 1) < 1e-12
+
+
+def test_uniform_and_sizes():
+    np.testing.assert_array_equal(baselines.uniform(4), [0.25] * 4)
+    sizes = [100, 300, 0, 600]
+    np.testing.assert_allclose(baselines.size_proportional(sizes), [0.1, 0.3, 0, 0.6])
+    np.testing.assert_allclose(
+        baselines.size_proportional(sizes, cap=300), np.array([1, 3, 0, 3]) / 7
+    )
+    warm = baselines.size_proportional(sizes, temperature=2.0)
+    np.testing.assert_allclose(warm, np.sqrt([1, 3, 0, 6]) / np.sqrt([1, 3, 0, 6]).sum())
+    flat = baselines.size_proportional(sizes, temperature=np.inf)
+    np.testing.assert_allclose(flat, [1 / 3, 1 / 3, 0, 1 / 3])
+    assert is_mixture(baselines.size_proportional([10**15, 1], temperature=0.01))
+    for bad in (lambda: baselines.uniform(0), lambda: baselines.size_proportional([0, 0]),
+                lambda: baselines.size_proportional([1, -1]),
+                lambda: baselines.size_proportional([1], cap=0),
+                lambda: baselines.size_proportional([1], temperature=0)):  # fmt: skip
+        with pytest.raises(ValueError):
+            bad()
+
+
+def test_random_instances_are_drawn_without_replacement_from_the_union():
+    sizes = np.array([5, 0, 50, 500])
+    counts = baselines.random_instances(sizes, 555, seed=1)
+    np.testing.assert_array_equal(counts, sizes)
+    mean = np.mean([baselines.random_instances(sizes, 100, seed=s) for s in range(300)], 0)
+    np.testing.assert_allclose(mean, 100 * sizes / 555, atol=0.5)
+    np.testing.assert_array_equal(
+        baselines.random_instances(sizes, 9, seed=3), baselines.random_instances(sizes, 9, seed=3)
+    )
+    with pytest.raises(ValueError, match="budget=556"):
+        baselines.random_instances(sizes, 556)
+
+
+def test_controls():
+    s = affinity(12)
+    rows = s.sum(1)
+    expected = np.exp(0.1 * (rows - rows.max()))
+    np.testing.assert_allclose(baselines.softmax_rows(s, beta=0.1), expected / expected.sum())
+    assert is_mixture(baselines.softmax_rows(s * 1e6))
+    w = np.linalg.solve(make_positive_definite(s), np.ones(12))
+    if (w >= 0).all():
+        np.testing.assert_allclose(baselines.pure_diversity(s), w / w.sum())
+    assert is_mixture(baselines.pure_diversity(s))
+    shuffled = baselines.permuted_affinity(s, seed=5)
+    np.testing.assert_allclose(np.linalg.eigvalsh(shuffled), np.linalg.eigvalsh(s), atol=1e-12)
+    assert not np.isclose(shuffled.sum(1), rows).any()  # no task kept its row
+    np.testing.assert_array_equal(baselines.permuted_affinity(np.ones((1, 1))), [[1.0]])
+
+
+def greedy(function, n, k):
+    chosen, gains = [], []
+    for _ in range(k):
+        now = function(chosen)
+        added = [function([*chosen, i]) - now if i not in chosen else -np.inf for i in range(n)]
+        chosen.append(int(np.argmax(added)))
+        gains.append(max(added))
+    return chosen, gains
+
+
+def test_smart_is_greedy_on_its_two_functions():
+    x = np.abs(np.random.default_rng(0).normal(size=(20, 5)))
+    s = baselines.cosine_similarity(x)
+    np.testing.assert_allclose(np.diag(s), 1)
+
+    def location(a):
+        return s[:, a].max(1).sum() if a else 0.0
+
+    def cut(a):
+        return s[:, a].sum() - 0.4 * s[np.ix_(a, a)].sum() if a else 0.0
+
+    for made, function in ((baselines.facility_location, location), (baselines.graph_cut, cut)):
+        found = made(s, 8)
+        order, gains = greedy(function, 20, 8)
+        np.testing.assert_array_equal(found.order, order)
+        np.testing.assert_allclose(found.gains, gains)
+
+    sizes = np.full(20, 40)
+    counts = baselines.smart_counts(baselines.facility_location(s, 8), 100, sizes)
+    assert counts.sum() == 100 and (counts <= 40).all() and (counts > 0).sum() == 8
+    with pytest.raises(ValueError, match="k=21"):
+        baselines.facility_location(s, 21)
+
+
+def test_doremi():
+    proxy, reference = np.array([2.0, 1.0, 5.0, 1.0]), np.array([1.0, 3.0, 1.0, 1.0])
+    excess = baselines.excess_loss(proxy, reference, np.array([0, 0, 1, 3]), 4)
+    np.testing.assert_allclose(excess, [0.5, 4.0, 0, 0])
+    w = baselines.doremi_update(np.full(4, 0.25), excess, rate=0.5, smoothing=0.1)
+    raw = np.exp(0.5 * excess)
+    np.testing.assert_allclose(w, 0.9 * raw / raw.sum() + 0.1 / 4)
+    np.testing.assert_allclose(baselines.doremi_average([[1, 0], [0, 1], [0, 1]]), [1 / 3, 2 / 3])
+    assert is_mixture(baselines.doremi_update(np.full(4, 0.25), excess * 1e4))
+
+
+def test_regmix_finds_a_better_mixture_than_any_it_saw():
+    best = np.array([0.6, 0.3, 0.1, 0.0])
+
+    def loss(p):
+        return ((p - best) ** 2).sum(-1)
+
+    runs = baselines.dirichlet_mixtures(np.full(4, 0.25), 200, seed=0)
+    found = baselines.regmix(runs, loss(runs), simulated=20_000)
+    assert is_mixture(found)
+    assert loss(found) < np.quantile(loss(runs), 0.05)
+    again = baselines.regmix(runs, loss(runs), simulated=20_000)
+    np.testing.assert_array_equal(found, again)
+
+
+def test_mixmin_finds_the_source_of_the_data():
+    rng = np.random.default_rng(0)
+    models = rng.dirichlet(np.ones(10), 3)
+    truth = np.array([0.7, 0.0, 0.3])
+    words = rng.choice(10, 4000, p=truth @ models)
+    found = baselines.mixmin(np.log(models)[:, words])
+    assert is_mixture(found)
+
+    def loss(p):
+        return -np.log(p @ models[:, words]).mean()
+
+    grid = np.array([p for p in itertools.product(np.linspace(0, 1, 41), repeat=3)
+                     if abs(sum(p) - 1) < 1e-9])  # fmt: skip
+    assert loss(found) <= min(loss(p) for p in grid) + 1e-3
+    # Log space holds: sequences whose probability is far below the smallest float.
+    low = np.log(models)[:, words[:50]] - 5000
+    np.testing.assert_allclose(
+        baselines.mixmin(low, np.full(50, 3)),
+        baselines.mixmin(low + 5000, np.full(50, 3)), rtol=1e-6,
+    )  # fmt: skip
+
+
+def test_chameleon():
+    x = np.random.default_rng(0).normal(size=(6, 3)) * 10
+    p = baselines.chameleon(x)
+    centred = x - x.mean(0)
+    k = centred @ centred.T
+    s = np.diag(k @ np.linalg.inv(k + 60 * np.eye(6)))
+    e = np.exp(s / s.sum() / 0.2)
+    np.testing.assert_allclose(p, e / e.sum())
+    np.testing.assert_allclose(baselines.chameleon(np.ones((4, 2))), 0.25)
