@@ -42,6 +42,7 @@ class Context:
         self.folder = folder
         self.command = list(command)
         self._tokenizers = {}
+        self._said: set[str] = set()  # what was said of examples, said once
 
     # --- Tasks ---------------------------------------------------------------------------------
     @cached_property
@@ -133,12 +134,14 @@ class Context:
                 f"task {name}: none of its {len(examples)} responses fits into "
                 f"tasks.length={length} tokens: raise it or drop the task"
             )
-        if encoded.dropped:
-            say("tasks", f"{name}: {encoded.dropped} of {len(examples)} examples dropped, "
-                f"their responses do not fit into {length} tokens")
-        if encoded.truncated:
-            say("tasks", f"{name}: {encoded.truncated} of {len(examples)} prompts lost their "
-                f"beginnings, {length} tokens being all there is")
+        for count, what in (
+            (encoded.dropped, "examples dropped: their responses do not fit"),
+            (encoded.truncated, "prompts lost their beginnings"),
+        ):
+            text = f"{name}: {count} of {len(examples)} {what} (tasks.length={length})"
+            if count and text not in self._said:
+                self._said.add(text)
+                say("tasks", text)
         return pack(encoded, length)
 
 

@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from taskpgm import training
-from taskpgm.stages import learn, measure, plan, prepare, relate
+from taskpgm.stages import adapters, measure, plan, prepare, relate, runs
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.defaults import default_config
@@ -30,10 +30,10 @@ class Stage:
 STAGES = (
     Stage("tasks", prepare.tasks_stage, ("seed", "tasks"), "tasks.json"),
     Stage("base", prepare.base_stage, ("base", "embedded"), "base"),
-    Stage("adapters", learn.adapters_stage, ("proxy", "adapters"), "adapters"),
+    Stage("adapters", adapters.adapters_stage, ("proxy", "adapters"), "adapters"),
     Stage("affinity", relate.affinity_stage, ("affinity",), "affinity"),
     Stage("mixture", relate.mixture_stage, ("mixture",), "mixture"),
-    Stage("runs", learn.runs_stage, ("train",), "runs"),
+    Stage("runs", runs.runs_stage, ("train",), "runs"),
     Stage("evaluation", measure.evaluation_stage, ("evaluation",), "evaluation"),
     Stage("report", measure.report_stage, (), "report"),
 )

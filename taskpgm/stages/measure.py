@@ -7,7 +7,7 @@ from typing import Any
 from taskpgm import evaluation, report, tasks
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, Source, say
-from taskpgm.stages.learn import planned_runs, run_folder
+from taskpgm.stages.runs import planned_runs, run_folder
 
 
 def evaluation_stage(context: Context) -> None:

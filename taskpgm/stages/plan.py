@@ -13,11 +13,12 @@ import jax
 import numpy as np
 
 from taskpgm import affinity, models, tasks, training
-from taskpgm.stages import learn, prepare
+from taskpgm.stages import adapters, prepare
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, Source
 
 BYTES_PER_TOKEN = 3.0  # of English text under a vocabulary of some ten thousand pieces
+EMBEDDED_BYTES_PER_TOKEN = 1.5  # of the embedded suite, whose answers are words and digits
 FLOAT32 = 4
 
 
@@ -75,7 +76,9 @@ class Estimate:
             len(x.prompt) + len(x.response) + sum(len(c) for _, c in x.messages or ())
             for x in examples
         )
-        return int(said / BYTES_PER_TOKEN) + len(examples)
+        embedded = source == self.context.base and not self.context.config.base.path
+        each = EMBEDDED_BYTES_PER_TOKEN if embedded else BYTES_PER_TOKEN
+        return int(said / each) + len(examples)
 
     @cached_property
     def adapter_rows(self) -> list[int]:
@@ -125,12 +128,12 @@ def plan_base(estimate: Estimate) -> list[Row]:
 def plan_adapters(estimate: Estimate) -> list[Row]:
     context = estimate.context
     section, length = context.config.adapters, context.config.tasks.length
-    config = learn.with_lora(estimate.decoder(context.proxy), section)
-    steps = [learn.adapter_steps(rows, section) for rows in estimate.adapter_rows]
-    group = section.group or learn.group_size(context, config, len(steps))
+    config = adapters.with_lora(estimate.decoder(context.proxy), section)
+    steps = [adapters.adapter_steps(rows, section) for rows in estimate.adapter_rows]
+    group = section.group or adapters.group_size(context, config, len(steps))
     tokens = sum(steps) * section.batch_size * length
     done = sum(
-        wd.is_done(learn.adapter_folder(context, t.name), learn.adapter_key(context, t))
+        wd.is_done(adapters.adapter_folder(context, t.name), adapters.adapter_key(context, t))
         for t in context.tasks
     )
     each = training.num_adapter_params(config) if config.lora else config.num_params
@@ -155,7 +158,7 @@ def plan_affinity(estimate: Estimate) -> list[Row]:
     if context.config.affinity.matrix:
         return [Row("affinity", "to do", f"read {context.config.affinity.matrix}")]
     section, length = context.config.affinity, context.config.tasks.length
-    config = learn.with_lora(estimate.decoder(context.proxy), context.config.adapters)
+    config = adapters.with_lora(estimate.decoder(context.proxy), context.config.adapters)
     plan = affinity.plan(
         config,
         num_tasks=len(context.tasks),
@@ -184,7 +187,7 @@ def plan_mixture(estimate: Estimate) -> list[Row]:
 def plan_runs(estimate: Estimate) -> list[Row]:
     context = estimate.context
     section, length = context.config.train, context.config.tasks.length
-    config = learn.with_lora(estimate.decoder(context.base), section)
+    config = adapters.with_lora(estimate.decoder(context.base), section)
     mean = estimate.tokens(
         context.base, [x for t in context.tasks for x in t.train[:20]]
     ) / sum(min(20, len(t.train)) for t in context.tasks)

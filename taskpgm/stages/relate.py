@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from taskpgm import affinity, mixture, training
-from taskpgm.stages import learn, mixtures
+from taskpgm.stages import adapters, mixtures
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.matrix import load_matrix, save_matrix
@@ -48,16 +48,16 @@ def affinity_key(context: Context) -> str:
     for free in ("memory", "batch_size"):
         del section[free]
     return wd.digest(
-        [learn.adapter_key(context, t) for t in context.tasks], context.tasks_key, section
+        [adapters.adapter_key(context, t) for t in context.tasks], context.tasks_key, section
     )
 
 
 def compute_scores(context: Context, folder: Path) -> affinity.Scores:
     """Every single-task model on every held-out set; what is stored in `folder` is only read."""
-    section, adapters = context.config.affinity, context.config.adapters
+    section, mode = context.config.affinity, context.config.adapters.mode
     config, params = context.load_model(context.proxy)
-    config = learn.with_lora(config, adapters)
-    stacked = learn.load_adapters(context, config, context.names)
+    config = adapters.with_lora(config, context.config.adapters)
+    stacked = adapters.load_adapters(context, config, context.names)
     rows, counts = [], []
     for task in context.tasks:
         rows.append(context.rows(context.proxy, task.heldout, task.name))
@@ -69,11 +69,11 @@ def compute_scores(context: Context, folder: Path) -> affinity.Scores:
             lambda some: jax.tree.map(lambda x: x[np.asarray(some)], stacked),
             rows,
             counts,
-            model_keys=[learn.adapter_key(context, task) for task in context.tasks],
+            model_keys=[adapters.adapter_key(context, task) for task in context.tasks],
             folder=folder,
             memory=section.memory * 2**30,
             batch_size=section.batch_size,
-            mode=adapters.mode,
+            mode=mode,
             contexts=section.contexts,
             progress=lambda done, total, text: report.update(done, text),
         )
