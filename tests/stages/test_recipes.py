@@ -84,7 +84,8 @@ def test_the_proxy_differs_from_the_model_that_the_mixture_trains(tasks_folder, 
     proxy, base = stand_in(tmp_path / "gpt2", "gpt2"), stand_in(tmp_path / "llama", "llama")
     launch(
         tmp_path / "run", f"--config.base.path={base}", f"--config.proxy.path={proxy}",
-        f"--config.tasks.source={tasks_folder}", *SMALL, config="configs/gpt2_proxy.py",
+        f"--config.tasks.source={tasks_folder}", *SMALL, "--stage=runs",
+        config="configs/gpt2_proxy.py",
     )  # fmt: skip
     written = json.loads((tmp_path / "run" / "runs" / "uniform" / "hf" / "config.json").read_text())
     assert written["model_type"] == "llama"

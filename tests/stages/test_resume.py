@@ -13,12 +13,9 @@ pytestmark = pytest.mark.pipeline
 # What must have appeared in the workdir when the run is killed: one moment in every long stage.
 MOMENTS = (
     "base/training/checkpoints/*/complete.json",
-    "adapters/.groups/*/checkpoints/*/complete.json",
     "adapters/*/done.json",
     "affinity/scores/*",
     "runs/uniform/checkpoints/*/complete.json",
-    "runs/taskpgm-pmi/checkpoints/*/complete.json",
-    "evaluation/uniform/key.json",
 )
 
 
