@@ -4,6 +4,9 @@
     python experiments/bench_mixture.py PATH.npy --quick    # small sizes, few repeats: does it run?
     python experiments/bench_mixture.py PATH.npy --only path --only batch
 
+On a machine that others use, OPENBLAS_NUM_THREADS=1 in front: LAPACK's threads wait for each other
+actively, and a call of a millisecond becomes one of a second when a core is taken.
+
 Needs cvxpy, osqp, clarabel and submodlib-py (the extra `bench`). PATH.npy is an affinity matrix;
 the targets are stated for the 316 x 316 PMI matrix that the authors of arXiv 2507.12612 published
 (sim_mat.npy of ParthPratim/task-mixtures). Without it the tables that need it are left out, and
@@ -335,6 +338,7 @@ def machine() -> dict:
     return {
         "processor": f"{model}, {os.cpu_count()} cores; jax on {jax.default_backend()}",
         "load before": f"{load:.1f}{busy}",
+        "threads of LAPACK": os.environ.get("OPENBLAS_NUM_THREADS", "as many as cores"),
         "python": platform.python_version(),
         "versions": ", ".join(f"{package} {of(package)}" for package in PACKAGES),
     }
@@ -356,6 +360,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", action="append", choices=[*ON_MATRIX, *ALONE])
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--name", default="mixture_bench")
     given = parser.parse_args()
 
     shown = [Path(a).name if a.endswith(".npy") else a for a in sys.argv[1:]]
@@ -376,10 +381,10 @@ def main() -> None:
         print(name, "done", flush=True)
 
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "mixture_bench.json").write_text(json.dumps(report, indent=1) + "\n")
-    (given.out / "mixture_bench.md").write_text(as_markdown(report))
+    (given.out / f"{given.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    (given.out / f"{given.name}.md").write_text(as_markdown(report))
     if "scaling" in report["tables"]:
-        draw_scaling(report["tables"]["scaling"], given.out / "mixture_bench.png")
+        draw_scaling(report["tables"]["scaling"], given.out / f"{given.name}.png")
     print(as_markdown(report))
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from taskpgm.mixture.certificate import duality_gap
@@ -33,7 +34,8 @@ class Found(NamedTuple):
 
 def is_enough(found: Found) -> Bool[Array, "*b"]:
     """Whether the gap is what is asked of a solution; NaN is not."""
-    return found.gap <= TARGET * jnp.maximum(1, jnp.abs(found.energy))
+    xp = jnp if isinstance(found.gap, jax.Array) else np
+    return found.gap <= TARGET * xp.maximum(1, xp.abs(found.energy))
 
 
 def measure(problem: Problem, x: Float[Array, "n"], sets: Int[Array, "n"]) -> Found:

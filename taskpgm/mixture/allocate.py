@@ -52,13 +52,16 @@ def allocate(
     if budget == 0:
         return np.zeros(p.size, np.int64)
     wanted = _within_limits(p, limit / budget) * budget
-    # Rounded, so that ties stay ties: 3.0000000000000004 has no remainder.
-    wanted = np.round(wanted, 9)
+    # Rounded to what a float of this size holds for certain, so that ties stay ties: 0.4 and
+    # 8.4 - 8 = 0.40000000000000036 are the same remainder, and 3.0000000000000004 has none.
+    decimals = int(np.clip(14 - len(str(budget)), 0, 9))
+    wanted = np.round(wanted, decimals)
     counts = np.minimum(np.floor(wanted).astype(np.int64), limit)
     while (missing := budget - counts.sum()) != 0:
-        remainder = np.where(counts < limit, wanted - counts, -np.inf)
+        remainder = np.round(wanted - counts, decimals)
+        remainder = np.where(counts < limit, remainder, -np.inf)
         if missing < 0:
-            remainder = np.where(counts > 0, counts - wanted, -np.inf)
+            remainder = np.where(counts > 0, np.round(counts - wanted, decimals), -np.inf)
         order = np.argsort(-remainder, kind="stable")
         chosen = order[np.isfinite(remainder[order])][: abs(missing)]
         counts[chosen] += np.sign(missing)

@@ -29,7 +29,7 @@ def read_array(value: Any, name: str) -> Any:
     if is_traced(value):
         return jnp.asarray(value).astype(jnp.float64)
     try:
-        array = np.asarray(value).astype(np.float64)
+        array = np.asarray(value).astype(np.float64, copy=False)
     except (TypeError, ValueError):
         raise ValueError(f"{name} has to be an array of real numbers") from None
     # The sum is finite only if all entries are, and costs less than looking at each.

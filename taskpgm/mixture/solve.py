@@ -140,7 +140,7 @@ def solve_exact(energy: Energy, cap: Float[Array, "n"] | float | None = None) ->
     if is_traced(operands):
         return _by_certain(*operands)
     found = jax.tree.map(np.asarray, _by_exchange(*operands))
-    unfinished = np.argwhere(~np.asarray(is_enough(found)))
+    unfinished = np.argwhere(~is_enough(found))
     if len(unfinished):
         found = _finish(found, operands, unfinished)
     return found
