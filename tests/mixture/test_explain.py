@@ -78,7 +78,7 @@ def test_intervals_from_resamples():
 
 
 def test_resamples_under_caps():
-    noise = np.random.default_rng(0).normal(size=(4, N, N)) * 0.1
+    noise = np.random.default_rng(0).normal(size=(30, N, N)) * 0.1
     matrices = affinity(N) + noise + noise.swapaxes(1, 2)
     assert bootstrap_weights(matrices, 8.0, 0.05).weights.max() <= 0.05 + 1e-13
     with pytest.raises(ValueError, match="b, n, n"):

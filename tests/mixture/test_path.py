@@ -80,9 +80,9 @@ def test_block_matrix_where_whole_families_move_at_once():
 
 
 def test_matrices_without_a_breakpoint():
-    path = ratio_path(np.zeros((3, 3)), ratio_max=7.0)
+    path = ratio_path(np.zeros((N, N)), ratio_max=7.0)
     np.testing.assert_array_equal(path.ratios, [0, 7])
-    np.testing.assert_allclose(path.weights, 1 / 3)
+    np.testing.assert_allclose(path.weights, 1 / N)
     path = ratio_path([[2.0]], ratio_max=7.0)
     np.testing.assert_array_equal(path.weights, [[1], [1]])
     path = ratio_path(affinity(N), ratio_max=0.0)

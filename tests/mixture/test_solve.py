@@ -20,7 +20,7 @@ from taskpgm.mixture import (
 )
 from tests.mixture.matrices import HARD, affinity, gap, value
 
-N = 40
+N, BATCH = 40, 25  # few shapes: each is compiled
 
 
 def certified(energy, solution, cap=None):
@@ -100,12 +100,13 @@ def test_duplicated_tasks_are_any_of_the_optima_and_equal_ones_share():
 
 
 def test_an_indefinite_matrix_is_refused():
+    bad = np.diag(np.append(np.ones(N - 1), -1.0))
     with pytest.raises(ValueError, match="not positive semi-definite"):
-        solve_exact(Energy(np.zeros(3), np.diag([1.0, 1.0, -1.0])))
+        solve_exact(Energy(np.zeros(N), bad))
     # Also where the guilty row is not in the support, and inside a batch.
-    bad = np.diag([1.0, 1.0, -1.0])
+    reward = np.append(1.0, np.append(np.zeros(N - 2), -9.0))
     with pytest.raises(ValueError, match="not positive semi-definite"):
-        solve_exact(Energy(np.array([1.0, 0, -9]), np.stack([np.eye(3), bad])))
+        solve_exact(Energy(reward, np.stack([np.eye(N), bad])))
 
 
 def test_caps_of_the_data_are_met():
@@ -168,13 +169,13 @@ def test_closed_form_of_a_singular_matrix_is_an_error():
 
 
 def test_batch_axes_and_vmap_over_ratios_agree_with_single_solves():
-    s, ratios = affinity(N), np.linspace(0, 30, 40)
+    s, ratios = affinity(N), np.linspace(0, 30, BATCH)
     single = [solve_exact(energy_from_affinity(s, r)) for r in ratios]
     batch = solve_exact(energy_from_affinity(s, ratios))
     mapped = jax.vmap(lambda r: solve_exact(energy_from_affinity(s, r)))(ratios)  # x64 is off
     mapped = jax.tree.map(np.asarray, mapped)
     for found in (batch, mapped):
-        assert found.weights.shape == (40, N) and found.weights.dtype == np.float64
+        assert found.weights.shape == (BATCH, N) and found.weights.dtype == np.float64
         assert (found.gap <= 1e-9 * np.maximum(1, np.abs(found.energy))).all()
         np.testing.assert_allclose(found.energy, [x.energy for x in single], rtol=1e-5)
     np.testing.assert_allclose(batch.weights, [x.weights for x in single], atol=1e-10)
@@ -185,13 +186,13 @@ def test_batch_axes_and_vmap_over_ratios_agree_with_single_solves():
 def test_a_batch_in_any_order_and_with_caps_is_as_exact():
     rng = np.random.default_rng(3)
     s = affinity(N)
-    far = energy_from_affinity(s, rng.permutation(np.linspace(0, 300, 25)))
+    far = energy_from_affinity(s, rng.permutation(np.linspace(0, 300, BATCH)))
     found = solve_exact(far, 0.1)
     assert (found.weights <= 0.1 + 1e-13).all()
     assert (found.gap <= 1e-9 * np.maximum(1, np.abs(found.energy))).all()
-    unrelated = Energy(rng.normal(size=(10, N)) * 50, far.pairwise)
+    unrelated = Energy(rng.normal(size=(BATCH, N)) * 50, far.pairwise)
     found = solve_exact(unrelated)
-    for i in range(10):
+    for i in range(BATCH):
         p, u = found.weights[i], unrelated.unary[i]
         assert gap(u, far.pairwise, p) <= 1e-9 * max(1, abs(found.energy[i]))
 
@@ -199,7 +200,7 @@ def test_a_batch_in_any_order_and_with_caps_is_as_exact():
 def test_a_batch_over_singular_matrices_falls_back_where_it_has_to():
     rng = np.random.default_rng(4)
     v = rng.normal(size=N)
-    found = solve_exact(Energy(rng.normal(size=(6, N)), np.outer(v, v)))
+    found = solve_exact(Energy(rng.normal(size=(BATCH, N)), np.outer(v, v)))
     assert (found.gap <= 1e-9 * np.maximum(1, np.abs(found.energy))).all()
 
 
