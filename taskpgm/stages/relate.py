@@ -169,7 +169,8 @@ def solve_mixtures(context: Context, given: dict[str, tuple[np.ndarray, list[str
     """The content of weights.json: every mixture, the first of TaskPGM's repeated at the top."""
     section = context.config.mixture
     names = next(iter(given.values()))[1]
-    size = None if sizes(context) is None else np.array(sizes(context))
+    listed = sizes(context)
+    size = None if listed is None else np.array(listed)
     inputs = mixtures.Inputs(
         affinities={kind: S for kind, (S, _) in given.items()},
         resamples=resamples(context.folder, given),
@@ -185,7 +186,7 @@ def solve_mixtures(context: Context, given: dict[str, tuple[np.ndarray, list[str
     return {
         "tasks": names,
         "families": [families.get(name, "") for name in names],
-        "sizes": sizes(context),
+        "sizes": listed,
         "main": main,
         **{k: v for k, v in made[main].items() if k != "explain"},
         "mixtures": made,
