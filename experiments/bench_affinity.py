@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
 RESULTS = Path(__file__).parent / "results"
 SPECIAL_PER_SM_CLOCK = 16  # results of the special-function unit, compute capability 8.0 and 9.0
 

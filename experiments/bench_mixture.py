@@ -38,8 +38,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from taskpgm import mixture
-from taskpgm.mixture import baselines
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
+
+from taskpgm import mixture  # noqa: E402
+from taskpgm.mixture import baselines  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "numpy", "cvxpy", "osqp", "clarabel", "submodlib-py")

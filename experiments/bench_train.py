@@ -39,7 +39,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT))  # a clone need not be installed
 RESULTS = ROOT / "experiments" / "results"
 ACCELERATOR = ("1b", "7b")  # shapes that only an accelerator is asked for
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
 
 from configs import quickstart  # noqa: E402
 from taskpgm.affinity.budget import layout  # noqa: E402
 from taskpgm.affinity.predict import decoder_forward  # noqa: E402
 from taskpgm.affinity.stream import score_context  # noqa: E402
-from taskpgm.stages import learn  # noqa: E402
+from taskpgm.stages import adapters  # noqa: E402
 from taskpgm.stages.context import Context  # noqa: E402
 
 
@@ -30,8 +30,8 @@ def main() -> None:
     settings = quickstart.get_config()
     context = Context(settings, parser.parse_args().workdir, sys.argv)
     config, params = context.load_model(context.proxy)
-    config = learn.with_lora(config, settings.adapters)
-    stacked = learn.load_adapters(context, config, context.names)
+    config = adapters.with_lora(config, settings.adapters)
+    stacked = adapters.load_adapters(context, config, context.names)
     rows = [context.rows(context.proxy, t.heldout, t.name) for t in context.tasks]
     n, length = len(rows), rows[0].tokens.shape[1]
     cut = layout(n, config, length=length, batch_size=8, memory=2**29)
