@@ -338,6 +338,7 @@ def machine() -> dict:
     load = os.getloadavg()[0]
     busy = "" if load < 0.5 else " (other processes were running: the ratios are what counts)"
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "processor": f"{model}, {os.cpu_count()} cores; jax on {jax.default_backend()}",
         "load before": f"{load:.1f}{busy}",
         "threads of LAPACK": os.environ.get("OPENBLAS_NUM_THREADS", "as many as cores"),

@@ -73,7 +73,7 @@ def solve_free_quickly(
     n = len(free)
     if n < 64:
         return solve_free(problem, free, right)
-    few_bound, few_free = (n // 20, n // 10, n // 4), (n // 8, n // 3, n // 2, n - n // 4)
+    few_bound, few_free = (n // 20, n // 10), (n // 8, n // 3, n // 2, n - n // 4, n - n // 10)
     order = jnp.argsort(free, stable=True)  # bound indices first, free ones last
     right = jnp.where(free[:, None], right, 0)
 
