@@ -314,7 +314,8 @@ def machine() -> dict:
         cpu = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), cpu)
     packages = ("jax", "numpy", "torch", "scipy", "transformers", "peft")
     return {
-        "date": time.strftime("%Y-%m-%d"), "cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"), "cpu": cpu, "cores": os.cpu_count(),
+        "python": platform.python_version(),
         "load before": os.getloadavg()[0], "backend": jax.default_backend(),
         "versions": {x: version(x) for x in packages},
         "command": " ".join(["python", *sys.argv]),

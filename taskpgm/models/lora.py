@@ -88,19 +88,34 @@ class Dense(nn.Module):
         dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
         init = nn.initializers.normal(config.initializer_range)
         kernel = self.param("kernel", named(init, self.axes), (size, self.features), param_dtype)
-        y = x @ kernel.astype(dtype)
+        bias = None
         if self.use_bias:
             init = named(nn.initializers.zeros, self.axes[1:])
-            y = y + self.param("bias", init, (self.features,), param_dtype).astype(dtype)
+            bias = self.param("bias", init, (self.features,), param_dtype).astype(dtype)
         lora = config.lora
-        if lora is None or self.name not in lora.targets:
-            return y
-        if not (self.has_variable("lora", "a") or self.is_initializing()):
-            return y
-        a = self.variable("lora", "a", self._init_a, (size, lora.rank)).value
-        b = self.variable("lora", "b", self._init_b, (lora.rank, self.features)).value
-        x = nn.Dropout(lora.dropout)(x, deterministic=deterministic)
-        return y + low_rank(x, lora.scale * a, b)  # scaled where it is smallest
+        adapted = lora is not None and self.name in lora.targets
+        if adapted and (self.has_variable("lora", "a") or self.is_initializing()):
+            a = self.variable("lora", "a", self._init_a, (size, lora.rank)).value
+            b = self.variable("lora", "b", self._init_b, (lora.rank, self.features)).value
+            if deterministic and self._merging_is_cheaper(x):
+                y = x @ merge_kernel(kernel, a, b, lora.scale)
+            else:
+                y = x @ kernel.astype(dtype)
+                x = nn.Dropout(lora.dropout)(x, deterministic=deterministic)
+                y = y + low_rank(x, lora.scale * a, b)  # scaled where it is smallest
+        else:
+            y = x @ kernel.astype(dtype)
+        return y if bias is None else y + bias
+
+    def _merging_is_cheaper(self, x: Float[Array, "b t i"]) -> bool:
+        """Whether A B costs less than (x A) B: for the tokens of a scoring batch, not for one that
+        is being generated. Only where nothing is lost by it: in 16 bits a small A B would be.
+
+        Layer by layer inside the scan, so no second copy of the base comes about.
+        """
+        tokens, size = x.shape[0] * x.shape[1], x.shape[2]
+        exact = jnp.dtype(self.config.dtype) == jnp.dtype(self.config.param_dtype) == jnp.float32
+        return exact and tokens * (size + self.features) > size * self.features
 
     def _init_a(self, shape: tuple[int, int]) -> Named:
         init = nn.initializers.normal(shape[0] ** -0.5)

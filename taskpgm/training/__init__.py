@@ -16,14 +16,14 @@ from taskpgm.training.mesh import (
 from taskpgm.training.metrics import Writer
 from taskpgm.training.optimizer import Optimizer, make_optimizer
 from taskpgm.training.progress import Reporter
-from taskpgm.training.step import TrainState, create_state, init_sharded, make_train_step
+from taskpgm.training.state import TrainState, create_state, init_sharded
+from taskpgm.training.step import make_train_step
 
 __all__ = [
     "AXES",
     "Memory",
     "Optimizer",
     "Preempted",
-    "Reporter",
     "Reporter",
     "ShardingRules",
     "TrainState",
@@ -32,10 +32,8 @@ __all__ = [
     "cross_entropy",
     "device_memory",
     "estimate_memory",
-    "estimate_memory",
     "fit",
     "flops_per_token",
-    "group_size",
     "group_size",
     "init_sharded",
     "initialize_distributed",

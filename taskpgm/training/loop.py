@@ -20,7 +20,7 @@ from absl import logging
 from taskpgm.training.checkpoint import Manager, abstract, disk_errors
 from taskpgm.training.metrics import StepLog, Writer
 from taskpgm.training.progress import Reporter
-from taskpgm.training.step import TrainState
+from taskpgm.training.state import TrainState
 
 RESUMABLE = 75  # EX_TEMPFAIL: "start the same command again"
 AHEAD = 2  # steps that are given to the devices before the oldest of them is waited for

@@ -10,35 +10,21 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
-from jaxtyping import Array, Int
+from jax.sharding import NamedSharding
+from jaxtyping import Array
 
 from taskpgm.models import Decoder, DecoderConfig, unembedding
 from taskpgm.training.activations import kept_by_rows
 from taskpgm.training.loss import cross_entropy
-from taskpgm.training.mesh import ShardingRules, stacked
+from taskpgm.training.mesh import ShardingRules
 from taskpgm.training.optimizer import Optimizer
+from taskpgm.training.state import TrainState, in_float32, replicated
 
 Tree = Any
 Batch = Mapping[str, Array]
-
-
-@flax.struct.dataclass
-class TrainState:
-    """What a run is, besides its data: all of it is in a checkpoint but `frozen`.
-
-    With a group of g tasks, `step`, `trainable` and `opt_state` have a leading axis g; `frozen`
-    never has one.
-    """
-
-    step: Int[Array, ""]  # updates made; a task that has ended counts no more
-    trainable: Tree  # params (full) or lora (lora)
-    frozen: Tree  # {} (full) or params (lora)
-    opt_state: Tree
 
 
 # The variables of the decoder, from what is trained and what is not.
@@ -119,13 +105,46 @@ def make_train_step(
     def grouped(state, frozen, batch, key, total, *, chunk, placed):
         tasks = state.step.shape[0]
         here = tasks // shards(placed, -3)  # tasks that share a device
-        one = partial(step, chunk=max(1, chunk // here), placed=placed, axis_name="group")
+        side = _side_by_side(tasks, placed)
+        one = partial(step, chunk=max(1, chunk // min(here, side)), placed=placed)
         # Constraints inside the model are about one task; the tasks are split as the batch is.
         axis = placed.spec[0] if placed else None
-        each = jax.vmap(one, in_axes=(0, None, 0, 0, 0), axis_name="group", spmd_axis_name=axis)
-        return each(state, frozen, batch, key, total)
+        each = jax.vmap(
+            partial(one, axis_name="group"),
+            in_axes=(0, None, 0, 0, 0), axis_name="group", spmd_axis_name=axis,
+        )  # fmt: skip
+        if side == tasks:
+            return each(state, frozen, batch, key, total)
+
+        def some(k, tree):
+            return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, k * side, side), tree)
+
+        def body(k, done):
+            state, rest = some(k, done[0]), some(k, (batch, key, total))
+            return jax.tree.map(
+                lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, k * side, 0),
+                done, each(state, frozen, *rest),
+            )  # fmt: skip
+
+        _, metrics = jax.eval_shape(each, state, frozen, batch, key, total)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+        return jax.lax.fori_loop(0, tasks // side, body, (state, zeros))
 
     return _program(grouped if group else step, chunk)
+
+
+def _side_by_side(tasks: int, placed: NamedSharding | None) -> int:
+    """How many tasks of a group compute at once; the others follow in the same program.
+
+    All of them, but on a single CPU: its cores are full with the products of one task, and those
+    of adapters, thin and batched over many, are slower than one after the other. A few at a time
+    share what is read of the base.
+    """
+    alone = placed is None or len(placed.device_set) == 1
+    device = next(iter(placed.device_set)) if placed else jax.devices()[0]
+    if device.platform != "cpu" or not alone:
+        return tasks
+    return max(size for size in (1, 2, 3) if tasks % size == 0)
 
 
 def _program(step, chunk):
@@ -175,13 +194,6 @@ def shards(placed: NamedSharding | None, axis: int) -> int:
     names = placed.spec[axis]
     names = (names,) if isinstance(names, str) else names or ()
     return math.prod(placed.mesh.shape[name] for name in names)
-
-
-def replicated(sharding: Sharding) -> Sharding:
-    """Whole on every device of `sharding`."""
-    if isinstance(sharding, NamedSharding):
-        return NamedSharding(sharding.mesh, PartitionSpec())
-    return sharding
 
 
 def _loss(
@@ -237,72 +249,3 @@ def _accumulated(micro, batch, key, count):
     shapes = jax.eval_shape(micro, {name: x[:, 0] for name, x in batch.items()}, key)
     start = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
     return jax.lax.scan(body, start, jnp.arange(count))[0]
-
-
-def in_float32(tree: Tree) -> Tree:
-    """Gradients and moments are float32 whatever the parameters are."""
-    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
-
-
-def create_state(
-    optimizer: Optimizer,
-    trainable: Tree,
-    frozen: Tree | None = None,
-    *,
-    group: bool = False,
-    mesh: Mesh | None = None,
-    axes: Tree | None = None,
-    rules: ShardingRules | None = None,
-) -> TrainState:
-    """A state at step 0.
-
-    Args:
-      trainable: params or adapters, arrays of jax or numpy; with `group`, a leading axis of tasks.
-      mesh, axes, rules: where `trainable` is to lie: by its logical axes (`models.logical_axes` or
-        `models.lora_logical_axes`, without the axis of tasks), shard by shard from the host if it
-        is there. Without a mesh it stays where it is. The optimizer's moments are created in the
-        same shards, never whole.
-    """
-    if mesh is not None:
-        if axes is None:
-            axes = jax.tree.map(lambda x: (None,) * (x.ndim - group), trainable)
-        where = (rules or ShardingRules()).shardings(
-            mesh, stacked(axes) if group else axes, trainable
-        )
-        trainable = jax.device_put(trainable, where)
-    # Bound to their devices from the start: arrays that are not, and become so by the first step,
-    # would have the second step compiled anew.
-    trainable = jax.tree.map(jnp.asarray, trainable)
-    trainable = jax.tree.map(lambda x: jax.device_put(x, x.sharding), trainable)
-
-    def init(trainable):
-        return optimizer.transform.init(in_float32(trainable))
-
-    init = jax.vmap(init) if group else init
-    shapes = jax.eval_shape(init, trainable)
-    first = jax.tree.leaves(trainable)[0]
-    step = jnp.zeros(first.shape[:1] if group else (), jnp.int32, device=replicated(first.sharding))
-    # A moment lies as its parameter does, a count everywhere.
-    shardings = optax.tree_map_params(
-        optimizer.transform.init,
-        lambda _, parameter: parameter.sharding,
-        shapes,
-        trainable,
-        transform_non_params=lambda _: replicated(first.sharding),
-    )
-    opt_state = jax.jit(init, out_shardings=shardings)(trainable)
-    return TrainState(step, trainable, {} if frozen is None else frozen, opt_state)
-
-
-def init_sharded(
-    init: Callable[..., Tree],
-    *args: Any,
-    axes: Tree,
-    mesh: Mesh,
-    rules: ShardingRules | None = None,
-) -> Tree:
-    """init(*args) made by one program whose outputs are sharded by `axes` (a tree of logical axes):
-    no device ever holds an array whole that is not to stay whole there."""
-    shapes = jax.eval_shape(init, *args)
-    shardings = (rules or ShardingRules()).shardings(mesh, axes, shapes)
-    return jax.jit(init, out_shardings=shardings)(*args)

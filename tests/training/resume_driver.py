@@ -21,7 +21,7 @@ import numpy as np
 from taskpgm.training.checkpoint import save_tree
 from taskpgm.training.loop import fit
 from taskpgm.training.optimizer import make_optimizer
-from taskpgm.training.step import create_state
+from taskpgm.training.state import create_state
 
 STEPS = 60
 

@@ -13,7 +13,8 @@ from taskpgm.models import LoraConfig, init_lora, init_params
 from taskpgm.training.flops import flops_per_token, matrices, mean_context, num_adapter_params
 from taskpgm.training.memory import device_memory, estimate_memory, group_size
 from taskpgm.training.optimizer import make_optimizer
-from taskpgm.training.step import create_state, make_train_step
+from taskpgm.training.state import create_state
+from taskpgm.training.step import make_train_step
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

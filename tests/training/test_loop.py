@@ -14,7 +14,7 @@ import pytest
 
 from taskpgm.training import loop, metrics
 from taskpgm.training.checkpoint import Manager, restore_tree
-from taskpgm.training.step import TrainState
+from taskpgm.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,8 @@ import pytest
 from taskpgm.models import init_lora, init_params, logical_axes, lora_logical_axes
 from taskpgm.training.mesh import make_mesh, put_batch
 from taskpgm.training.optimizer import make_optimizer
-from taskpgm.training.step import create_state, init_sharded, make_train_step
+from taskpgm.training.state import create_state, init_sharded
+from taskpgm.training.step import make_train_step
 
 STEPS = 20
 OPTIMIZER = make_optimizer({"lr": 3e-3, "warmup": 0.1})

@@ -12,7 +12,8 @@ import pytest
 
 from taskpgm.models import Decoder, init_lora, init_params
 from taskpgm.training.optimizer import make_optimizer
-from taskpgm.training.step import create_state, make_train_step
+from taskpgm.training.state import create_state
+from taskpgm.training.step import make_train_step
 
 # A large eps: where the second moment is tiny, Adam turns rounding into steps of full length.
 SETTINGS = {"lr": 1e-2, "warmup": 0.1, "weight_decay": 0.1, "clip": 1.0, "eps": 1e-3}
