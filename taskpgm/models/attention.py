@@ -70,6 +70,31 @@ def visible(
     return mask
 
 
+@jax.custom_vjp
+def _softmax(
+    scores: Float[Array, "b n g t s"], mask: Bool[Array, "b 1 1 t s"]
+) -> Float[Array, "b n g t s"]:
+    """Softmax over the keys that a query sees; every query sees one at least, itself.
+
+    The backward pass needs the result alone: derived by JAX it keeps the exponentials and the mask
+    too, and scores are the largest thing that a layer keeps.
+    """
+    return jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min), axis=-1)
+
+
+def _softmax_forward(scores, mask):
+    weights = _softmax(scores, mask)
+    return weights, weights
+
+
+def _softmax_backward(weights, d):
+    pull = weights * d
+    return pull - weights * pull.sum(-1, keepdims=True), None
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
+
+
 def _block(q, k, v, segment_ids, key_segment_ids, query_start, key_start, window):
     """Attention of some queries to some keys, which begin at these indices of the row."""
     b, t, h, d = q.shape
@@ -77,8 +102,7 @@ def _block(q, k, v, segment_ids, key_segment_ids, query_start, key_start, window
     scores = jnp.einsum("btngd,bsnd->bngts", grouped, k, preferred_element_type=jnp.float32)
     queries, keys = query_start + jnp.arange(t), key_start + jnp.arange(k.shape[1])
     mask = visible(queries, keys, segment_ids, key_segment_ids, window)
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    weights = _softmax(scores, mask[:, None, None]).astype(v.dtype)
     return jnp.einsum("bngts,bsnd->btngd", weights, v).reshape(b, t, h, d)
 
 

@@ -15,7 +15,7 @@ from flax.core import meta
 from jaxtyping import Array, Float, Int
 
 from taskpgm.models.config import DecoderConfig
-from taskpgm.models.layers import NORMS, Layer, rope_frequencies
+from taskpgm.models.layers import NORMS, Layer, rotation
 from taskpgm.models.lora import Named, named
 
 REMAT_POLICIES = {
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         x = jnp.take(self.embedding, tokens, axis=0).astype(c.dtype)
-        angle = None
+        turn = None
         if c.rope_theta is None:
             if tokens.shape[1] > c.max_position:
                 raise ValueError(
@@ -127,13 +127,13 @@ class Decoder(nn.Module):
                 )
             x = x + jnp.take(self.position_embedding, positions, axis=0).astype(c.dtype)
         else:
-            angle = positions.astype(jnp.float32)[..., None] * rope_frequencies(c)
+            turn = rotation(c, positions)
         window = None
         if len(set(c.windows)) > 1:  # they differ between layers: scanned over, so traced
             window = jnp.array([w or jnp.iinfo(jnp.int32).max for w in c.windows], jnp.int32)
         past = None if cache is None else (cache.keys, cache.values)
         state = (None, None) if cache is None else (cache.segment_ids, cache.length)
-        shared = (angle, segment_ids, *state)
+        shared = (turn, segment_ids, *state)
         x, fresh = self.layers(x, window, past, shared, deterministic)
         return self.final_norm(x), fresh
 

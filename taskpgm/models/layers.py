@@ -1,12 +1,13 @@
 """The layers of a decoder: norms, rotary positions, attention with or without a cache, the MLP."""
 
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from taskpgm.models.attention import attention
 from taskpgm.models.config import DecoderConfig
@@ -34,15 +35,42 @@ def rope_frequencies(config: DecoderConfig) -> np.ndarray:
     return (keep * frequency + (1 - keep) * frequency / scaling.factor).astype(np.float32)
 
 
-def rotate(x: Float[Array, "b t h d"], angle: Float[Array, "b t e"]) -> Float[Array, "b t h d"]:
+class Rotation(NamedTuple):
+    """Cosines and sines of the angles by which queries and keys are turned, for all layers."""
+
+    cos: Float[Array, "b t e"]
+    sin: Float[Array, "b t e"]
+
+
+def rotation(config: DecoderConfig, positions: Int[Array, "b t"]) -> Rotation:
+    angle = positions.astype(jnp.float32)[..., None] * rope_frequencies(config)
+    return Rotation(jnp.cos(angle), jnp.sin(angle))
+
+
+def rotate(x: Float[Array, "b t h d"], by: Rotation) -> Float[Array, "b t h d"]:
     """Rotate the pairs (x_i, x_{i + d/2}) by their angles, in float32."""
-    cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+    cos, sin = by.cos[:, :, None], by.sin[:, :, None]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = (first * cos - second * sin, second * cos + first * sin)
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
 # ---------------------------------------------------------------- layers
+
+
+@partial(jax.checkpoint, static_argnums=0)
+def _rms_norm(eps, x, scale):
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return (y * scale).astype(x.dtype)
+
+
+@partial(jax.checkpoint, static_argnums=0)
+def _layer_norm(eps, x, scale, bias):
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return (y * scale + bias).astype(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -55,9 +83,7 @@ class RMSNorm(nn.Module):
         dtype = jnp.dtype(self.config.param_dtype)
         ones = named(nn.initializers.ones, (None,))
         scale = self.param("scale", ones, x.shape[-1:], dtype)
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.config.norm_eps)
-        return (y * scale).astype(x.dtype)
+        return _rms_norm(self.config.norm_eps, x, scale)
 
 
 class LayerNorm(nn.Module):
@@ -70,10 +96,7 @@ class LayerNorm(nn.Module):
         dtype = jnp.dtype(self.config.param_dtype)
         scale = self.param("scale", named(nn.initializers.ones, (None,)), x.shape[-1:], dtype)
         bias = self.param("bias", named(nn.initializers.zeros, (None,)), x.shape[-1:], dtype)
-        y = x.astype(jnp.float32)
-        y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.config.norm_eps)
-        return (y * scale + bias).astype(x.dtype)
+        return _layer_norm(self.config.norm_eps, x, scale, bias)
 
 
 NORMS = {"rms": RMSNorm, "layer": LayerNorm}
@@ -83,7 +106,7 @@ class Attention(nn.Module):
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x, angle, segment_ids, window, cache, deterministic):
+    def __call__(self, x, turn, segment_ids, window, cache, deterministic):
         c = self.config
         b, t, _ = x.shape
         heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
@@ -93,8 +116,8 @@ class Attention(nn.Module):
         q = q.reshape(b, t, c.num_heads, c.head_dim)
         k = k.reshape(b, t, c.num_kv_heads, c.head_dim)
         v = v.reshape(b, t, c.num_kv_heads, c.head_dim)
-        if angle is not None:
-            q, k = rotate(q, angle), rotate(k, angle)
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
         fresh = (k, v)
         see = partial(attention, q, window=window, segment_ids=segment_ids)
         if cache is None:
@@ -124,7 +147,13 @@ class MLP(nn.Module):
             dense = Dense(c, c.intermediate_size, ("embed", "mlp"), c.mlp_bias, name=name)
             return dense(x, deterministic)
 
-        y = act(inner("gate_proj")) * inner("up_proj") if c.gated_mlp else act(inner("up_proj"))
+        # Computed again in the backward pass: an activation is cheap, what it keeps is not (GPT-2's
+        # would be six arrays of the largest kind there is).
+        if c.gated_mlp:
+            gated = jax.checkpoint(lambda gate, up: act(gate) * up)
+            y = gated(inner("gate_proj"), inner("up_proj"))
+        else:
+            y = jax.checkpoint(act)(inner("up_proj"))
         down = Dense(c, c.hidden_size, ("mlp", "embed"), c.mlp_bias, name="down_proj")
         return down(y, deterministic)
 
@@ -137,12 +166,12 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x, window, cache, shared, deterministic):
         c = self.config
-        angle, segment_ids, key_segment_ids, start = shared
+        turn, segment_ids, key_segment_ids, start = shared
         window = c.windows[0] if window is None else window
         past = None if cache is None else (*cache, key_segment_ids, start)
         y = NORMS[c.norm](c, name="attention_norm")(x)
         y, fresh = Attention(c, name="attention")(
-            y, angle, segment_ids, window, past, deterministic
+            y, turn, segment_ids, window, past, deterministic
         )
         x = x + y
         y = NORMS[c.norm](c, name="mlp_norm")(x)
