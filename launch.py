@@ -14,6 +14,8 @@ from absl import app, flags, logging
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# XLA's vectors on a CPU, where it has them: the divergences are a third faster, nothing is slower.
+os.environ["XLA_FLAGS"] = f"--xla_cpu_prefer_vector_width=512 {os.environ.get('XLA_FLAGS', '')}"
 
 from ml_collections import config_flags  # noqa: E402
 

@@ -28,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
 RESULTS = Path(__file__).parent / "results"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-OPTIMIZER = {"lr": 5e-3, "weight_decay": 0.0, "warmup": 0.05}
+OPTIMIZER = {"lr": 2e-3, "weight_decay": 0.0, "warmup": 0.05}
 VOCABULARY = 2048
 
 

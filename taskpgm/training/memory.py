@@ -3,15 +3,16 @@
 Rough on purpose: it plans groups and warns before a run, it does not replace a profile. With e the
 bytes of the compute dtype, per layer and token of a device, what the backward pass keeps is
 
-    remat none: e * (12 d + 4 q + 4 k + 4 f) + attention's scores (4 + e) * heads * length
+    remat none: e * (4 d + 3 q + 3 k + 3 f) + attention's weights, 4 * heads * length
     remat dots: e * (3 d + q + 2 k + 2 f)        (results of matrix products with weights)
     remat full: e * d                            (a layer's input), and one layer's `none` at a time
 
-d hidden size, q and k widths of queries and of keys, f of the MLP (3 f and f without a gate). Rows
+d hidden size, q and k widths of queries and of keys, f of the MLP (2 f and f without a gate). Rows
 longer than a block of queries keep no scores, but have one block's three times in float32. To this
 come the parameters, the trained part once more as gradients and twice as moments, all float32, and
-one chunk of logits three times in float32. The compiler's own figures on CPU were within 25% of
-this for a Llama of 6 layers and width 256, full and LoRA, lengths 128 and 1024, each remat.
+one chunk of logits three times in float32. The compiler's own figures on a CPU were within 20% of
+this for a Llama of 6 layers and width 256, full and LoRA, lengths 128 and 1024, each remat, but for
+one: a third lower than it, full at length 128 with remat full.
 """
 
 import math
@@ -67,7 +68,8 @@ def estimate_memory(
     count = num_adapter_params(config) if mode == "lora" else config.num_params
     trained = count * (4 if mode == "lora" else stored) / split
     local = math.ceil(rows / accumulate / (axes["data"] * axes["fsdp"]))
-    tokens = here * local * length
+    computing = at_once(here, math.prod(axes.values()))
+    tokens = computing * local * length
     kept = _kept(config, length, e)
     layers = config.num_layers
     if config.remat == "full":
@@ -85,11 +87,23 @@ def estimate_memory(
     return Memory(
         params=base if mode == "lora" else 0.0,
         trained=here * trained,
-        gradients=here * count * 4 / split,
+        gradients=computing * count * 4 / split,
         moments=2 * here * count * 4 / split,
         activations=tokens * activations / axes["tensor"] + 2 * tokens * config.hidden_size * e,
-        logits=12 * lines * vocabulary + here * unembedding,
+        logits=12 * lines * vocabulary + computing * unembedding,
     )
+
+
+def at_once(tasks: int, devices: int) -> int:
+    """How many tasks of a group compute at once; the others follow in the same program.
+
+    All of them, but on a single CPU: its cores are full with the products of one task, and those
+    of adapters, thin and batched over many, are slower than one after the other. A few at a time
+    share what is read of the base.
+    """
+    if devices > 1 or jax.default_backend() != "cpu":
+        return tasks
+    return max(size for size in (1, 2, 3) if tasks % size == 0)
 
 
 def _kept(config: DecoderConfig, length: int, e: int) -> dict[str, float]:
@@ -98,9 +112,9 @@ def _kept(config: DecoderConfig, length: int, e: int) -> dict[str, float]:
     kv, f = config.num_kv_heads * config.head_dim, config.intermediate_size
     gates = 3 if config.gated_mlp else 2
     keys = length if length <= BLOCK else 0
-    scores = (4 + e) * config.num_heads * keys
+    weights = (4 if e == 4 else 4 + e) * config.num_heads * keys
     return {
-        "none": e * (12 * d + 4 * q + 4 * kv + (gates + 1) * f) + scores,
+        "none": e * (4 * d + 3 * q + 3 * kv + gates * f) + weights,
         "dots": e * (3 * d + q + 2 * kv + (gates - 1) * f),
         "full": e * d,
     }

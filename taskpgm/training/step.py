@@ -19,6 +19,7 @@ from jaxtyping import Array
 from taskpgm.models import Decoder, DecoderConfig, unembedding
 from taskpgm.training.activations import kept_by_rows
 from taskpgm.training.loss import cross_entropy
+from taskpgm.training.memory import at_once
 from taskpgm.training.mesh import ShardingRules
 from taskpgm.training.optimizer import Optimizer
 from taskpgm.training.state import TrainState, in_float32, replicated
@@ -105,7 +106,7 @@ def make_train_step(
     def grouped(state, frozen, batch, key, total, *, chunk, placed):
         tasks = state.step.shape[0]
         here = tasks // shards(placed, -3)  # tasks that share a device
-        side = _side_by_side(tasks, placed)
+        side = at_once(tasks, len(placed.device_set) if placed else 1)
         one = partial(step, chunk=max(1, chunk // min(here, side)), placed=placed)
         # Constraints inside the model are about one task; the tasks are split as the batch is.
         axis = placed.spec[0] if placed else None
@@ -131,20 +132,6 @@ def make_train_step(
         return jax.lax.fori_loop(0, tasks // side, body, (state, zeros))
 
     return _program(grouped if group else step, chunk)
-
-
-def _side_by_side(tasks: int, placed: NamedSharding | None) -> int:
-    """How many tasks of a group compute at once; the others follow in the same program.
-
-    All of them, but on a single CPU: its cores are full with the products of one task, and those
-    of adapters, thin and batched over many, are slower than one after the other. A few at a time
-    share what is read of the base.
-    """
-    alone = placed is None or len(placed.device_set) == 1
-    device = next(iter(placed.device_set)) if placed else jax.devices()[0]
-    if device.platform != "cpu" or not alone:
-        return tasks
-    return max(size for size in (1, 2, 3) if tasks % size == 0)
 
 
 def _program(step, chunk):
