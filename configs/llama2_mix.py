@@ -23,7 +23,7 @@ def get_config():
 
     config.base.path = "models/Llama-2-7b-hf"
     config.base.dtype = "bfloat16"
-    config.base.param_dtype = "bfloat16"
+    config.base.param_dtype = "float32"  # in bfloat16 most updates of 2e-5 would round to nothing
     config.base.remat = "full"
 
     config.adapters.mode = "lora"

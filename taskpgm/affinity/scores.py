@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
 
 from taskpgm.affinity import store
@@ -126,7 +128,11 @@ def compute_scores(
         some = _score_task(k, grid, forward, params, models_of, rows[k], cut._replace(bins=most))
         computed += [(i, k) for i in some]
         progress(k + 1, grid.n, f"{len(some)} of {grid.n} models scored")
-    store.prune(grid.folder, grid.names())
+    # The others may still be writing: what one process deletes, it must not take from under them.
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("taskpgm scores")
+    if jax.process_index() == 0:
+        store.prune(grid.folder, grid.names())
     cells = [[grid.likelihood(i, k) for i in range(grid.n)] for k in range(grid.n)]
     return Scores(
         np.concatenate([[cell["sums"] for cell in column] for column in cells], axis=1),

@@ -10,6 +10,7 @@ import hashlib
 import io
 import logging
 import os
+import uuid
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,7 +52,8 @@ def write(folder: Path, name: str, **arrays: np.ndarray) -> None:
     np.savez(buffer, **arrays)
     content = buffer.getvalue()
     target = path(folder, name)
-    part = target.with_suffix(".part")
+    # A name of its own: on many hosts every process writes the same cells into a shared folder.
+    part = target.with_suffix(f".{uuid.uuid4().hex}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(_checksum(name, content) + content)

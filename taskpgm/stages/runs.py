@@ -77,6 +77,12 @@ def runs_stage(context: Context) -> None:
     config = with_lora(
         context.decoder_config(models.DecoderConfig.from_hf(context.base.path)), section
     )
+    if section.mode == "full" and jax.numpy.dtype(config.param_dtype).itemsize == 2:
+        say(
+            "runs",
+            f"weights are kept in {config.param_dtype}: an update below 1/256 of a weight is lost. "
+            "config.base.param_dtype=float32 keeps it (config.base.dtype may stay)",
+        )
     step = training.make_train_step(
         config, training.make_optimizer(section.optimizer.to_dict()), mode=section.mode,
         accumulate=section.accumulate, rules=context.rules,

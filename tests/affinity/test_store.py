@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -38,6 +39,15 @@ def test_a_cell_is_read_as_written(tmp_path):
     assert cell["a"].tolist() == [0, 1, 2] and cell["b"].tolist() == ["x", "y"]
     assert len({store.key("a", "bc"), store.key("ab", "c"), store.key("a", "b", "c")}) == 3
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_many_processes_write_the_same_cell(tmp_path):
+    name, values = store.key("kind", "model", "task"), np.arange(100_000)
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(store.write, tmp_path, name, a=values) for _ in range(64)]:
+            done.result()
+    assert (store.read(tmp_path, name)["a"] == values).all()
+    assert len(list(tmp_path.rglob("*.*"))) == 1
 
 
 @pytest.mark.parametrize(
