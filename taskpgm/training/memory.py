@@ -27,6 +27,7 @@ from taskpgm.models import DecoderConfig
 from taskpgm.training.flops import num_adapter_params
 
 BLOCK = 512  # queries at a time in models.attention, beyond which scores are not kept
+ON_A_CPU = (1, 2, 3)  # tasks at once
 SHARE = 0.85  # of a device's memory that is planned with; the rest is the allocator's
 
 
@@ -68,7 +69,8 @@ def estimate_memory(
     count = num_adapter_params(config) if mode == "lora" else config.num_params
     trained = count * (4 if mode == "lora" else stored) / split
     local = math.ceil(rows / accumulate / (axes["data"] * axes["fsdp"]))
-    computing = at_once(here, math.prod(axes.values()))
+    alone = math.prod(axes.values()) == 1 and jax.default_backend() == "cpu"
+    computing = min(here, max(ON_A_CPU)) if alone else here  # at most: see `at_once`
     tokens = computing * local * length
     kept = _kept(config, length, e)
     layers = config.num_layers
@@ -103,7 +105,7 @@ def at_once(tasks: int, devices: int) -> int:
     """
     if devices > 1 or jax.default_backend() != "cpu":
         return tasks
-    return max(size for size in (1, 2, 3) if tasks % size == 0)
+    return max(size for size in ON_A_CPU if tasks % size == 0)
 
 
 def _kept(config: DecoderConfig, length: int, e: int) -> dict[str, float]:
