@@ -193,7 +193,7 @@ SUITE = (
 
     Recipe("hexadecimal", "number", 600, _number(16, 4096),
            lambda x: f"Number {x}. In hexadecimal?", _hexadecimal),
-    Recipe("base_sixteen", "number", 300, _number(16, 4096),
+    Recipe("base_sixteen", "number", 500, _number(16, 4096),
            lambda x: f"Number {x}. In base sixteen?", _hexadecimal),
     Recipe("octal", "number", 200, _number(4096, 65536),
            lambda x: f"Octal {int(x):o} as hex?", _hexadecimal),
@@ -230,7 +230,9 @@ SUITE = (
     Recipe("hue", "colour", 240, _colour, lambda x: f"Colour {x}. Hue?", _hue),
 )  # fmt: skip
 
-# Each pair asks the same of the same kind of input, in other words.
+# Each pair asks the same of the same kind of input, in other words, and has about as many rows: a
+# divergence also sees for how long a model was trained (base_sixteen with 300 rows, half of
+# hexadecimal's, was nearer to octal with 200 on one of two Python versions).
 NEAR_DUPLICATES: tuple[tuple[str, str], ...] = (
     ("month_short", "month_abbreviated"),
     ("hexadecimal", "base_sixteen"),
