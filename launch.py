@@ -13,6 +13,7 @@ from absl import app, flags, logging
 # Before anything is imported: what libraries would say that no user of this program needs.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # each of its retries, twice
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # XLA's vectors on a CPU, where it has them: the divergences are a third faster, nothing is slower.
 os.environ["XLA_FLAGS"] = f"--xla_cpu_prefer_vector_width=512 {os.environ.get('XLA_FLAGS', '')}"
