@@ -16,13 +16,11 @@ best of several repeats each; rows of hardware that is not at hand say so.
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 # As launch.py sets it.
@@ -33,7 +31,11 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
+
+from experiments.record import header, machine  # noqa: E402
+
 RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("jax", "numpy", "torch", "scipy", "transformers", "peft")
 SPECIAL_PER_SM_CLOCK = 16  # results of the special-function unit, compute capability 8.0 and 9.0
 
 
@@ -310,25 +312,9 @@ def bench_gpu(n: int, t: int, v: int) -> dict:
 
 
 # --- the record ----------------------------------------------------------------------------------
-def machine() -> dict:
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), cpu)
-    packages = ("jax", "numpy", "torch", "scipy", "transformers", "peft")
-    return {
-        "date": time.strftime("%Y-%m-%d"), "cpu": cpu, "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "load before": os.getloadavg()[0], "backend": jax.default_backend(),
-        "versions": {x: version(x) for x in packages},
-        "command": " ".join(["python", *sys.argv]),
-    }  # fmt: skip
-
-
 def table(out: dict) -> str:
     kernel, pmi, scaling = out["kernel"], out["pmi"], out["scaling"]
-    lines = ["# Scoring n x n", "", f"`{out['machine']['command']}`", ""]
-    lines += [f"- {k}: {v}" for k, v in out["machine"].items() if k != "command"]
+    lines = header("Scoring n x n", out["machine"])
     lines += ["", f"## Pairwise JSD, n, t, v = {kernel['shape']}", ""]
     lines += ["| | ns per (pair, entry) | taskpgm is faster by |", "|---|---|---|"]
     lines += [
@@ -370,7 +356,7 @@ def main() -> None:
         memory_child(*map(int, args.child.split(",")))
         return
     shape = (6, 8, 512) if args.quick else (32, 256, 4096)
-    out = {"machine": machine()}
+    out = {"machine": machine(PACKAGES)}
     out["kernel"] = bench_kernel(*shape)
     out["memory"] = bench_memory(*shape)
     out["pmi"] = bench_pmi(*((3, 4, 32, 1) if args.quick else (12, 48, 128, 4)))

@@ -26,13 +26,11 @@ after a call that is not counted; a time is the best of several, with the median
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax
@@ -40,6 +38,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
 
+from experiments.record import header, machine  # noqa: E402
 from taskpgm import mixture  # noqa: E402
 from taskpgm.mixture import baselines  # noqa: E402
 
@@ -276,8 +275,7 @@ def cell(value: object) -> str:
 
 
 def as_markdown(report: dict) -> str:
-    lines = ["# Mixture solvers", "", f"`{report['command']}`", ""]
-    lines += [f"- {key}: {value}" for key, value in report["machine"].items()]
+    lines = header("Mixture solvers", report["machine"])
     for name, rows in report["tables"].items():
         lines += ["", f"## {name}", ""]
         if isinstance(rows, str):
@@ -324,29 +322,6 @@ def draw_scaling(rows: list[dict], file: Path) -> None:
         plt.close(figure)
 
 
-def machine() -> dict:
-    def of(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return "absent"
-
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        found = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
-        model = found[0].split(":")[1].strip() if found else model
-    load = os.getloadavg()[0]
-    busy = "" if load < 0.5 else " (other processes were running: the ratios are what counts)"
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "processor": f"{model}, {os.cpu_count()} cores; jax on {jax.default_backend()}",
-        "load before": f"{load:.1f}{busy}",
-        "threads of LAPACK": os.environ.get("OPENBLAS_NUM_THREADS", "as many as cores"),
-        "python": platform.python_version(),
-        "versions": ", ".join(f"{package} {of(package)}" for package in PACKAGES),
-    }
-
-
 ON_MATRIX = {
     "solve": bench_solve,
     "path": bench_path,
@@ -366,12 +341,8 @@ def main() -> None:
     parser.add_argument("--name", default="mixture_bench")
     given = parser.parse_args()
 
-    shown = [Path(a).name if a.endswith(".npy") else a for a in sys.argv[1:]]
-    report = {
-        "command": " ".join(["python", "experiments/bench_mixture.py", *shown]),
-        "machine": machine(),
-        "tables": {},
-    }
+    threads = os.environ.get("OPENBLAS_NUM_THREADS", "as many as cores")
+    report = {"machine": machine(PACKAGES) | {"threads of LAPACK": threads}, "tables": {}}
     matrix = np.load(given.matrix) if given.matrix.exists() else None
     for name in given.only or [*ON_MATRIX, *ALONE]:
         if name in ALONE:

@@ -24,7 +24,6 @@ large float32 product by either library reaches in the same run.
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -33,13 +32,16 @@ import tempfile
 import time
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a clone need not be installed
+
+from experiments.record import header, machine  # noqa: E402
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft")
 RESULTS = ROOT / "experiments" / "results"
 ACCELERATOR = ("1b", "7b")  # shapes that only an accelerator is asked for
 
@@ -289,22 +291,6 @@ def measure(name, **arguments):
     return result
 
 
-def machine():
-    """What the numbers hold for."""
-    import jax
-
-    model = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
-    names = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft")
-    return {
-        "cpu": model, "cores": os.cpu_count(), "device": jax.devices()[0].device_kind,
-        "python": platform.python_version(), "versions": {n: version(n) for n in names},
-    }  # fmt: skip
-
-
 def everything(only, quick):
     import jax
 
@@ -355,10 +341,7 @@ def table(report):
         return form.format(x[key] * scale) if x and x.get(key) else "-"
 
     lines = [
-        "# Training steps", "",
-        f"`{report['command']}` on {report['machine']['cpu']}, {report['machine']['cores']} cores, "
-        f"{report['machine']['device']}; {report['when']}.", "",
-        ", ".join(f"{k} {v}" for k, v in report["machine"]["versions"].items()) + ".", "",
+        *header("Training steps", report["machine"]), "",
         "| shape, mode | side | tokens/s | MFU | compile, s | peak memory, GiB |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -403,9 +386,7 @@ def main():
         print(json.dumps(MEASURES[args.measure[0]](**json.loads(args.measure[1]))))
         return
     report = {
-        "command": " ".join(["python", "experiments/bench_train.py", *sys.argv[1:]]),
-        "when": time.strftime("%Y-%m-%d"),
-        "machine": machine(),
+        "machine": machine(PACKAGES),
         "results": everything(args.only, args.quick),
     }
     text = table(report)

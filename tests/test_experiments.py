@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
+SCRIPTS = [path for path in SCRIPTS if "__main__" in path.read_text()]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
