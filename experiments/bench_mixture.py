@@ -284,8 +284,8 @@ def as_markdown(report: dict) -> str:
         columns = list(dict.fromkeys(column for row in rows for column in row))
         timed = [c for c in columns if isinstance(rows[0].get(c), dict)]
         peers = [] if name in ("scaling", "bootstrap") else timed[1:]
-        header = columns + [f"times faster than {p}" for p in peers]
-        lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+        titles = columns + [f"times faster than {p}" for p in peers]
+        lines += [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
         for row in rows:
             cells = [cell(row[c]) if c in row else "" for c in columns]
             cells += [f"{row[p]['best'] / row[timed[0]]['best']:.1f}" for p in peers]
