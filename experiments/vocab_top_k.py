@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not
 from configs import quickstart  # noqa: E402
 from taskpgm.affinity.budget import layout  # noqa: E402
 from taskpgm.affinity.predict import decoder_forward  # noqa: E402
-from taskpgm.affinity.stream import score_context  # noqa: E402
+from taskpgm.affinity.stream import accumulate, conclude  # noqa: E402
 from taskpgm.stages import adapters  # noqa: E402
 from taskpgm.stages.context import Context  # noqa: E402
 
@@ -39,11 +39,12 @@ def main() -> None:
     def divergences(top_k: int | None) -> np.ndarray:
         means = []
         for part in rows[::4]:
-            got = score_context(
+            *_, sums = accumulate(
                 decoder_forward(config), params,
                 lambda some: jax.tree.map(lambda x: x[np.asarray(some)], stacked),
                 range(n), [], part, int(part.example.max()) + 1, cut, top_k=top_k,
             )  # fmt: skip
+            got = conclude(sums, n, part)
             means.append(np.tensordot(got.count / got.count.sum(), got.divergence, 1))
         return np.mean(means, 0)[np.triu_indices(n, 1)]
 

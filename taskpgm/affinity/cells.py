@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from taskpgm.affinity import store
+from taskpgm.affinity.budget import Layout
+from taskpgm.affinity.stream import Sums
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Grid:
         return store.key(kind, self.models[i], self.tasks[k])
 
     def _unit(self, k: int) -> str:
-        return store.key("unit", self.tasks[k])
+        return store.key(f"unit, {self.vocab_top_k or 'all'} entries", self.tasks[k])
 
     def names(self) -> list[str]:
         """Of all cells that there may be when all is done."""
@@ -78,24 +80,34 @@ class Grid:
                 out[:, i, others] = out[:, others, i] = cell["values"][:, known]
         return out
 
-    def begin(self, k: int, new: Sequence[int], old: Sequence[int]) -> None:
-        """Notes which models are about to be written together on task k.
+    def keep(
+        self, k: int, new: Sequence[int], old: Sequence[int], cut: Layout, sums: Sums
+    ) -> None:
+        """Notes how far the models `new` and `old`, scored together on task k, have come.
 
-        Were a run killed while it writes them, the rest alone would be computed in other blocks,
-        with other rounding: the same models are computed once more, and S is equal to the bit.
+        Killed, a run goes on from there. And it goes on with these models, whichever of their cells
+        are written by then: in other blocks rounding would differ, so S is equal to the bit.
         """
         new, old = (_text([self.models[i] for i in part]) for part in (new, old))
-        store.write(self.folder, self._unit(k), new=new, old=old)
+        store.write(
+            self.folder, self._unit(k), new=new, old=old, cut=np.array(str(cut)), **sums._asdict()
+        )
 
-    def begun(
-        self, k: int, owners: Sequence[int], partners: Sequence[int]
-    ) -> tuple[list[int], list[int]] | None:
-        """(new, old) of what was begun on task k and not ended, if it has all that is missing."""
+    def kept(
+        self, k: int, owners: Sequence[int], partners: Sequence[int], cut: Layout
+    ) -> tuple[list[int], list[int], Sums | None] | None:
+        """(new, old, sums) of what was begun on task k, if those models have all that is missing.
+
+        Without sums where they were cut in another way: then the same models begin again.
+        """
         unit = store.read(self.folder, self._unit(k))
         if unit is None or not {*unit["new"], *unit["old"]} <= set(self.models):
             return None
         new, old = ([self.models.index(key) for key in unit[part]] for part in ("new", "old"))
-        return (new, old) if {*owners} <= {*new} and {*partners} <= {*new, *old} else None
+        if not ({*owners} <= {*new} and {*partners} <= {*new, *old}):
+            return None
+        sums = Sums(int(unit["windows"]), unit["log_likelihood"], unit["divergence"])
+        return new, old, sums if str(unit["cut"]) == str(cut) else None
 
     def end(self, k: int) -> None:
         store.path(self.folder, self._unit(k)).unlink(missing_ok=True)

@@ -5,10 +5,12 @@ its examples), and no other. Distributions are not kept, so with contexts="pool"
 old task need the older models' distributions again: n forward passes there, but n pairs instead of
 n (n - 1) / 2. With contexts="pair" only the task's own model is needed again: O(n) in all.
 
-The unit of work is one task's examples under all models that lack them; killed, a run loses the
-unit at hand and nothing else.
+The unit of work is one task's examples under all models that lack them. Sums are kept on the way:
+killed, a run loses the windows since then, at most KEEP_EVERY seconds of work and one window, and
+of log-likelihoods alone the `group` cells at hand.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +25,11 @@ from taskpgm.affinity import store
 from taskpgm.affinity.budget import Layout, layout, rows_at_a_time
 from taskpgm.affinity.cells import Grid
 from taskpgm.affinity.predict import Forward, decoder_forward, score_examples
-from taskpgm.affinity.stream import ModelsOf, bins, score_context, split
+from taskpgm.affinity.stream import ModelsOf, accumulate, bins, conclude, split
 from taskpgm.models import DecoderConfig
 from taskpgm.tasks import Rows
 
+KEEP_EVERY = 20.0  # seconds between two writes of the sums of a task
 Progress = Callable[[int, int, str], None]  # tasks done, tasks, what was done
 
 
@@ -152,23 +155,28 @@ def _score_task(
     owners, partners = grid.missing(k, unread)
     fresh = sorted({*unread, *owners})
     if owners:
-        new, old = grid.begun(k, owners, partners) or (owners, partners)
+        new, old, begun = grid.kept(k, owners, partners, cut) or (owners, partners, None)
         if len(new) >= len(old):
             # One block of all costs little more, and has the shape that other tasks compile.
             new, old = sorted(new + old), []
-        names = [*new, *old]
-        got = score_context(
-            forward, params, models_of, new, old, rows, count, cut, top_k=grid.vocab_top_k
-        )
+        sums, kept = begun, time.monotonic()
+        for sums in accumulate(
+            forward, params, models_of, new, old, rows, count, cut, top_k=grid.vocab_top_k,
+            begin=begun,
+        ):
+            if time.monotonic() - kept > KEEP_EVERY:
+                grid.keep(k, new, old, cut, sums)
+                kept = time.monotonic()
+        grid.keep(k, new, old, cut, sums)
+        got, names = conclude(sums, len(new), rows), [*new, *old]
         values = np.full((len(got.count), grid.n, grid.n), np.nan)
         values[np.ix_(range(len(got.count)), names, names)] = got.divergence
-        grid.begin(k, new, old)
         for place, i in enumerate(names):
             if i in unread:
                 grid.write_likelihood(i, k, got.log_likelihood[place], got.tokens)
         unread = [i for i in unread if i not in names]
         grid.write_divergence(k, owners, values)
-    for part in split(unread, cut.group, fill=min(cut.group, grid.n)):
+    for part in split(unread, cut.group):
         sums, tokens = score_examples(
             None, params, models_of(part), rows, count, batch_size=cut.batch_size, forward=forward
         )

@@ -3,11 +3,13 @@
 For a window of scored positions the last hidden states of a block of models are kept ([B r d], far
 smaller than their distributions) and unembedded for a few positions at a time: logits, log-softmax
 in float32, every pair reduced at once, sums by bin of examples. What exists at a time is what the
-layout says (layout.py), and no distribution ever leaves the device.
+layout says (budget.py), and no distribution ever leaves the device.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -121,16 +123,13 @@ class Context(NamedTuple):
     count: Int[np.ndarray, "e"]
 
 
-def split(indices: Sequence[int], most: int, fill: int = 0) -> list[list[int]]:
-    """Blocks of one length, at most `most`; the last one repeats its last index to fill up.
-
-    With `fill` all of them do, to that length: then programs do not depend on how many there are.
-    """
+def split(indices: Sequence[int], most: int) -> list[list[int]]:
+    """Blocks of one length, at most `most`; the last one repeats its last index to fill up."""
     if not indices:
         return []
     each = -(-len(indices) // -(-len(indices) // most))
     blocks = [list(indices[at : at + each]) for at in range(0, len(indices), each)]
-    return [block + [block[-1]] * (max(each, fill) - len(block)) for block in blocks]
+    return [block + [block[-1]] * (each - len(block)) for block in blocks]
 
 
 def _block(
@@ -149,7 +148,15 @@ def _block(
     return hidden, jnp.concatenate(head)[:size] if len(head) > 1 else head[0]
 
 
-def score_context(
+class Sums(NamedTuple):
+    """What the first windows of a task's examples have added up to: from here on others go on."""
+
+    windows: int
+    log_likelihood: Float[np.ndarray, "n m"]
+    divergence: Float[np.ndarray, "e n n"]  # a pair in one of its two places, weighed by bin
+
+
+def accumulate(
     forward: Forward,
     shared: Any,
     models_of: ModelsOf,
@@ -160,17 +167,22 @@ def score_context(
     layout: Layout,
     *,
     top_k: int | None = None,
-) -> Context:
+    begin: Sums | None = None,
+) -> Iterator[Sums]:
     """All pairs among the models `new`, and of `new` with `old`, on one task's held-out examples.
 
-    A JSD is the mean over an example's response positions, then over the examples of its bin.
-    Log-likelihoods come along for all. Axes of models in the result: `new`, then `old`.
+    Yields the sums after each window, in float64, always the same arrays; `begin` are those that an
+    earlier call had come to. A JSD is the mean over an example's response positions, then over the
+    examples of its bin. Log-likelihoods come along for all. Axes of models: `new`, then `old`.
     """
     of, count = bins(num_examples, layout.bins)
-    tokens = np.bincount(rows.example[rows.weights > 0], minlength=num_examples)
+    tokens = response_tokens(rows, num_examples)
     names = [*new, *old]
     places = split(range(len(new)), layout.models)
     others = split(range(len(new), len(names)), layout.models)
+    sums = begin or Sums(
+        0, np.zeros((len(names), num_examples)), np.zeros((layout.bins, len(names), len(names)))
+    )
 
     def load(block: Sequence[int], window: Window):
         return _block(
@@ -178,7 +190,8 @@ def score_context(
         )
 
     def results() -> Iterator[tuple]:
-        for window in windows(rows, layout.batch_size, layout.window):
+        every = windows(rows, layout.batch_size, layout.window)
+        for number, window in islice(enumerate(every), sums.windows, None):
             example, on_device = window.example, jax.device_put(window)
             scale = (1.0 / (tokens[example] * count[of[example]])).astype(np.float32)
             scale[window.count :] = 0.0
@@ -186,33 +199,44 @@ def score_context(
                 left = load(block, on_device)
                 for other in [None, *places[i + 1 :], *others]:
                     right = None if other is None else load(other, on_device)
-                    yield window, block, other, _reduce(
+                    yield number, window, block, other, _reduce(
                         left, right, on_device, of[example], scale,
                         most=layout.bins, span=layout.positions, top_k=top_k,
                     )  # fmt: skip
 
-    log_likelihood = np.zeros((len(names), num_examples))
-    total = np.zeros((layout.bins, len(names), len(names)))
     def tell(window: Window, block: Sequence[int], at) -> None:
         example = window.example[: window.count]
         at = np.asarray(at, np.float64)[: len(set(block)), : window.count]
-        np.add.at(log_likelihood.T, (example[:, None], np.unique(block)), at.T)
+        np.add.at(sums.log_likelihood.T, (example[:, None], np.unique(block)), at.T)
 
-    # Beyond len(set(block)) a block only repeats its last model.
-    for window, block, other, (at, pairs) in late(results()):
-        first, pairs = len(set(block)), np.asarray(pairs, np.float64)
-        if other is None:
-            tell(window, block, at[0])
-            i, j = np.triu_indices(len(block), 1)
-            real = j < first
-            total[:, block[0] + i[real], block[0] + j[real]] += pairs[:, real]
-        else:
-            if block is places[0] and other in others:
-                tell(window, other, at[1])
-            second = len(set(other))
-            into = np.s_[:, block[0] : block[0] + first, other[0] : other[0] + second]
-            total[into] += pairs[:, :first, :second]
-    total = np.clip(total + total.transpose(0, 2, 1), 0.0, LN2)[: len(count)]
-    total[:, len(new) :, len(new) :] = np.nan
-    total[:, range(len(names)), range(len(names))] = 0.0
-    return Context(log_likelihood, tokens, total, count)
+    for number, some in groupby(late(results()), key=itemgetter(0)):
+        # Beyond len(set(block)) a block only repeats its last model.
+        for _, window, block, other, (at, pairs) in some:
+            first, pairs = len(set(block)), np.asarray(pairs, np.float64)
+            if other is None:
+                tell(window, block, at[0])
+                i, j = np.triu_indices(len(block), 1)
+                real = j < first
+                sums.divergence[:, block[0] + i[real], block[0] + j[real]] += pairs[:, real]
+            else:
+                if block is places[0] and other in others:
+                    tell(window, other, at[1])
+                second = len(set(other))
+                into = np.s_[:, block[0] : block[0] + first, other[0] : other[0] + second]
+                sums.divergence[into] += pairs[:, :first, :second]
+        yield sums._replace(windows=number + 1)
+
+
+def conclude(sums: Sums, new: int, rows: Rows) -> Context:
+    """The scores that all windows' sums stand for; the first `new` models were paired with all."""
+    num_examples = sums.log_likelihood.shape[1]
+    _, count = bins(num_examples, len(sums.divergence))
+    total = sums.divergence + sums.divergence.transpose(0, 2, 1)
+    total = np.clip(total, 0.0, LN2)[: len(count)]
+    total[:, new:, new:] = np.nan
+    total[:, range(total.shape[1]), range(total.shape[1])] = 0.0
+    return Context(sums.log_likelihood, response_tokens(rows, num_examples), total, count)
+
+
+def response_tokens(rows: Rows, num_examples: int) -> Int[np.ndarray, "m"]:
+    return np.bincount(rows.example[rows.weights > 0], minlength=num_examples)

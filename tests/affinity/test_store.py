@@ -16,7 +16,7 @@ from taskpgm.affinity.predict import score_examples
 CUT = Layout(2, 2, 5, 24, 6, 64)
 
 
-def compute(world, folder, models, tasks=None, **options):
+def compute(world, folder, models, tasks=None, cut=CUT, **options):
     """Model i and task i of the run are `models[i]` and `tasks[i]` of the world."""
     tasks = models if tasks is None else tasks
 
@@ -27,7 +27,7 @@ def compute(world, folder, models, tasks=None, **options):
     return affinity.compute_scores(
         None, world.shared, models_of, [world.tasks[k][2] for k in tasks],
         [len(world.tasks[k][0]) for k in tasks], model_keys=[f"model {i}" for i in models],
-        folder=folder, memory=1e9, batch_size=2, forward=world.forward, cut=CUT, **options,
+        folder=folder, memory=1e9, batch_size=2, forward=world.forward, cut=cut, **options,
     )  # fmt: skip
 
 
@@ -132,13 +132,13 @@ def test_the_new_row_and_column_run_few_models(world, tmp_path, monkeypatch):
     """With 'pair' contexts an old task needs two models, its own and the new one."""
     compute(world, tmp_path, [0, 1], contexts="pair")
     seen = []
-    real = affinity.scores.score_context
+    real = affinity.scores.accumulate
 
     def spy(forward, shared, models_of, new, old, *rest, **options):
         seen.append(len(new) + len(old))
         return real(forward, shared, models_of, new, old, *rest, **options)
 
-    monkeypatch.setattr(affinity.scores, "score_context", spy)
+    monkeypatch.setattr(affinity.scores, "accumulate", spy)
     compute(world, tmp_path, [0, 1, 2], contexts="pair")
     assert seen == [2, 2, 3]
 
@@ -183,6 +183,35 @@ def test_killed_between_two_cells_it_ends_with_the_same_bits(
     assert (again.log_likelihood == whole.log_likelihood).all()
     assert (again.mean_divergence() == whole.mean_divergence()).all()
     assert sum(1 for _ in tmp_path.rglob("*.cell")) == 15
+
+
+@pytest.mark.parametrize("windows", [1, 4, 8])
+def test_killed_within_a_task_it_loses_a_window(world, tmp_path, whole, monkeypatch, windows):
+    """With sums kept after every window: what was added up is not computed again."""
+    monkeypatch.setattr(affinity.scores, "KEEP_EVERY", 0.0)
+    real, seen = affinity.stream._reduce, []
+
+    def counted(*args, **options):
+        seen.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(affinity.stream, "_reduce", counted)
+    compute(world, tmp_path / "alone", [0, 1, 2])
+    every, seen[:] = len(seen), []
+    with killed_after(windows, monkeypatch):
+        compute(world, tmp_path / "killed", [0, 1, 2])
+    again = compute(world, tmp_path / "killed", [0, 1, 2])
+    # One that was computed but not kept, and those that were on their way behind it.
+    assert every <= len(seen) <= every + 3
+    assert (again.log_likelihood == whole.log_likelihood).all()
+    assert (again.mean_divergence() == whole.mean_divergence()).all()
+
+
+def test_sums_of_another_cut_are_not_taken(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(affinity.scores, "KEEP_EVERY", 0.0)
+    with killed_after(1, monkeypatch):
+        compute(world, tmp_path, [0, 1, 2])
+    assert_right(world, compute(world, tmp_path, [0, 1, 2], cut=CUT._replace(window=6)), [0, 1, 2])
 
 
 def test_killed_and_then_another_task(world, tmp_path, monkeypatch):

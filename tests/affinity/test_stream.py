@@ -17,9 +17,10 @@ def run(world, task, new, old, cut, **options):
         assert len(indices) <= cut.group
         return jax.tree.map(lambda x: x[np.asarray(indices)], world.models)
 
-    return stream.score_context(
+    *_, sums = stream.accumulate(
         world.forward, world.shared, models_of, new, old, rows, len(examples), cut, **options
     )
+    return stream.conclude(sums, len(new), rows)
 
 
 def alone(world, task, names):
@@ -58,6 +59,21 @@ def test_only_the_pairs_asked_for(world, models):
     asked = np.isfinite(got.divergence)
     np.testing.assert_allclose(got.divergence[asked], jsd[asked], rtol=2e-5, atol=1e-12)
     assert asked.sum() == 5 * (16 - 2)
+
+
+@pytest.mark.parametrize("cut", [CUTS["few positions"], CUTS["blocks of models"]], ids=str)
+@pytest.mark.parametrize("stop", [1, 2])
+def test_sums_go_on_from_any_window_with_the_same_bits(world, cut, stop):
+    examples, _, rows = world.tasks[0]
+    models_of = lambda some: jax.tree.map(lambda x: x[np.asarray(some)], world.models)  # noqa: E731
+    args = (world.forward, world.shared, models_of, range(5), [], rows, len(examples), cut)
+    for sums in stream.accumulate(*args):
+        if sums.windows == stop:
+            begin = jax.tree.map(np.copy, sums)
+    rest = list(stream.accumulate(*args, begin=begin))
+    assert [x.windows for x in rest] == list(range(stop + 1, sums.windows + 1)) != []
+    assert (rest[-1].log_likelihood == sums.log_likelihood).all()
+    assert (rest[-1].divergence == sums.divergence).all()
 
 
 def test_bins_keep_the_mean_of_the_task(world):
