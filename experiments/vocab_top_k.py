@@ -11,7 +11,6 @@ import json
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
@@ -31,7 +30,7 @@ def main() -> None:
     context = Context(settings, parser.parse_args().workdir, sys.argv)
     config, params = context.load_model(context.proxy)
     config = adapters.with_lora(config, settings.adapters)
-    stacked = adapters.load_adapters(context, config, context.names)
+    models_of = adapters.load_adapters(context, config, context.names)
     rows = [context.rows(context.proxy, t.heldout, t.name) for t in context.tasks]
     n, length = len(rows), rows[0].tokens.shape[1]
     cut = layout(n, config, length=length, batch_size=8, memory=2**29)
@@ -40,9 +39,8 @@ def main() -> None:
         means = []
         for part in rows[::4]:
             *_, sums = accumulate(
-                decoder_forward(config), params,
-                lambda some: jax.tree.map(lambda x: x[np.asarray(some)], stacked),
-                range(n), [], part, int(part.example.max()) + 1, cut, top_k=top_k,
+                decoder_forward(config), params, models_of, range(n), [], part,
+                int(part.example.max()) + 1, cut, top_k=top_k,
             )  # fmt: skip
             got = conclude(sums, n, part)
             means.append(np.tensordot(got.count / got.count.sum(), got.divergence, 1))

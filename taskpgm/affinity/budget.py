@@ -31,39 +31,63 @@ def layout(
     length: int,
     batch_size: int,
     memory: float,
+    scored: int | None = None,
     group: int = 8,
     bins: int = 64,
     mode: str = "lora",
+    contexts: str | None = "pool",
 ) -> Layout:
-    """The largest blocks within `memory` bytes: first of positions, and only then of models.
+    """Blocks within `memory` bytes that need the fewest forward passes (`passes`).
 
-    With all n models in one block every model reads every context once. With b blocks it reads
-    (b + 1) / 2 times on average, since two blocks are held at a time and no distribution is kept.
+    scored: of a row's `length` positions, at most; without it, all of them.
 
     Raises:
       ValueError: not even one position of two models fits.
     """
-    d, v = config.hidden_size, config.vocab_size
-    head = FLOAT32 * d * v if mode == "full" else 0
+    d, v, row = config.hidden_size, config.vocab_size, min(scored or length, length)
+    head, found = _own_head(config, mode), []
     for blocks in range(1, n + 1):
         models = -(-n // blocks)
-        held = models if blocks == 1 else 2 * models
+        held = _held(models, n, contexts)
         logits, hidden = _COPIES * FLOAT32 * v * held, FLOAT32 * d * held
         # Three: what is being added, the sum, and its copy on the way to the host.
-        fixed = head * held + 3 * FLOAT32 * bins * models * models
-        if fixed + logits + hidden <= memory:
-            break
-    else:
+        room = memory - head * held - 3 * FLOAT32 * bins * models * models
+        if room < logits + hidden:
+            continue
+        positions = int(min(64, batch_size * row, max(1, (room - hidden) // 2 // logits)))
+        window = int((room - positions * logits) // hidden)
+        positions = min(positions, window)
+        window = max(1, min(-(-batch_size * row // positions), window // positions)) * positions
+        rows = max(1, min(batch_size, window // row))
+        found.append(Layout(rows, min(group, models), models, window, positions, bins))
+    if not found:
         need = 2 * (_COPIES * FLOAT32 * v + FLOAT32 * d + head) + 3 * FLOAT32 * bins
         raise ValueError(
             f"affinity.memory is {memory / 2**20:.1f} MiB, but one position of two models "
             f"takes {need / 2**20:.1f} MiB"
         )
-    room, most = memory - fixed, batch_size * length
-    positions = int(min(64, most, max(1, (room - hidden) // 2 // logits)))
-    window = int((room - positions * logits) // hidden)
-    window = max(1, min(-(-most // positions), window // positions)) * positions
-    return Layout(batch_size, min(group, models), models, window, positions, bins)
+    return min(found, key=lambda cut: passes(cut, n, row, contexts))
+
+
+def passes(cut: Layout, n: int, row: int, contexts: str | None) -> float:
+    """How often a model reads a context, on average, with `row` scored positions in each row.
+
+    With all n models in one block, once. With b blocks (b + 1) / 2 times, since two are held at a
+    time and no distribution is kept; once if contexts are "pair", where the task's own model alone
+    meets each block. All of it again for each part of a row whose hidden states do not fit.
+    """
+    blocks = -(-n // cut.models)
+    return ((blocks + 1) / 2 if contexts == "pool" else 1) * max(1, -(-row // cut.window))
+
+
+def _held(models: int, n: int, contexts: str | None) -> int:
+    """Models whose distributions exist at once: of one block of all, or of two blocks."""
+    return models if models == n else models + (1 if contexts == "pair" else models)
+
+
+def _own_head(config: DecoderConfig, mode: str) -> float:
+    """Bytes of an unembedding that a model does not share with the others."""
+    return FLOAT32 * config.hidden_size * config.vocab_size if mode == "full" else 0
 
 
 def rows_at_a_time(rows: Sequence[int], most: int) -> int:
@@ -108,10 +132,13 @@ def plan(
     """
     n, pairs = num_tasks, num_tasks * (num_tasks - 1) // 2
     d, v = config.hidden_size, config.vocab_size
-    cut = layout(n, config, length=length, batch_size=batch_size, memory=memory, **sizes)
     scored = heldout_tokens if scored_tokens is None else scored_tokens
-    blocks = -(-n // cut.models)
-    reads = 1 if contexts is None else (blocks + 1) / 2
+    scored_of_row = max(1, round(length * scored / heldout_tokens))
+    cut = layout(
+        n, config, length=length, batch_size=batch_size, memory=memory, contexts=contexts,
+        scored=scored_of_row, **sizes,
+    )  # fmt: skip
+    reads = passes(cut, n, scored_of_row, contexts) if contexts else 1
     unembed = 2.0 * d * v
     body = flops_per_token(config, length, "forward") - unembed
     models = n * reads * (heldout_tokens * body + scored * unembed)
@@ -120,9 +147,9 @@ def plan(
     reduction = float(PAIR_FLOPS) * meeting * v * scored
     values = n * cut.bins if heldout_examples is None else min(heldout_examples, n * cut.bins)
     disk = FLOAT32 * values * meeting + 2.0 * FLOAT32 * n * (heldout_examples or values)
-    held = cut.models if blocks == 1 else 2 * cut.models
+    held = _held(cut.models, n, contexts)
     used = held * FLOAT32 * (cut.window * d + cut.positions * v * _COPIES)
-    used += 3 * FLOAT32 * cut.bins * cut.models**2
+    used += 3 * FLOAT32 * cut.bins * cut.models**2 + held * _own_head(config, sizes.get("mode"))
     text = (
         f"{n} x {n} scores of {heldout_tokens:,} held-out tokens ({scored:,} scored): "
         f"{n} models read them {reads:g} x, {models:.2e} FLOPs"

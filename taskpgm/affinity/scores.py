@@ -117,10 +117,14 @@ def compute_scores(
     _check(rows, num_examples, model_keys, contexts)
     forward = forward or decoder_forward(config, mode)
     most = min(most_bins, max(num_examples))
-    cut = cut or layout(
-        len(rows), config, length=rows[0].tokens.shape[1], memory=memory, group=group, bins=most,
-        batch_size=rows_at_a_time([len(part.tokens) for part in rows], batch_size), mode=mode,
-    )  # fmt: skip
+    if cut is None:
+        cut = layout(
+            len(rows), config, length=rows[0].tokens.shape[1], batch_size=batch_size, memory=memory,
+            scored=max(int((part.weights > 0).sum(1).max()) for part in rows), group=group,
+            bins=most, mode=mode, contexts=contexts,
+        )  # fmt: skip
+        sizes = [len(part.tokens) for part in rows]
+        cut = cut._replace(batch_size=rows_at_a_time(sizes, cut.batch_size))
     tasks = tuple(store.fingerprint(x) for x in rows)
     counts = tuple(map(int, num_examples))
     grid = Grid(

@@ -177,16 +177,24 @@ def train_group(
     return state.frozen if section.mode == "lora" else params
 
 
-def load_adapters(context: Context, config: models.DecoderConfig, names: Sequence[str]) -> Any:
-    """The trained parts of some tasks' models, stacked on a leading axis [g ...]."""
+def load_adapters(
+    context: Context, config: models.DecoderConfig, names: Sequence[str]
+) -> Callable[[Sequence[int]], Any]:
+    """The trained parts of some tasks' models: indices into `names` -> stacked [g ...], on devices.
+
+    They wait in the host's memory: 316 whole GPT-2 are 150 GB, and a device needs a few at a time.
+    """
     like = jax.eval_shape(
         partial(models.init_lora if config.lora else models.init_params, config), jax.random.key(0)
     )
     everywhere = NamedSharding(context.mesh, PartitionSpec())
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like
-    )
-    loaded = [
-        training.restore_tree(adapter_folder(context, name) / "weights", like) for name in names
-    ]
-    return jax.tree.map(lambda *x: jax.numpy.stack(x), *loaded)
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like)
+    held = jax.tree.map(lambda x: np.empty((len(names), *x.shape), x.dtype), like)
+    for i, name in enumerate(names):
+        model = training.restore_tree(adapter_folder(context, name) / "weights", one)
+        jax.tree.map(lambda into, x: into.__setitem__(i, x), held, model)  # noqa: B023
+
+    def put(x: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(x.shape, everywhere, x.__getitem__)
+
+    return lambda some: jax.tree.map(lambda x: put(x[np.asarray(some)]), held)

@@ -64,6 +64,7 @@ def default_config() -> ConfigDict:
     config.affinity.sizes = ""  # with `matrix`: a .json of {task: training size}, or empty
     config.affinity.normalize = "token"  # or "sequence": the likelihood of whole responses
     config.affinity.contexts = "pool"  # or "pair": whose held-out sets a JSD is taken over
+    config.affinity.vocab_top_k = 0  # k: JSD of the k likeliest entries and the rest; 0: of all
     config.affinity.batch_size = 8
     config.affinity.memory = 1.0  # GiB that distributions may take at any time
     config.affinity.bootstrap = 200  # resamples for the intervals; 0: none

@@ -159,20 +159,29 @@ def plan_affinity(estimate: Estimate) -> list[Row]:
         return [Row("affinity", "to do", f"read {context.config.affinity.matrix}")]
     section, length = context.config.affinity, context.config.tasks.length
     config = adapters.with_lora(estimate.decoder(context.proxy), context.config.adapters)
+    mode, n = context.config.adapters.mode, len(context.tasks)
     plan = affinity.plan(
         config,
-        num_tasks=len(context.tasks),
+        num_tasks=n,
         heldout_tokens=estimate.heldout_tokens(context.proxy),
         heldout_examples=sum(len(task.heldout) for task in context.tasks),
         length=length,
         batch_size=section.batch_size,
         memory=section.memory * 2**30,
         contexts=section.contexts,
-        mode=context.config.adapters.mode,
+        mode=mode,
+    )
+    group = min(plan.layout.group, n)
+    memory = plan.memory + training.forward_memory(
+        config, mode=mode, rows=section.batch_size, length=length, group=group,
+        mesh=context.mesh.shape,
+    )
+    text = (
+        f"{plan.text}; the models wait in the host's memory, "
+        f"{size(n * training.model_bytes(config, mode))}, {group} at a time compute"
     )
     done = all((context.folder / "affinity" / f"{k}.npz").is_file() for k in ("pmi", "jsd"))
-    return [Row("affinity", "done" if done else "to do", plan.text, plan.flops, plan.disk,
-                plan.memory)]
+    return [Row("affinity", state(done, 1), text, plan.flops, plan.disk, memory)]
 
 
 def plan_mixture(estimate: Estimate) -> list[Row]:

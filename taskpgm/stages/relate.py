@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from taskpgm import affinity, mixture, training
@@ -57,7 +56,7 @@ def compute_scores(context: Context, folder: Path) -> affinity.Scores:
     section, mode = context.config.affinity, context.config.adapters.mode
     config, params = context.load_model(context.proxy)
     config = adapters.with_lora(config, context.config.adapters)
-    stacked = adapters.load_adapters(context, config, context.names)
+    models_of = adapters.load_adapters(context, config, context.names)
     rows, counts = [], []
     for task in context.tasks:
         rows.append(context.rows(context.proxy, task.heldout, task.name))
@@ -66,7 +65,7 @@ def compute_scores(context: Context, folder: Path) -> affinity.Scores:
         return affinity.compute_scores(
             config,
             params,
-            lambda some: jax.tree.map(lambda x: x[np.asarray(some)], stacked),
+            models_of,
             rows,
             counts,
             model_keys=[adapters.adapter_key(context, task) for task in context.tasks],
@@ -75,6 +74,7 @@ def compute_scores(context: Context, folder: Path) -> affinity.Scores:
             batch_size=section.batch_size,
             mode=mode,
             contexts=section.contexts,
+            vocab_top_k=section.vocab_top_k or None,
             progress=lambda done, total, text: report.update(done, text),
         )
 

@@ -4,7 +4,14 @@ from taskpgm.training.checkpoint import restore_tree, save_tree
 from taskpgm.training.flops import flops_per_token, num_adapter_params, peak_flops
 from taskpgm.training.loop import Preempted, fit
 from taskpgm.training.loss import cross_entropy
-from taskpgm.training.memory import Memory, device_memory, estimate_memory, group_size
+from taskpgm.training.memory import (
+    Memory,
+    device_memory,
+    estimate_memory,
+    forward_memory,
+    group_size,
+    model_bytes,
+)
 from taskpgm.training.mesh import (
     AXES,
     ShardingRules,
@@ -34,12 +41,14 @@ __all__ = [
     "estimate_memory",
     "fit",
     "flops_per_token",
+    "forward_memory",
     "group_size",
     "init_sharded",
     "initialize_distributed",
     "make_mesh",
     "make_optimizer",
     "make_train_step",
+    "model_bytes",
     "num_adapter_params",
     "peak_flops",
     "put_batch",

@@ -96,6 +96,35 @@ def estimate_memory(
     )
 
 
+def forward_memory(
+    config: DecoderConfig, *, mode: str, rows: int, length: int, group: int = 1,
+    mesh: Mapping[str, int] | None = None,
+) -> float:
+    """Bytes on one device for a forward pass of `group` models on the same rows, nothing kept.
+
+    The base (or none, in "full" mode), two groups of models, one of them on its way, and what one
+    layer has in hand: attention's scores thrice, with its inputs, or the MLP's. On a CPU the models
+    of a group follow each other. Within 10% of the compiler's figure there, at widths of 256.
+    """
+    axes = {"fsdp": 1, "tensor": 1} | dict(mesh or {})
+    e, stored = np.dtype(_name(config.dtype)).itemsize, np.dtype(_name(config.param_dtype)).itemsize
+    computing = 1 if jax.default_backend() == "cpu" else group
+    base = config.num_params * stored / (axes["fsdp"] * axes["tensor"]) if mode == "lora" else 0
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    scores = 3 * 4 * config.num_heads * min(length, BLOCK)
+    attention = scores + e * (2 * config.hidden_size + q + 2 * kv)
+    mlp = e * (2 * config.hidden_size + (2 if config.gated_mlp else 1) * config.intermediate_size)
+    tokens = computing * rows * length
+    return base + 2 * group * model_bytes(config, mode) + tokens * max(attention, mlp)
+
+
+def model_bytes(config: DecoderConfig, mode: str) -> float:
+    """Of one single-task model: its adapter, which is float32, or all its weights."""
+    if mode == "lora":
+        return 4.0 * num_adapter_params(config)
+    return float(config.num_params * np.dtype(_name(config.param_dtype)).itemsize)
+
+
 def at_once(tasks: int, devices: int) -> int:
     """How many tasks of a group compute at once; the others follow in the same program.
 

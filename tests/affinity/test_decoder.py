@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskpgm import affinity
+from taskpgm import affinity, training
 from taskpgm.affinity import predict
 from taskpgm.models import Decoder, DecoderConfig, LoraConfig, init_lora, init_params
 
@@ -84,21 +84,38 @@ def test_the_base_is_not_copied_for_each_adapter():
     config = dataclasses.replace(
         CONFIG, hidden_size=256, intermediate_size=1024, vocab_size=512, head_dim=128, lora=LORA
     )
-    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    forward = predict.decoder_forward(config, "lora")
-    row = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    run = jax.ShapeDtypeStruct((8,), jnp.int32)
+    one, eight = (compiled_memory(config, "lora", g, rows=1, length=8) for g in (1, 8))
+    weights = 4 * config.num_params
+    assert eight.temp_size_in_bytes - one.temp_size_in_bytes < 0.25 * weights
+
+
+def compiled_memory(config, mode, g, rows, length):
+    """What the compiler says of the forward pass of g models, every position scored."""
+    key = jax.random.key(0)
+    params = jax.eval_shape(lambda: init_params(config, key))
+    one = jax.eval_shape(lambda: init_lora(config, key)) if mode == "lora" else params
+    own = jax.tree.map(lambda x: jax.ShapeDtypeStruct((g, *x.shape), x.dtype), one)
+    row = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    run = jax.ShapeDtypeStruct((rows * length,), jnp.int32)
     window = predict.Window(row, row, row, run, run, run, jax.ShapeDtypeStruct((), jnp.int32))
+    shared, forward = params if mode == "lora" else None, predict.decoder_forward(config, mode)
+    return predict.hidden_states.lower(forward, shared, own, window).compile().memory_analysis()
 
-    def temporary(g):
-        lora = jax.eval_shape(
-            lambda: jax.vmap(lambda k: init_lora(config, k))(jax.random.split(jax.random.key(0), g))
-        )
-        compiled = predict.hidden_states.lower(forward, params, lora, window).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
 
-    weights = sum(x.size * 4 for x in jax.tree.leaves(params))
-    assert temporary(8) - temporary(1) < 0.25 * weights
+@pytest.mark.parametrize("mode", ["lora", "full"])
+@pytest.mark.parametrize("length", [128, 1024])
+def test_the_plans_memory_is_near_the_compilers(mode, length):
+    config = dataclasses.replace(
+        CONFIG, hidden_size=256, intermediate_size=704, vocab_size=512, num_heads=8,
+        num_kv_heads=8, head_dim=32, lora=LORA if mode == "lora" else None,
+    )  # fmt: skip
+    use = compiled_memory(config, mode, 3, rows=8, length=length)
+    guess = training.forward_memory(config, mode=mode, rows=8, length=length, group=3)
+    guess -= 3 * training.model_bytes(config, mode)  # the group that would be on its way
+    # In "full" mode a lone CPU copies the model whose turn it is.
+    copied = training.model_bytes(config, mode)
+    seen = use.temp_size_in_bytes + use.argument_size_in_bytes
+    assert 0.85 * (seen - copied) < guess < 1.15 * seen
 
 
 def test_unknown_mode():
