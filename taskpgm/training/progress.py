@@ -1,24 +1,25 @@
-"""What a person sees of a long stage: a bar on a terminal, a log line now and then without one."""
+"""What a person sees of a long stage: a bar on a terminal, a line now and then without one."""
 
 import sys
 import time
 
-from absl import logging
+import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class Reporter:
     """Counts steps of `name` up to `total`, with the rate and the time left.
 
-    Use as a context manager; `start` is where a resumed run stands. Without a terminal a line is
-    logged after `every` seconds at the earliest.
+    Use as a context manager; `start` is where a resumed run stands. Without a terminal (a file of a
+    cluster's scheduler, say) a line is written after `every` seconds at the earliest. Of many
+    processes the first one tells.
     """
 
     def __init__(self, name: str, total: int, *, start: int = 0, unit: str = "step", every=30.0):
         self.name, self.total, self.start, self.unit, self.every = name, total, start, unit, every
         self._began = self._said = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
+        self._bar, self._silent = None, jax.process_index() > 0
+        if not self._silent and sys.stderr.isatty():
             from rich.console import Console
 
             self._bar = Progress(
@@ -50,14 +51,14 @@ class Reporter:
             self._bar.update(
                 self._task, completed=done, rate=f"{rate:.3g} {self.unit}/s", note=note
             )
-        elif now - self._said >= self.every:
+        elif not self._silent and now - self._said >= self.every:
             self._said = now
-            left = (self.total - done) / max(rate, 1e-9)
-            logging.info(
-                "%s: %d of %d, %.3g %s/s, %s left%s",
-                *(self.name, done, self.total, rate, self.unit, duration(left)),
-                f", {note}" if note else "",
-            )
+            left = duration((self.total - done) / max(rate, 1e-9))
+            print(
+                f"{self.name}: {done} of {self.total}, {rate:.3g} {self.unit}/s, {left} left"
+                + (f", {note}" if note else ""),
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
 
 
 def duration(seconds: float) -> str:

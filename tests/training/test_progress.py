@@ -1,9 +1,9 @@
 """A bar on a terminal, lines without one."""
 
 import io
-import logging
 import sys
 
+import jax
 import pytest
 
 from taskpgm.training.progress import Reporter, duration
@@ -17,19 +17,25 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
-def test_lines_without_a_terminal(caplog, monkeypatch):
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with caplog.at_level(logging.INFO, "absl"), Reporter("adapters", 10, start=2, every=0) as bar:
+def test_lines_without_a_terminal(capsys):
+    with Reporter("adapters", 10, start=2, every=0) as bar:
         bar.update(6, "loss 1.2345")
-    assert "adapters: 6 of 10, " in caplog.text and "left, loss 1.2345" in caplog.text
+    told = capsys.readouterr().err
+    assert told.startswith("adapters: 6 of 10, ") and "left, loss 1.2345\n" in told
 
 
-def test_now_and_then_only(caplog, monkeypatch):
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with caplog.at_level(logging.INFO, "absl"), Reporter("adapters", 10, every=60) as bar:
+def test_now_and_then_only(capsys):
+    with Reporter("adapters", 10, every=60) as bar:
         for k in range(10):
             bar.update(k)
-    assert not caplog.records
+    assert capsys.readouterr().err == ""
+
+
+def test_the_first_process_tells(capsys, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with Reporter("adapters", 10, every=0) as bar:
+        bar.update(6)
+    assert capsys.readouterr().err == ""
 
 
 def test_bar_on_a_terminal(monkeypatch):
