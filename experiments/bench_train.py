@@ -10,7 +10,7 @@ two sides of a row one after the other in one run; a step's time is the median o
 hardware that is not at hand say "not measured".
 
   tiny, gpt2, 1b, 7b   tokens/s, MFU, compile time and peak memory, full and LoRA, ours and torch
-  group                adapters side by side against one alone, tokens/s
+  group                adapters side by side against one alone, tokens/s, on tiny, 1b and 7b
   depth                compile time of 4 and of 32 layers
   goodput              steps in `fit`, with metrics and checkpoints, against the bare steps
   product              the matrix products of GPT-2 alone: what XLA's CPU library is behind by
@@ -65,6 +65,7 @@ SHAPES = {
              num_heads=32, num_kv_heads=32, head_dim=128, dtype="bfloat16", remat="full"),
         4, 4096, 16),
 }  # fmt: skip
+SIDE_BY_SIDE = (4, 512)  # rows and length of each of several adapters
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -142,12 +143,13 @@ def build(config, mode, rows, length, group=0):
     return step, state, (jax.device_put(batch), key, total)
 
 
-def ours(shape, mode, seconds, group=0, layers=0):
+def ours(shape, mode, seconds, group=0, layers=0, batch=None):
     import jax
 
     from taskpgm.training import flops_per_token
 
     config, rows, length = decoder(shape, mode, layers)
+    rows, length = batch or (rows, length)
     step, state, args = build(config, mode, rows, length, group)
     box = [state]
 
@@ -221,35 +223,55 @@ def torch_loop(shape, mode, seconds):
     }  # fmt: skip
 
 
-def goodput(shape, seconds):
-    """Seconds a step of `fit`, with metrics, TensorBoard and checkpoints, and of the bare step."""
+def goodput(shape, seconds, rounds=7):
+    """Seconds a step of `fit`, with metrics, TensorBoard and checkpoints, and of the bare step.
+
+    They take turns, since a machine's speed drifts by more than they differ; the medians over all
+    rounds. The bare loop too gives the device one step before it waits for the last.
+    """
     import jax
     from absl import logging
 
     from taskpgm import training
+    from taskpgm.training.metrics import read
 
     logging.set_verbosity(logging.ERROR)
     config, rows, length = decoder(shape, "lora")
     step, state, (batch, key, total) = build(config, "lora", rows, length)
-    box = [state]
 
-    def once():
-        box[0], metrics = step(box[0], batch, key, total)
-        jax.block_until_ready(metrics)
+    def bare(steps, state):
+        before = None
+        for number in range(steps):
+            if number == 1:
+                start = time.perf_counter()
+            state, metrics = step(state, batch, key, total)
+            jax.block_until_ready(before)
+            before = metrics
+        jax.block_until_ready(before)
+        return (time.perf_counter() - start) / (steps - 1), state
 
-    bare, _ = timed(once, seconds)
-    steps = max(40, int(4 * seconds / bare))
+    once, state = bare(20, state)
+    steps = max(20, 10 * int(seconds / rounds / once / 10))
     host = random_batch(config.vocab_size, rows, length)
-    with tempfile.TemporaryDirectory() as folder:
-        options = dict(steps=steps, directory=folder, name="bench", log_every=10)
-        training.fit(step, box[0], lambda k: host, checkpoint_every=steps // 4, **options)
-        from taskpgm.training.metrics import read
-
-        lines = [x for x in read(Path(folder) / "metrics.jsonl") if "tokens_per_second" in x]
-    rate = statistics.mean(x["tokens_per_second"] for x in lines)
+    found = []
+    for _ in range(rounds):
+        alone, state = bare(steps, state)
+        with tempfile.TemporaryDirectory() as folder:
+            # As a new run: its first lines tell of steps from zero on.
+            state = state.replace(step=jax.numpy.zeros_like(state.step))
+            state = training.fit(
+                step, state, lambda k: host, steps=steps, directory=folder, name="bench",
+                log_every=10, checkpoint_every=steps // 2,
+            )  # fmt: skip
+            lines = [x for x in read(Path(folder) / "metrics.jsonl") if "tokens_per_second" in x]
+        spent = statistics.mean(rows * length / x["tokens_per_second"] for x in lines)
+        found.append((alone, spent, max(x["data_wait"] for x in lines)))
+    bares, fits, waits = zip(*found, strict=True)
     return {
-        "bare": bare, "fit": rows * length / rate, "steps": steps, "checkpoints": 4,
-        "data_wait": max(x["data_wait"] for x in lines),
+        "bare": statistics.median(bares), "fit": statistics.median(fits),
+        "overhead": statistics.median(f / b - 1 for b, f in zip(bares, fits, strict=True)),
+        "overheads": [f / b - 1 for b, f in zip(bares, fits, strict=True)],
+        "steps": steps, "rounds": rounds, "checkpoints": 2, "data_wait": max(waits),
     }  # fmt: skip
 
 
@@ -322,9 +344,13 @@ def everything(only, quick):
                     side["mfu"] = flops * side["tokens_per_second"] / peak
             out[f"{shape} {mode}"] = sides
     if wanted("group"):
-        sizes = (1, 4) if quick else (1, 4, 12)
+        sizes, batch = ((1, 4), (2, 64)) if quick else ((1, 4, 12), SIDE_BY_SIDE)
         out["group"] = {
-            g: measure("ours", shape="tiny", mode="lora", seconds=seconds, group=g) for g in sizes
+            shape: {
+                g: measure("ours", shape=shape, mode="lora", seconds=seconds, group=g, batch=batch)
+                for g in sizes
+            } if there or shape not in ACCELERATOR else None
+            for shape in ("tiny", *ACCELERATOR)
         }
     if wanted("depth"):
         out["depth"] = {
@@ -360,16 +386,27 @@ def table(report):
             ]  # fmt: skip
             lines.append(f"| {name} | {side} | " + " | ".join(cells) + " |")
     lines.append("")
-    for g, x in results.get("group", {}).items():
-        rate = x["tokens_per_second"]
-        lines.append(f"- {g} adapters of `tiny` side by side: {rate:.0f} tokens/s")
+    for shape, sizes in results.get("group", {}).items():
+        if sizes is None:
+            lines.append(f"- adapters of `{shape}` side by side: not measured")
+            continue
+        alone = next(iter(sizes.values())).get("tokens_per_second", float("nan"))
+        for g, x in sizes.items():
+            said = x.get("failed")
+            if not said:
+                rate = x["tokens_per_second"]
+                said = f"{rate:.0f} tokens/s, {rate / alone:.2f} times one alone"
+                said += f" ({x['rows']} x {x['length']} tokens each)"
+            lines.append(f"- {g} adapters of `{shape}` side by side: {said}")
     for n, x in results.get("depth", {}).items():
         lines.append(f"- compile time with {n} layers: {x['compile_seconds']:.1f} s")
     if "goodput" in results:
         x = results["goodput"]
         lines.append(
-            f"- a step in `fit` takes {x['fit'] / x['bare'] - 1:+.2%} of the bare step's time; "
-            f"data wait at most {x['data_wait']:.2%}"
+            f"- a step in `fit` takes {x['overhead']:+.2%} more than the bare step of "
+            f"{x['bare'] * 1e3:.0f} ms, by the median of {x['rounds']} rounds "
+            f"({min(x['overheads']):+.2%} to {max(x['overheads']):+.2%}) of {x['steps']} steps and "
+            f"{x['checkpoints']} checkpoints; data wait at most {x['data_wait']:.2%}"
         )
     for name, x in results.get("product", {}).items():
         lines.append(f"- product {name}: XLA {x['xla']:.0f}, torch {x['torch']:.0f} GFLOP/s")
