@@ -14,6 +14,9 @@ the first term from the polynomial and the float32 sums, the second from roundin
 Probabilities below e^-85 = 1e-37, exact zeros (-inf) among them, count as 1e-37.
 """
 
+from functools import reduce
+from operator import add
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +38,9 @@ _LARGE_TILE = 1 << 20
 # Entries in one float32 sum. Longer ones would lose more than the polynomial does when the entries
 # are alike (a uniform distribution); sums of sums are compensated.
 _RUN = 256
+# Parts of a run that are added entry by entry: what an elementwise operation writes, and the sum
+# reads back, is then a quarter of a run.
+_FOLD = 4
 
 
 def spread(log_probs: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
@@ -70,17 +76,18 @@ def _blocks(t: int, v: int, models: int) -> tuple[int, int, int]:
     return max(1, min(t, tile // (models * runs * run))), runs, run
 
 
-def _sum_runs(x: Float[Array, "r c"]) -> Float[Array, "r"]:
-    """Sums over the last axis; on a CPU a product with ones.
+def _sum_runs(*parts: Float[Array, "r c"]) -> Float[Array, "r"]:
+    """Sums over the parts of runs and their last axis; the latter on a CPU a product with ones.
 
     XLA would fuse a sum with what it sums, and its CPU code for that is a scalar loop.
     """
+    x = reduce(add, parts)
     ones = jnp.ones(x.shape[-1], jnp.float32)
     return jax.lax.platform_dependent(x, cpu=lambda x: x @ ones, default=lambda x: x.sum(-1))
 
 
 def _cut(log_probs, t0, v0, size: tuple[int, int, int]):
-    """The block that begins at (t0, v0), spread, each factor as rows of one run.
+    """The block that begins at (t0, v0), spread: each factor as the parts of its runs [rows c].
 
     What an earlier block has had is emptied: blocks at the ends begin earlier than asked, instead
     of padding a copy of the whole array. Entries of -inf in all models add exactly nothing.
@@ -90,7 +97,10 @@ def _cut(log_probs, t0, v0, size: tuple[int, int, int]):
     start = jnp.minimum(t0, t - span), jnp.minimum(v0, v - width)
     x = jax.lax.dynamic_slice(log_probs, (0, *start), (n, span, width))
     new = (start[0] + jnp.arange(span) >= t0)[:, None] & (start[1] + jnp.arange(width) >= v0)
-    return [y.reshape(-1, size[2]) for y in spread(jnp.where(new, x, -jnp.inf))]
+    run = size[2]
+    fold = _FOLD if run % _FOLD == 0 else 1
+    parts = (y.reshape(-1, fold, run // fold) for y in spread(jnp.where(new, x, -jnp.inf)))
+    return [[y[:, part] for part in range(fold)] for y in parts]
 
 
 def _reduce(weights, t: int, v: int, size: tuple[int, ...], shape: tuple[int, ...], block):
@@ -101,9 +111,9 @@ def _reduce(weights, t: int, v: int, size: tuple[int, ...], shape: tuple[int, ..
         def over_v(j, state):
             # Kahan's compensated sum: hundreds of blocks make up a large vocabulary.
             value, lost = state
-            add = block(i * span, j * runs * run).reshape(*shape, span, runs).sum(-1) - lost
-            after = value + add
-            return after, (after - value) - add
+            new = block(i * span, j * runs * run).reshape(*shape, span, runs).sum(-1) - lost
+            after = value + new
+            return after, (after - value) - new
 
         zero = jnp.zeros((*shape, span), jnp.float32)
         value, _ = jax.lax.fori_loop(0, -(-v // (runs * run)), over_v, (zero, zero))
@@ -130,15 +140,18 @@ def pairwise(log_probs: Float[Array, "n t v"], weights: Float[Array, "e t"]) -> 
         def table(x):
             # Models 0..n/2 follow once more, so that a shift by k models is a slice. Written piece
             # by piece: XLA's CPU code for exponentials inside a concatenation is scalar.
-            out = jnp.zeros(((n + shifts) * each, size[2]), jnp.float32)
+            out = jnp.zeros(((n + shifts) * each, x.shape[1]), jnp.float32)
             out = jax.lax.dynamic_update_slice_in_dim(out, x, 0, 0)
             return jax.lax.dynamic_update_slice_in_dim(out, x[: shifts * each], n * each, 0)
 
-        p, f = (table(x) for x in _cut(log_probs, t0, v0, size))
+        spread_out = [[table(x) for x in parts] for parts in _cut(log_probs, t0, v0, size)]
+
+        def part(k, p, f):
+            q, g = (jax.lax.dynamic_slice_in_dim(x, k * each, n * each) for x in (p, f))
+            return term(p[: n * each], f[: n * each], q, g)
 
         def meet(k):
-            q, g = (jax.lax.dynamic_slice_in_dim(x, k * each, n * each) for x in (p, f))
-            return _sum_runs(term(p[: n * each], f[: n * each], q, g))
+            return _sum_runs(*(part(k, p, f) for p, f in zip(*spread_out, strict=True)))
 
         return jax.lax.map(meet, jnp.arange(1, shifts + 1))
 
@@ -159,12 +172,16 @@ def between(
     size = _blocks(t, v, b)
 
     def block(t0, v0):
-        p, f = (x.reshape(a, 1, -1, size[2]) for x in _cut(left, t0, v0, size))
-        q, g = (x.reshape(b, -1, size[2]) for x in _cut(right, t0, v0, size))
+        def cut(log_probs, *models):
+            parts = zip(*_cut(log_probs, t0, v0, size), strict=True)
+            return [[x.reshape(*models, -1, x.shape[1]) for x in part] for part in parts]
+
+        here, there = cut(left, a, 1), cut(right, b)
 
         def meet(row):
-            return _sum_runs(term(*row, q, g).reshape(-1, size[2]))
+            terms = (term(*x, *y) for x, y in zip(row, there, strict=True))
+            return _sum_runs(*(x.reshape(-1, x.shape[-1]) for x in terms))
 
-        return jax.lax.map(meet, (p, f))
+        return jax.lax.map(meet, here)
 
     return _reduce(weights.astype(jnp.float32), t, v, size, (a, b), block)
