@@ -48,13 +48,13 @@ def layout(
     for blocks in range(1, n + 1):
         models = -(-n // blocks)
         held = models if blocks == 1 else 2 * models
-        logits, hidden = _COPIES * FLOAT32 * v * held, FLOAT32 * d * held
+        logits, hidden = _position(v, models, held), FLOAT32 * d * held
         # Three: what is being added, the sum, and its copy on the way to the host.
         fixed = head * held + 3 * FLOAT32 * bins * models * models
         if fixed + logits + hidden <= memory:
             break
     else:
-        need = 2 * (_COPIES * FLOAT32 * v + FLOAT32 * d + head) + 3 * FLOAT32 * bins
+        need = _position(v, 1, 2) + 2 * (FLOAT32 * d + head) + 3 * FLOAT32 * bins
         raise ValueError(
             f"affinity.memory is {memory / 2**20:.1f} MiB, but one position of two models "
             f"takes {need / 2**20:.1f} MiB"
@@ -64,6 +64,12 @@ def layout(
     window = int((room - positions * logits) // hidden)
     window = max(1, min(-(-most // positions), window // positions)) * positions
     return Layout(batch_size, min(group, models), models, window, positions, bins)
+
+
+def _position(v: int, models: int, held: int) -> float:
+    """Bytes of one position: `held` distributions, and where a kernel of fused.py reduces them, its
+    sums for a block of `models`: in whole tiles of 8, then the pairs alone."""
+    return FLOAT32 * (_COPIES * v * held + 1.5 * (models + 7) ** 2)
 
 
 def rows_at_a_time(rows: Sequence[int], most: int) -> int:
@@ -121,7 +127,7 @@ def plan(
     values = n * cut.bins if heldout_examples is None else min(heldout_examples, n * cut.bins)
     disk = FLOAT32 * values * meeting + 2.0 * FLOAT32 * n * (heldout_examples or values)
     held = cut.models if blocks == 1 else 2 * cut.models
-    used = held * FLOAT32 * (cut.window * d + cut.positions * v * _COPIES)
+    used = held * FLOAT32 * cut.window * d + cut.positions * _position(v, cut.models, held)
     used += 3 * FLOAT32 * cut.bins * cut.models**2
     text = (
         f"{n} x {n} scores of {heldout_tokens:,} held-out tokens ({scored:,} scored): "
