@@ -67,9 +67,14 @@ def layout(
 
 
 def _position(v: int, models: int, held: int) -> float:
-    """Bytes of one position: `held` distributions, and where a kernel of fused.py reduces them, its
-    sums for a block of `models`: in whole tiles of 8, then the pairs alone."""
-    return FLOAT32 * (_COPIES * v * held + 1.5 * (models + 7) ** 2)
+    """Bytes of one position: `held` distributions and the sums of a block's pairs."""
+    return FLOAT32 * (_COPIES * v * held + fused_sums(models))
+
+
+def fused_sums(models: int) -> int:
+    """Numbers that a kernel of fused.py leaves for each position: a sum for every two models, in
+    whole tiles of 8, then for each pair, there and in another order."""
+    return 2 * (models + 7) ** 2
 
 
 def rows_at_a_time(rows: Sequence[int], most: int) -> int:

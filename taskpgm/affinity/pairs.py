@@ -1,5 +1,6 @@
 """All pairs of one block of models, by the fused kernel where this machine has shown it right."""
 
+from collections.abc import Callable
 from functools import cache
 
 import jax
@@ -14,20 +15,25 @@ FUSED = {"gpu": "pairwise_gpu", "tpu": "pairwise_tpu"}  # of fused.py
 
 
 def pairwise(log_probs: Float[Array, "n t v"], weights: Float[Array, "e t"]) -> Float[Array, "e p"]:
-    """`kernels.pairwise`, same error. Over several devices it is that one: XLA can partition it."""
+    """`kernels.pairwise` by the fastest form that is right here; same error."""
+    return choose(log_probs)(log_probs, weights)
+
+
+def choose(log_probs: Float[Array, "n t v"]) -> Callable[..., Array]:
+    """The platform's fused kernel if admitted. Over several devices it is kernels.pairwise, which
+    XLA can partition."""
     platform, mesh = jax.default_backend(), mesh_of(log_probs)
     if platform in FUSED and (mesh.empty or mesh.size == 1):
         n, t, v = log_probs.shape
         # Small, with the same remainders after whole tiles and blocks.
         shape = min(n, 8 + n % 8), min(t, 128 + t % 128), min(v, 1536 + v % 512)
         if admitted(platform, jax.typeof(log_probs).dtype, shape):
-            return _fused(platform)(log_probs, weights)
-    return kernels.pairwise(log_probs, weights)
+            return _fused(platform)
+    return kernels.pairwise
 
 
-def _fused(platform: str):
-    """Imported only where it is used, as it brings all of Pallas along."""
-    from taskpgm.affinity import fused
+def _fused(platform: str) -> Callable[..., Array]:
+    from taskpgm.affinity import fused  # here, as it brings all of Pallas along
 
     return getattr(fused, FUSED[platform])
 

@@ -5,6 +5,7 @@ A query at index i of its row sees the key at index j of the same segment when
 """
 
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -49,7 +50,7 @@ def attention(
 
 
 class Kind(NamedTuple):
-    """What a fused backend may depend on, its length no longer than it takes to find out."""
+    """What a fused backend may depend on; the length is no longer than it takes to find out."""
 
     dtype: np.dtype
     length: int
@@ -80,16 +81,18 @@ def choose(q, k, v, segment_ids, key_segment_ids, offset, window) -> str:
         q.dtype, min(t, 1024 + t % 512), q.shape[2] // k.shape[2], q.shape[3],
         segment_ids is not None, window is not None and window < t,
     )  # fmt: skip
-    for backend, honours in FUSED.get(jax.default_backend(), {}).items():
-        if honours(kind) and admitted(backend, kind):
+    fused = FUSED.get(jax.default_backend(), {})
+    able = [*(name for name, honours in fused.items() if honours(kind)), "reference"]
+    for backend, instead in pairwise(able):
+        if admitted(backend, kind, instead):
             return backend
     return "reference"
 
 
 @cache
-def admitted(backend: str, kind: Kind) -> bool:
+def admitted(backend: str, kind: Kind, instead: str = "reference") -> bool:
     """Whether `backend` gives what `reference` gives: two rows, each of two segments and padding if
-    packed, output and gradients.
+    packed, output and gradients. If not, the log says why, and that `instead` comes next.
 
     Neither is exact in the dtype asked for. Wrong is what is more than four times as far as the
     reference from the reference in float32.
@@ -124,7 +127,7 @@ def admitted(backend: str, kind: Kind) -> bool:
                 return f"{name} of {kind.dtype} is {far:.1e} off, {limit:.1e} is allowed"
         return None
 
-    return admission.admitted(f"attention {backend!r}", "'reference'", compare)
+    return admission.admitted(f"attention {backend!r}", repr(instead), compare)
 
 
 def visible(

@@ -2,7 +2,11 @@
 
 The kernel knows neither a window nor grouped queries, and wants whole blocks of a row. Queries of a
 group are mapped over with their keys held still, so these are not repeated; a row is filled up
-with padding behind it, which no query before it sees.
+with padding behind it, which no query before it sees. Checked in interpret mode on a CPU, by
+lowering and by compiling; not yet run on a GPU, where attention.admitted decides about it.
+
+jax 0.12 says that the kernel, and Pallas on Triton with it, will be removed some day. Without it
+the import fails, which is one more reason not to admit.
 """
 
 from functools import partial
@@ -14,11 +18,11 @@ from jax.experimental.pallas.ops.gpu import attention as kernel
 from taskpgm.models.mapped import by_rows_and_heads
 
 SMALLEST = 16  # inner size of a product in Triton
-# Not timed yet, but compiled for an A100 and an H100. Forward, at head_dim 128 in 16 bits, 128
-# queries by 64 keys leave room in shared memory for two programs at a time on either (64 and 96
-# KiB, the library's 128 by 128 take 96 and 160). Backward 64 are held against 32 that stream by:
-# half of what the library's 32 by 32 read, wide enough for an H100's tensor cores, and at eight
-# warps no register is spilled, which all larger ones do.
+# Never timed, only compiled for an A100 and an H100 (Triton 3.9), at head_dim 128. Forward: with
+# the library's 128 keys float32 takes 320 KiB of an H100's shared memory, more than there is; with
+# 64 it takes 192, and 16 bits take 96. Backward: 64 held against 32 that stream by read half of
+# what the library's 32 against 32 do, and suit an H100's wider products. At eight warps no register
+# of theirs spills in 16 bits; 64 against 64 spill.
 BLOCKS = kernel.BlockSizes(
     block_q=128,
     block_k=64,

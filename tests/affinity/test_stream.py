@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskpgm.affinity import kernels, stream
-from taskpgm.affinity.budget import Layout, layout, plan, rows_at_a_time
+from taskpgm.affinity import fused, kernels, stream
+from taskpgm.affinity.budget import Layout, fused_sums, layout, plan, rows_at_a_time
 from taskpgm.models import DecoderConfig
 
 
@@ -113,6 +113,18 @@ def test_316_tasks_fit(memory):
     weights = np.prod(head.shape) * 4
     held = use.temp_size_in_bytes + use.output_size_in_bytes + use.argument_size_in_bytes
     assert held - (2 if two else 1) * weights <= 1.05 * memory
+
+
+@pytest.mark.parametrize("n", [2, 3, 9, 31, 316])
+@pytest.mark.parametrize("form", ["gpu", "tpu"])
+def test_the_sums_of_the_fused_kernels_are_counted(form, n):
+    """All that they keep beside the distributions, at once, per position."""
+    t, v = 16, 512
+    pairwise = {"gpu": fused.pairwise_gpu, "tpu": fused.pairwise_tpu}[form]
+    x, weights = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((n, t, v), (1, t)))
+    made = [y.aval for e in pairwise.trace(x, weights).jaxpr.eqns for y in e.outvars]
+    sums = sum(a.size for a in made if jnp.issubdtype(a.dtype, jnp.floating) and t in a.shape)
+    assert t * n * n <= sums <= t * fused_sums(n)
 
 
 def test_plan_shows_its_arithmetic():

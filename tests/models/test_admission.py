@@ -96,14 +96,16 @@ def test_what_is_wrong_is_named_once_and_replaced(offer, caplog, backend, said):
     assert asked == ["fast"]
     (record,) = caplog.records
     line = record.getMessage()
-    assert line.startswith("attention 'fast' is not used on this machine, 'reference' is: " + said)
+    assert line.startswith("attention 'fast' is not used on this machine, but 'reference': " + said)
     assert "\n" not in line
 
 
-def test_the_next_one_is_asked_and_each_kind_is_another_question(offer):
+def test_the_next_one_is_asked_and_each_kind_is_another_question(offer, caplog):
     asked = offer(first=leaks, second=right)
     q, k, v, ids = inputs()
     assert chosen(q, k, v, ids) == "second" and asked == ["first", "second"]
+    (record,) = caplog.records
+    assert "'first' is not used on this machine, but 'second': output" in record.getMessage()
     # One segment is what the first one is right about.
     assert chosen(q, k, v, None) == "first"
     assert chosen(q, k, v, ids, window=40) == "second"  # which is no window at all
@@ -161,7 +163,7 @@ def test_it_is_asked_in_the_middle_of_any_trace(offer, backend, used, way):
 def test_what_each_platform_would_use(monkeypatch, platform, change, backend):
     case = {"dtype": jnp.bfloat16, "t": 128, "d": 64, "window": None, "offset": 0} | change
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    monkeypatch.setattr(module, "admitted", lambda backend, kind: True)
+    monkeypatch.setattr(module, "admitted", lambda *which: True)
     q, k, v, ids = inputs(case["dtype"], t=case["t"], d=case["d"])
     ids = change.get("ids", ids)
     assert choose(q, k, v, ids, ids, case["offset"], case["window"]) == backend
