@@ -49,7 +49,7 @@ def layout(
     for blocks in range(1, n + 1):
         models = -(-n // blocks)
         held = _held(models, n, contexts)
-        logits, hidden = _COPIES * FLOAT32 * v * held, FLOAT32 * d * held
+        logits, hidden = _position(v, models, held), FLOAT32 * d * held
         # Three: what is being added, the sum, and its copy on the way to the host.
         room = memory - head * held - 3 * FLOAT32 * bins * models * models
         if room < logits + hidden:
@@ -61,7 +61,7 @@ def layout(
         rows = max(1, min(batch_size, window // row))
         found.append(Layout(rows, min(group, models), models, window, positions, bins))
     if not found:
-        need = 2 * (_COPIES * FLOAT32 * v + FLOAT32 * d + head) + 3 * FLOAT32 * bins
+        need = _position(v, 1, 2) + 2 * (FLOAT32 * d + head) + 3 * FLOAT32 * bins
         raise ValueError(
             f"affinity.memory is {memory / 2**20:.1f} MiB, but one position of two models "
             f"takes {need / 2**20:.1f} MiB"
@@ -88,6 +88,17 @@ def _held(models: int, n: int, contexts: str | None) -> int:
 def _own_head(config: DecoderConfig, mode: str) -> float:
     """Bytes of an unembedding that a model does not share with the others."""
     return FLOAT32 * config.hidden_size * config.vocab_size if mode == "full" else 0
+
+
+def _position(v: int, models: int, held: int) -> float:
+    """Bytes of one position: `held` distributions and the sums of a block's pairs."""
+    return FLOAT32 * (_COPIES * v * held + fused_sums(models))
+
+
+def fused_sums(models: int) -> int:
+    """Numbers that a kernel of fused.py leaves for each position: a sum for every two models, in
+    whole tiles of 8, then for each pair, there and in another order."""
+    return 2 * (models + 7) ** 2
 
 
 def rows_at_a_time(rows: Sequence[int], most: int) -> int:
@@ -148,7 +159,7 @@ def plan(
     values = n * cut.bins if heldout_examples is None else min(heldout_examples, n * cut.bins)
     disk = FLOAT32 * values * meeting + 2.0 * FLOAT32 * n * (heldout_examples or values)
     held = _held(cut.models, n, contexts)
-    used = held * FLOAT32 * (cut.window * d + cut.positions * v * _COPIES)
+    used = held * FLOAT32 * cut.window * d + cut.positions * _position(v, cut.models, held)
     used += 3 * FLOAT32 * cut.bins * cut.models**2 + held * _own_head(config, sizes.get("mode"))
     text = (
         f"{n} x {n} scores of {heldout_tokens:,} held-out tokens ({scored:,} scored): "

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from taskpgm.affinity import kernels
+from taskpgm.affinity.pairs import pairwise
 
 LN2 = float(np.log(2.0))
 
@@ -122,7 +123,7 @@ def jensen_shannon(
         )
     if n == 1:
         return np.zeros((1, 1))
-    total = np.asarray(kernels.pairwise(log_probs, weights[None].astype(np.float32))[0], np.float64)
+    total = np.asarray(pairwise(log_probs, weights[None].astype(np.float32))[0], np.float64)
     return symmetric(np.clip(total, 0.0, LN2), n)
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from taskpgm.affinity import kernels
 from taskpgm.affinity.budget import Layout
 from taskpgm.affinity.divergence import LN2
+from taskpgm.affinity.pairs import pairwise
 from taskpgm.affinity.predict import (
     Forward,
     Window,
@@ -106,7 +107,7 @@ def _reduce(
         weights = jnp.where(jnp.arange(most)[:, None] == b, s, 0.0)
         if top_k is not None:
             values = coarsen(values, top_k)
-        pairs = kernels.pairwise if right is None else kernels.between
+        pairs = pairwise if right is None else kernels.between
         return at, total + pairs(*values, weights)
 
     zero = [jnp.zeros(hidden.shape[:2], jnp.float32) for hidden, _ in blocks]

@@ -4,9 +4,16 @@ A query at index i of its row sees the key at index j of the same segment when
 0 <= i - j < window. Segments are what a packed row is made of: no token sees another segment.
 """
 
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from taskpgm.models import admission
 
 # Longer rows go in blocks of queries: scores then take [b, h, BLOCK, s], not [b, h, t, s].
 BLOCK = 512
@@ -29,7 +36,8 @@ def attention(
     index of the first query among the keys (a cache); `key_segment_ids` default to `segment_ids`.
     A window of s or more is no window, and a traced one lets layers of one scan differ.
 
-    Raises ValueError for an unknown backend, and from one that cannot honour an argument.
+    "auto" is `choose`. Raises ValueError for an unknown backend, and from one that cannot honour an
+    argument.
     """
     if key_segment_ids is None:
         key_segment_ids = segment_ids
@@ -41,15 +49,85 @@ def attention(
     return BACKENDS[backend](*args)
 
 
+class Kind(NamedTuple):
+    """What a fused backend may depend on; the length is no longer than it takes to find out."""
+
+    dtype: np.dtype
+    length: int
+    group: int  # query heads of one key head
+    head_dim: int
+    packed: bool
+    windowed: bool
+
+
+# Fused backends of each platform, the fastest first, and the kinds that they honour.
+FUSED = {
+    "gpu": {
+        "cudnn": lambda kind: not kind.packed and kind.dtype.itemsize == 2,
+        "triton": lambda kind: not kind.windowed and kind.head_dim >= 16,
+    },
+    "tpu": {"splash": lambda kind: kind.length % 128 == 0},
+}
+
+
 def choose(q, k, v, segment_ids, key_segment_ids, offset, window) -> str:
-    """The fastest backend of this platform that honours all arguments."""
-    static = isinstance(offset, int) and not isinstance(window, jax.Array)
-    platform = jax.default_backend()
-    if platform == "tpu" and static and q.shape[1] == k.shape[1] and q.shape[1] % 128 == 0:
-        return "splash"
-    if platform == "gpu" and static and segment_ids is None and q.dtype.itemsize == 2:
-        return "cudnn"
+    """The fastest backend of this platform that honours all arguments and is admitted."""
+    t = q.shape[1]
+    alike = k.shape[1] == t and key_segment_ids is segment_ids
+    if not (alike and isinstance(offset, int) and offset == 0 and _static(window)):
+        return "reference"
+    # Blocks differ with what is left of a row after blocks of 512, no further.
+    kind = Kind(
+        q.dtype, min(t, 1024 + t % 512), q.shape[2] // k.shape[2], q.shape[3],
+        segment_ids is not None, window is not None and window < t,
+    )  # fmt: skip
+    fused = FUSED.get(jax.default_backend(), {})
+    able = [*(name for name, honours in fused.items() if honours(kind)), "reference"]
+    for backend, instead in pairwise(able):
+        if admitted(backend, kind, instead):
+            return backend
     return "reference"
+
+
+@cache
+def admitted(backend: str, kind: Kind, instead: str = "reference") -> bool:
+    """Whether `backend` gives what `reference` gives: two rows, each of two segments and padding if
+    packed, output and gradients. If not, the log says why, and that `instead` comes next.
+
+    Neither is exact in the dtype asked for. Wrong is what is more than four times as far as the
+    reference from the reference in float32.
+    """
+    t, group = kind.length, kind.group
+    rng = np.random.default_rng(0)
+    shapes = [(2, t, heads, kind.head_dim) for heads in (2 * group, 2, 2, 2 * group)]
+    given = [rng.normal(size=shape).astype(kind.dtype) for shape in shapes]
+    at, ids = np.arange(t), None
+    if kind.packed:
+        ids = np.stack([1 + (at >= t // 3), 1 + (at >= t // 2)]) * (at < t - t // 8)
+        ids = ids.astype(np.int32)
+    window = max(1, min(100, t // 2)) if kind.windowed else None
+
+    def run(backend, dtype):
+        def both(q, k, v, d):
+            attend = lambda *x: BACKENDS[backend](*x, ids, ids, 0, window)  # noqa: E731
+            out, pull = jax.vjp(attend, q, k, v)
+            return out, *pull(d)
+
+        return [np.asarray(x, np.float64) for x in jax.jit(both)(*(x.astype(dtype) for x in given))]
+
+    def compare():
+        with jax.default_matmul_precision("highest"):
+            wanted = run("reference", np.float32)
+        own, got = run("reference", kind.dtype), run(backend, kind.dtype)
+        for name, *values in zip(("output", "dq", "dk", "dv"), wanted, own, got, strict=True):
+            want, ours, theirs = values
+            limit = 4 * np.abs(ours - want).max() + 1e-5 * np.abs(want).max()
+            far = np.abs(theirs - want).max()
+            if not far <= limit:  # nor where it is NaN
+                return f"{name} of {kind.dtype} is {far:.1e} off, {limit:.1e} is allowed"
+        return None
+
+    return admission.admitted(f"attention {backend!r}", repr(instead), compare)
 
 
 def visible(
@@ -158,4 +236,11 @@ def splash(*args):
     return splash(*args)
 
 
-BACKENDS = {"reference": reference, "cudnn": cudnn, "splash": splash}
+def triton(*args):
+    """See `taskpgm.models.triton`, imported only where it is used."""
+    from taskpgm.models.triton import triton
+
+    return triton(*args)
+
+
+BACKENDS = {"reference": reference, "cudnn": cudnn, "splash": splash, "triton": triton}

@@ -1,8 +1,4 @@
-"""Attention on TPU by JAX's splash kernel (Pallas): segments and windows, scores never stored.
-
-A kernel is opaque to the partitioner. Under `jax.set_mesh` it is therefore mapped over the mesh by
-hand: rows over data and fsdp, heads over tensor, whatever of these divides.
-"""
+"""Attention on TPU by JAX's splash kernel (Pallas): segments and windows, scores never stored."""
 
 from functools import partial
 
@@ -10,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-from jax.sharding import PartitionSpec as P
+
+from taskpgm.models.mapped import by_rows_and_heads
 
 LANES = 128  # the kernel's smallest block of queries and keys
 BLOCK = 512
@@ -33,16 +30,7 @@ def splash(q, k, v, segment_ids, key_segment_ids, offset, window):
     if segment_ids is None:
         segment_ids = key_segment_ids = jnp.ones(q.shape[:2], jnp.int32)
     one_row = partial(_rows, window=window)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return one_row(q, k, v, segment_ids, key_segment_ids)
-    rows = _dividing(mesh, ("data", "fsdp"), q.shape[0])
-    heads = _dividing(mesh, ("tensor",), k.shape[2])
-    wide, narrow = P(rows, None, heads, None), P(rows, None)
-    mapped = jax.shard_map(
-        one_row, in_specs=(wide, wide, wide, narrow, narrow), out_specs=wide, check_vma=False
-    )
-    return mapped(q, k, v, segment_ids, key_segment_ids)
+    return by_rows_and_heads(one_row, q, k, v, segment_ids, key_segment_ids)
 
 
 def _rows(q, k, v, segment_ids, key_segment_ids, window):
@@ -75,12 +63,3 @@ def _rows(q, k, v, segment_ids, key_segment_ids, window):
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * d**-0.5, k, v))
     out = jax.vmap(one)(q, k, v, segment_ids, key_segment_ids)
     return jnp.swapaxes(out, 1, 2).astype(q.dtype)
-
-
-def _dividing(mesh, names: tuple[str, ...], size: int) -> tuple[str, ...] | None:
-    """Those axes of the mesh, if together they divide `size`."""
-    names = tuple(name for name in names if mesh.shape.get(name, 1) > 1)
-    count = 1
-    for name in names:
-        count *= mesh.shape[name]
-    return names if names and size % count == 0 else None

@@ -27,7 +27,7 @@ def default_config() -> ConfigDict:
     config.base.dtype = "float32"  # of activations; reductions are float32 whatever this is
     config.base.param_dtype = "float32"
     config.base.remat = "none"  # what the backward pass recomputes: none, dots, full
-    config.base.attention = "auto"
+    config.base.attention = "auto"  # or a backend of models/attention.py: reference, cudnn, ...
     config.embedded = ConfigDict()  # only where base.path is empty
     config.embedded.vocab_size = 1024
     config.embedded.hidden_size = 128

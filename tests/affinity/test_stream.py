@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskpgm.affinity import kernels, stream
-from taskpgm.affinity.budget import Layout, layout, passes, plan, rows_at_a_time
+from taskpgm.affinity import fused, kernels, stream
+from taskpgm.affinity.budget import Layout, fused_sums, layout, passes, plan, rows_at_a_time
 from taskpgm.models import DecoderConfig
 
 
@@ -131,37 +131,8 @@ def test_316_tasks_fit(memory):
     assert held - (2 if two else 1) * weights <= 1.05 * memory
 
 
-@pytest.mark.parametrize("scored", [150, 512])
-def test_few_bytes_do_not_mean_many_passes(scored):
-    """Of blocks that fit, those are taken under which models read the same rows least often."""
-    pool, pair = (
-        layout(316, CONFIG, length=512, batch_size=8, memory=300 * 2**20, scored=scored, contexts=c)
-        for c in ("pool", "pair")
-    )
-    assert passes(pool, 316, scored, "pool") < 20 and passes(pair, 316, scored, "pair") == 1
-    # A batch of rows is not cut into windows as long as one row is not.
-    much = layout(316, CONFIG, length=512, batch_size=8, memory=8 * 2**30, scored=scored)
-    assert much.batch_size * scored <= much.window and much.models == 316
-
-
-@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
-def test_models_read_as_often_as_planned(world, cut, monkeypatch):
-    rows = world.tasks[0][2]
-    scored = (rows.weights > 0).sum(1)
-    real, seen = stream.hidden_states, []
-    monkeypatch.setattr(
-        stream, "hidden_states",
-        lambda forward, shared, models, window: seen.append(len(models["a"])) or real(
-            forward, shared, models, window),
-    )  # fmt: skip
-    run(world, 0, range(5), [], cut)
-    blocks = -(-5 // cut.models)
-    held = -(-cut.models // cut.group) * min(cut.group, cut.models) * blocks  # with fillers
-    parts = [
-        max(1, -(-scored[at : at + cut.batch_size].sum() // cut.window))
-        for at in range(0, len(scored), cut.batch_size)
-    ]
-    assert sum(seen) == held * (blocks + 1) / 2 * sum(parts)
+from taskpgm.affinity import fused, kernels, stream
+from taskpgm.affinity.budget import Layout, fused_sums, layout, passes, plan, rows_at_a_time
 
 
 def test_plan_shows_its_arithmetic():

@@ -37,6 +37,51 @@ def test_a_packed_row_gives_each_example_its_own_logits(tiny, randomized, family
         start += len(example)
 
 
+def losses(config, params, rows, spans):
+    """Mean loss of predicting the next token within each span (row, start, end)."""
+    hidden = logits(config, params, *rows, method="hidden")
+    each = jax.nn.log_softmax(hidden.astype(np.float32) @ unembedding(config, params))
+    picked = ((each[row, at : end - 1], rows[0][row, at + 1 : end]) for row, at, end in spans)
+    return np.array([-x[np.arange(len(y)), y].mean() for x, y in picked], np.float32)
+
+
+def packed_and_alone(config, params):
+    """Losses of three examples in one row, with padding, and in a row of their own."""
+    sizes, t = (37, 60, 14), 128
+    examples = [np.random.default_rng(i).integers(0, 64, n) for i, n in enumerate(sizes)]
+    ends = np.cumsum(sizes)
+    tokens, positions, ids = (np.zeros((1, t), np.int32) for _ in range(3))
+    alone = np.zeros((3, t), np.int32)
+    for i, (x, end) in enumerate(zip(examples, ends, strict=True)):
+        at = np.s_[0, end - len(x) : end]
+        tokens[at], positions[at], ids[at], alone[i, : len(x)] = x, range(len(x)), i + 1, x
+    spans = [(0, end - n, end) for n, end in zip(sizes, ends, strict=True)]
+    one_each = [(i, 0, n) for i, n in enumerate(sizes)]
+    together = losses(config, params, (tokens, positions, ids), spans)
+    return together, losses(config, params, (alone,), one_each)
+
+
+@pytest.mark.parametrize("attention", ["reference", "triton", "splash"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "gpt2"])
+def test_a_packed_row_gives_each_example_its_own_loss(tiny, randomized, family, attention):
+    window = {"sliding_window": 11 if attention == "splash" else 128} if family == "mistral" else {}
+    config = tiny(family, attention=attention, head_dim=16, max_position=128, **window)
+    packed, alone = packed_and_alone(config, randomized(config))
+    np.testing.assert_allclose(packed, alone, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-3), ("bfloat16", 2e-2)])
+def test_a_packed_row_gives_each_example_its_own_loss_on_a_gpu(
+    tiny, randomized, family, dtype, tolerance
+):
+    """Whatever is chosen there: packed rows and rows of one segment take different backends."""
+    config = tiny(family, head_dim=64, max_position=128, dtype=dtype)
+    packed, alone = packed_and_alone(config, randomized(config))
+    np.testing.assert_allclose(packed, alone, rtol=tolerance)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_hidden_and_unembedding_are_the_logits(tiny, randomized, family, tokens):
     config = tiny(family)
