@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from taskpgm.models import Decoder, DecoderConfig, unembedding
+from taskpgm.models import Decoder, DecoderConfig, to_host, unembedding
 from taskpgm.tasks import Rows
 
 
@@ -186,7 +186,7 @@ def score_examples(
     for window, values in late(results()):
         example = window.example[: window.count]
         np.add.at(tokens, example, 1)
-        np.add.at(total.T, example, np.asarray(values)[:, : window.count].T.astype(np.float64))
+        np.add.at(total.T, example, to_host(values)[:, : window.count].T.astype(np.float64))
     return total, tokens
 
 

@@ -2,6 +2,7 @@
 
 from taskpgm.training.checkpoint import restore_tree, save_tree
 from taskpgm.training.flops import flops_per_token, num_adapter_params, peak_flops
+from taskpgm.training.hosts import agree, by_first, fail, initialize_distributed
 from taskpgm.training.loop import Preempted, fit
 from taskpgm.training.loss import cross_entropy
 from taskpgm.training.memory import (
@@ -15,7 +16,6 @@ from taskpgm.training.memory import (
 from taskpgm.training.mesh import (
     AXES,
     ShardingRules,
-    initialize_distributed,
     make_mesh,
     put_batch,
     stacked,
@@ -35,10 +35,13 @@ __all__ = [
     "ShardingRules",
     "TrainState",
     "Writer",
+    "agree",
+    "by_first",
     "create_state",
     "cross_entropy",
     "device_memory",
     "estimate_memory",
+    "fail",
     "fit",
     "flops_per_token",
     "forward_memory",

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Int
 
-from taskpgm.training.mesh import ShardingRules, stacked
+from taskpgm.training.mesh import ShardingRules, place, stacked
 from taskpgm.training.optimizer import Optimizer
 
 Tree = Any
@@ -67,7 +67,7 @@ def create_state(
         where = (rules or ShardingRules()).shardings(
             mesh, stacked(axes) if group else axes, trainable
         )
-        trainable = jax.device_put(trainable, where)
+        trainable = jax.tree.map(place, trainable, where)
     # Bound to their devices from the start: arrays that are not, and become so by the first step,
     # would have the second step compiled anew.
     trainable = jax.tree.map(jnp.asarray, trainable)
