@@ -182,16 +182,14 @@ def train_group(
         put=partial(training.put_batch, mesh=context.mesh, rules=context.rules, group=True),
     )
     seconds = time.monotonic() - start
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.trainable)
-    where = context.rules.shardings(context.mesh, trained_axes(config), shapes)
-    one = jax.jit(lambda tree, i: jax.tree.map(lambda x: x[i], tree), out_shardings=where)
-    for i, (task, key) in enumerate(zip(group, keys, strict=True)):
+    each = training.unstack(state.trainable, context.mesh, trained_axes(config), context.rules)
+    for task, key, weights in zip(group, keys, each, strict=True):
         target = adapter_folder(context, task.name)
         if wd.is_done(target, key):
             continue
         wd.begin(target, key)
-        training.save_tree(target / "weights", one(state.trainable, i))
-        wd.mark_done(target, key, steps=lengths[i], seconds=round(seconds / len(group), 2))
+        training.save_tree(target / "weights", weights)
+        wd.mark_done(target, key, steps=steps[task.name], seconds=round(seconds / len(group), 2))
     return state.frozen if section.mode == "lora" else params
 
 

@@ -23,7 +23,7 @@ from taskpgm.training.mesh import (
 from taskpgm.training.metrics import Writer
 from taskpgm.training.optimizer import Optimizer, make_optimizer
 from taskpgm.training.progress import Reporter
-from taskpgm.training.state import TrainState, create_state, init_sharded
+from taskpgm.training.state import TrainState, create_state, init_sharded, unstack
 from taskpgm.training.step import make_train_step
 
 __all__ = [
@@ -58,4 +58,5 @@ __all__ = [
     "restore_tree",
     "save_tree",
     "stacked",
+    "unstack",
 ]

@@ -23,6 +23,7 @@ RESUMABLE = 75  # EX_TEMPFAIL: "start the same command again"
 PERIOD = 5_000  # ms between two looks at whether another process has failed
 PATIENCE = 2 * PERIOD  # ms that a process which fails waits for the others to fail as well
 FAILED = "taskpgm/failed"
+VISIBLE = ("jax_cuda_visible_devices", "jax_rocm_visible_devices")
 
 
 # --- Finding each other --------------------------------------------------------------------------
@@ -46,11 +47,12 @@ def initialize_distributed(
             )
         jax.distributed.initialize(coordinator, processes, process)
     elif _slurm("TASKS") > 1:
-        visible = jax.config.jax_cuda_visible_devices
+        visible = {name: jax.config.values[name] for name in VISIBLE}
         jax.distributed.initialize()
-        if _slurm("TASKS") == _slurm("NODES"):
+        if _slurm("TASKS") == _slurm("NODES") and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
             # JAX gives a task of SLURM one GPU. Alone on its node, it is to have them all.
-            jax.config.update("jax_cuda_visible_devices", visible)
+            for name, devices in visible.items():
+                jax.config.update(name, devices)
     elif (jax.config.jax_platforms or "").split(",")[0] == "tpu":  # JAX's choice where there is one
         try:
             jax.distributed.initialize()
