@@ -90,12 +90,14 @@ def _own_head(config: DecoderConfig, mode: str) -> float:
     return FLOAT32 * config.hidden_size * config.vocab_size if mode == "full" else 0
 
 
-def rows_at_a_time(rows: Sequence[int], most: int) -> int:
+def rows_at_a_time(rows: Sequence[int], most: int, parts: int = 1) -> int:
     """Rows of a forward pass, from most/2 to `most`, that leave the fewest to fill up with padding.
 
-    `rows` counts each task's; among equals the larger one.
+    `rows` counts each task's; among equals the larger one. They can be split into `parts`, over
+    devices, if there are as many.
     """
     sizes = range(most, most // 2, -1)
+    sizes = [size for size in sizes if size % parts == 0] or sizes
     return min(sizes, key=lambda size: sum(-(-r // size) * size for r in rows))
 
 

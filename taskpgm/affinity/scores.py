@@ -22,11 +22,12 @@ from jaxtyping import Float, Int
 from taskpgm.affinity import store
 from taskpgm.affinity.budget import Layout, layout, rows_at_a_time
 from taskpgm.affinity.cells import Grid
-from taskpgm.affinity.predict import Forward, decoder_forward, score_examples
+from taskpgm.affinity.predict import Forward, decoder_forward, over_devices, score_examples
 from taskpgm.affinity.stream import ModelsOf, accumulate, bins, conclude, split
 from taskpgm.models import DecoderConfig
 from taskpgm.tasks import Rows
 from taskpgm.training import by_first
+from taskpgm.training.step import shards
 
 KEEP_EVERY = 20.0  # seconds between two writes of the sums of a task
 Progress = Callable[[int, int, str], None]  # tasks done, tasks, what was done
@@ -122,8 +123,8 @@ def compute_scores(
             scored=max(int((part.weights > 0).sum(1).max()) for part in rows), group=group,
             bins=most, mode=mode, contexts=contexts,
         )  # fmt: skip
-        sizes = [len(part.tokens) for part in rows]
-        cut = cut._replace(batch_size=rows_at_a_time(sizes, cut.batch_size))
+        sizes, parts = [len(part.tokens) for part in rows], shards(over_devices(), -2)
+        cut = cut._replace(batch_size=rows_at_a_time(sizes, cut.batch_size, parts))
     tasks = tuple(store.fingerprint(x) for x in rows)
     counts = tuple(map(int, num_examples))
     grid = Grid(

@@ -185,6 +185,8 @@ def test_rows_at_a_time():
     assert rows_at_a_time([16, 8, 24], 8) == 8
     assert rows_at_a_time([12, 12], 8) == 6
     assert rows_at_a_time([3], 1) == 1
+    assert rows_at_a_time([12, 12], 8, parts=4) == 8  # a multiple, so that devices share them
+    assert rows_at_a_time([12, 12], 8, parts=16) == 6
 
 
 def test_too_little_memory_is_one_line():
