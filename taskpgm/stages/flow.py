@@ -139,6 +139,7 @@ def refuse_other_hosts(context: Context) -> None:
             "process 0 has written: the workdir has to be a folder that all hosts share"
         )
     if not config.affinity.matrix:
+        training.by_first(lambda: context.tasks_key)()  # and downloads them, for all who share that
         training.agree(context.tasks_key, "the tasks")
         training.agree(context.base.key + context.proxy.key, "the base model")
 
