@@ -7,6 +7,8 @@ plan, `--config.a.b=value` sets any value of the config, `--verbose` shows trace
 import errno
 import os
 import sys
+import traceback
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -86,13 +88,18 @@ def guarded(argv: list[str]) -> None:
     try:
         main(argv)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        fail("interrupted: the same command goes on from here", INTERRUPTED)
     except Exception as error:
         if VERBOSE.value:
-            raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+            traceback.print_exc()
+        fail(f"error: {one_line(error)}", 1)
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """Ends this process, and the others that run with it."""
+    from taskpgm import stages
+
+    stages.fail(text, code)
 
 
 if __name__ == "__main__":

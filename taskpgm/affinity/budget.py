@@ -101,12 +101,14 @@ def fused_sums(models: int) -> int:
     return 2 * (models + 7) ** 2
 
 
-def rows_at_a_time(rows: Sequence[int], most: int) -> int:
+def rows_at_a_time(rows: Sequence[int], most: int, parts: int = 1) -> int:
     """Rows of a forward pass, from most/2 to `most`, that leave the fewest to fill up with padding.
 
-    `rows` counts each task's; among equals the larger one.
+    `rows` counts each task's; among equals the larger one. They can be split into `parts`, over
+    devices, if there are as many.
     """
     sizes = range(most, most // 2, -1)
+    sizes = [size for size in sizes if size % parts == 0] or sizes
     return min(sizes, key=lambda size: sum(-(-r // size) * size for r in rows))
 
 

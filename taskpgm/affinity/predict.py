@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
-from taskpgm.models import Decoder, DecoderConfig, unembedding
+from taskpgm.models import Decoder, DecoderConfig, to_host, unembedding
 from taskpgm.tasks import Rows
+from taskpgm.training import ShardingRules
+from taskpgm.training.activations import kept_by_rows
 
 
 class Forward(NamedTuple):
@@ -90,14 +93,22 @@ def windows(rows: Rows, batch_size: int, size: int) -> Iterator[Window]:
             )
 
 
+def over_devices() -> NamedSharding | None:
+    """How rows [b t] lie on the devices of the mesh in force (`jax.set_mesh`), if there is one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else ShardingRules().sharding(mesh, ("batch", "length"))
+
+
 @partial(jax.jit, static_argnames="forward")
 def hidden_states(
     forward: Forward, shared: Any, models: Any, window: Window
 ) -> Float[Array, "g r d"]:
     """The models' last hidden states at the scored positions of a window."""
+    rows = over_devices()
 
     def one(own):
-        x = forward.hidden(shared, own, window.tokens, window.positions, window.segment_ids)
+        with kept_by_rows(rows, window.tokens.shape):
+            x = forward.hidden(shared, own, window.tokens, window.positions, window.segment_ids)
         return x.reshape(-1, x.shape[-1])[window.where]
 
     # One model's products fill the cores of a CPU, where small batched ones are slow (eight
@@ -186,7 +197,7 @@ def score_examples(
     for window, values in late(results()):
         example = window.example[: window.count]
         np.add.at(tokens, example, 1)
-        np.add.at(total.T, example, np.asarray(values)[:, : window.count].T.astype(np.float64))
+        np.add.at(total.T, example, to_host(values)[:, : window.count].T.astype(np.float64))
     return total, tokens
 
 

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
 
 from taskpgm.affinity import store
 from taskpgm.affinity.budget import Layout, layout, rows_at_a_time
 from taskpgm.affinity.cells import Grid
-from taskpgm.affinity.predict import Forward, decoder_forward, score_examples
+from taskpgm.affinity.predict import Forward, decoder_forward, over_devices, score_examples
 from taskpgm.affinity.stream import ModelsOf, accumulate, bins, conclude, split
 from taskpgm.models import DecoderConfig
 from taskpgm.tasks import Rows
+from taskpgm.training import by_first
+from taskpgm.training.step import shards
 
 KEEP_EVERY = 20.0  # seconds between two writes of the sums of a task
 Progress = Callable[[int, int, str], None]  # tasks done, tasks, what was done
@@ -123,8 +123,8 @@ def compute_scores(
             scored=max(int((part.weights > 0).sum(1).max()) for part in rows), group=group,
             bins=most, mode=mode, contexts=contexts,
         )  # fmt: skip
-        sizes = [len(part.tokens) for part in rows]
-        cut = cut._replace(batch_size=rows_at_a_time(sizes, cut.batch_size))
+        sizes, parts = [len(part.tokens) for part in rows], shards(over_devices(), -2)
+        cut = cut._replace(batch_size=rows_at_a_time(sizes, cut.batch_size, parts))
     tasks = tuple(store.fingerprint(x) for x in rows)
     counts = tuple(map(int, num_examples))
     grid = Grid(
@@ -135,12 +135,8 @@ def compute_scores(
         some = _score_task(k, grid, forward, params, models_of, rows[k], cut._replace(bins=most))
         computed += [(i, k) for i in some]
         progress(k + 1, grid.n, f"{len(some)} of {grid.n} models scored")
-    # The others may still be writing: what one process deletes, it must not take from under them.
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("taskpgm scores")
-    if jax.process_index() == 0:
-        store.prune(grid.folder, grid.names())
-    cells = [[grid.likelihood(i, k) for i in range(grid.n)] for k in range(grid.n)]
+    by_first(store.prune)(grid.folder, grid.names())
+    cells = [grid.likelihoods(k) for k in range(grid.n)]
     return Scores(
         np.concatenate([[cell["sums"] for cell in column] for column in cells], axis=1),
         np.concatenate([column[0]["tokens"] for column in cells]),
@@ -155,7 +151,7 @@ def _score_task(
 ) -> list[int]:
     """Computes and stores what is missing on the examples of task k; returns those models."""
     count = grid.num_examples[k]
-    unread = [i for i in range(grid.n) if grid.likelihood(i, k) is None]
+    unread = [i for i, cell in enumerate(grid.likelihoods(k)) if cell is None]
     owners, partners = grid.missing(k, unread)
     fresh = sorted({*unread, *owners})
     if owners:
@@ -164,11 +160,12 @@ def _score_task(
             # One block of all costs little more, and has the shape that other tasks compile.
             new, old = sorted(new + old), []
         sums, kept = begun, time.monotonic()
+        due = by_first(lambda: time.monotonic() - kept > KEEP_EVERY)  # clocks are not alike
         for sums in accumulate(
             forward, params, models_of, new, old, rows, count, cut, top_k=grid.vocab_top_k,
             begin=begun,
         ):
-            if time.monotonic() - kept > KEEP_EVERY:
+            if due():
                 grid.keep(k, new, old, cut, sums)
                 kept = time.monotonic()
         grid.keep(k, new, old, cut, sums)

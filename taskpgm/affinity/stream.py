@@ -31,6 +31,7 @@ from taskpgm.affinity.predict import (
     log_probs,
     windows,
 )
+from taskpgm.models import to_host
 from taskpgm.tasks import Rows
 
 ModelsOf = Callable[[Sequence[int]], Any]  # indices -> the models, stacked on a leading axis
@@ -207,13 +208,13 @@ def accumulate(
 
     def tell(window: Window, block: Sequence[int], at) -> None:
         example = window.example[: window.count]
-        at = np.asarray(at, np.float64)[: len(set(block)), : window.count]
+        at = to_host(at).astype(np.float64)[: len(set(block)), : window.count]
         np.add.at(sums.log_likelihood.T, (example[:, None], np.unique(block)), at.T)
 
     for number, some in groupby(late(results()), key=itemgetter(0)):
         # Beyond len(set(block)) a block only repeats its last model.
         for _, window, block, other, (at, pairs) in some:
-            first, pairs = len(set(block)), np.asarray(pairs, np.float64)
+            first, pairs = len(set(block)), to_host(pairs).astype(np.float64)
             if other is None:
                 tell(window, block, at[0])
                 i, j = np.triu_indices(len(block), 1)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from taskpgm.evaluation.windows import Window, padded_length, rolling_windows, score_windows
-from taskpgm.models import DecoderConfig
+from taskpgm.models import DecoderConfig, to_host
 from taskpgm.models.generate import generate
 
 NAME = "taskpgm"  # what the harness knows the model by
@@ -151,7 +151,7 @@ class HarnessModel:
             nats, greedy = score_windows(
                 self.config, self.params, self.lora, inputs, read, targets, scored
             )
-            for i, value, same in zip(batch, np.asarray(nats), np.asarray(greedy), strict=False):
+            for i, value, same in zip(batch, to_host(nats), to_host(greedy), strict=False):
                 scores[i] = (float(value), bool(same))
         return scores
 

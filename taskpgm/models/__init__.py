@@ -10,7 +10,7 @@ from taskpgm.models.decoder import (
     unembedding,
 )
 from taskpgm.models.generate import generate
-from taskpgm.models.hf import check_hf, load_hf, save_hf
+from taskpgm.models.hf import check_hf, load_hf, save_hf, to_host
 from taskpgm.models.lora import merge_lora
 from taskpgm.models.peft import load_peft, save_peft
 
@@ -30,5 +30,6 @@ __all__ = [
     "merge_lora",
     "save_hf",
     "save_peft",
+    "to_host",
     "unembedding",
 ]

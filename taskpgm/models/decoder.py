@@ -151,7 +151,7 @@ def unembedding(config: DecoderConfig, params) -> Float[Array, "d v"]:
 
 
 def _initialize(config: DecoderConfig, key: Array):
-    # One token of no meaning: no fused attention takes it, and parameters do not depend on it.
+    # Of one token: not every backend takes so short a row, and no weight depends on it.
     config = dataclasses.replace(config, attention="reference")
     return Decoder(config).init(key, jnp.zeros((1, 1), jnp.int32))
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from taskpgm.models.config import DecoderConfig
 from taskpgm.models.decoder import Cache, Decoder
+from taskpgm.models.hf import to_host
 
 SMALLEST_BUCKET = 16
 
@@ -58,7 +59,7 @@ def generate(
     new, count = _decode(
         config, capacity, variables, tokens, segment_ids, stops, temperature, key, max_new_tokens
     )
-    new, count = np.asarray(new), np.asarray(count)
+    new, count = to_host(new), to_host(count)
     return [row[:n].tolist() for row, n in zip(new, count, strict=True)]
 
 

@@ -261,8 +261,8 @@ def _tensors(config: DecoderConfig, params, lora) -> dict[str, tuple[tuple, Any,
 
 
 def to_host(x) -> np.ndarray:
-    """One array, gathered from wherever its shards are."""
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    """One array, gathered from wherever its shards are; with many hosts all call this."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
         return multihost_utils.process_allgather(x, tiled=True)
     return np.asarray(x)
 

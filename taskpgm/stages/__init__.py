@@ -5,5 +5,6 @@
 
 from taskpgm.stages.defaults import default_config
 from taskpgm.stages.flow import STAGES, checked, misspelt, run
+from taskpgm.training import fail
 
-__all__ = ["STAGES", "checked", "default_config", "misspelt", "run"]
+__all__ = ["STAGES", "checked", "default_config", "fail", "misspelt", "run"]

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from taskpgm import models, tasks, training
 from taskpgm.stages import workdir as wd
-from taskpgm.stages.context import Context, say
+from taskpgm.stages.context import Context, on_mesh, say
 
 
 def adapter_folder(context: Context, name: str) -> Path:
@@ -48,6 +48,7 @@ def trained_axes(config: models.DecoderConfig) -> Any:
     return models.lora_logical_axes(config) if config.lora else models.logical_axes(config)
 
 
+@on_mesh
 def adapters_stage(context: Context) -> None:
     """Fine-tunes one model per task, many side by side, and saves each under adapters/TASK."""
     missing = [
@@ -86,13 +87,25 @@ def planned_groups(
     missing: Sequence[tasks.Task],
     steps: Mapping[str, int],
 ) -> list[list[tasks.Task]]:
-    """Which tasks train side by side: what an interrupted run had planned, then what it had not.
+    """Which tasks train side by side."""
+    task_of = {adapter_key(context, task): task for task in context.tasks}
+    return [[task_of[key] for key in keys] for keys in plan_groups(context, config, missing, steps)]
+
+
+@training.by_first
+def plan_groups(
+    context: Context,
+    config: models.DecoderConfig,
+    missing: Sequence[tasks.Task],
+    steps: Mapping[str, int],
+) -> list[list[str]]:
+    """The keys of groups: what an interrupted run had planned, then what it had not.
 
     The plan is kept, because a group of another size gives other last bits: resumed, a task trains
     beside the same others as if nothing had happened.
     """
-    path = context.folder / "adapters" / ".groups" / "plan.json"
     task_of = {adapter_key(context, task): task for task in context.tasks}
+    path = context.folder / "adapters" / ".groups" / "plan.json"
     wanted = {adapter_key(context, task) for task in missing}
     before = wd.read_json(path) if path.is_file() else []
     plan = [keys for keys in before if task_of.keys() >= set(keys) and wanted & set(keys)]
@@ -104,7 +117,7 @@ def planned_groups(
         keys = [adapter_key(context, task) for task in fresh]
         plan += [keys[i : i + size] for i in range(0, len(keys), size)]
     wd.write_json(path, plan)
-    return [[task_of[key] for key in keys] for keys in plan]
+    return plan
 
 
 def adapter_steps(rows: int, section: Any) -> int:
@@ -148,7 +161,9 @@ def train_group(
         return {name: np.stack([b[name] for b in each]) for name in each[0]}
 
     # All tasks begin at the same point: what differs between their models is their data.
-    stack = partial(jax.tree.map, lambda x: np.stack([np.asarray(x)] * len(group)))
+    stack = partial(
+        jax.tree.map, lambda x: np.broadcast_to(models.to_host(x), (len(group), *x.shape))
+    )
     optimizer = training.make_optimizer(section.optimizer.to_dict())
     if section.mode == "lora":
         trainable, frozen = stack(models.init_lora(config, jax.random.key(seed))), params
@@ -167,13 +182,14 @@ def train_group(
         put=partial(training.put_batch, mesh=context.mesh, rules=context.rules, group=True),
     )
     seconds = time.monotonic() - start
-    for i, (task, key) in enumerate(zip(group, keys, strict=True)):
+    each = training.unstack(state.trainable, context.mesh, trained_axes(config), context.rules)
+    for task, key, weights in zip(group, keys, each, strict=True):
         target = adapter_folder(context, task.name)
         if wd.is_done(target, key):
             continue
         wd.begin(target, key)
-        training.save_tree(target / "weights", jax.tree.map(lambda x: x[i], state.trainable))  # noqa: B023
-        wd.mark_done(target, key, steps=lengths[i], seconds=round(seconds / len(group), 2))
+        training.save_tree(target / "weights", weights)
+        wd.mark_done(target, key, steps=steps[task.name], seconds=round(seconds / len(group), 2))
     return state.frozen if section.mode == "lora" else params
 
 

@@ -1,9 +1,9 @@
 """What the stages share: the config, the workdir, and what is loaded from them once."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 
 import jax
@@ -144,10 +144,21 @@ class Context:
                 say("tasks", text)
         return pack(encoded, length)
 
-
     def seed_of(self, *names: str) -> int:
         """A seed of its own for each purpose, from `config.seed` and names."""
         return zlib.crc32("/".join((str(self.config.seed), *names)).encode())
+
+
+def on_mesh(stage: Callable[[Context], None]) -> Callable[[Context], None]:
+    """A stage that runs a model: all processes run its programs together, on the run's mesh, which
+    is in force for what has to know it (`models/splash.py`). The others are `by_first`."""
+
+    @wraps(stage)
+    def run(context: Context) -> None:
+        with jax.set_mesh(context.mesh):
+            stage(context)
+
+    return run
 
 
 def pretrained(path: str) -> Source:

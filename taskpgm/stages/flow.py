@@ -78,13 +78,14 @@ def run(
 
     folder = Path(workdir)
     context = Context(config, folder, command)
-    refuse_other_config(folder, config)
     training.initialize_distributed(*distributed)
+    refuse_other_config(folder, config)
     if dry_run:
         plan.print_plan(context, [stage.name for stage in stages])
         return
-    folder.mkdir(parents=True, exist_ok=True)
     wd.write_json(folder / "config.json", config.to_dict())
+    if jax.process_count() > 1:
+        refuse_other_hosts(context)
     jax.config.update("jax_compilation_cache_dir", str((folder / ".cache").absolute()))
     start = time.monotonic()
     for stage in stages:
@@ -124,6 +125,26 @@ def unknown_key(key: str) -> str:
     return f"no such key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
+def refuse_other_hosts(context: Context) -> None:
+    """Makes sure that all processes have been told and have found the same.
+
+    Raises:
+      ValueError: says what differs, or that the workdir is not shared.
+    """
+    config = context.config
+    training.agree(wd.digest(config.to_dict()), "the config")
+    if not (context.folder / "config.json").is_file():
+        raise ValueError(
+            f"process {jax.process_index()} does not see {context.folder / 'config.json'}, which "
+            "process 0 has written: the workdir has to be a folder that all hosts share"
+        )
+    if not config.affinity.matrix:
+        training.by_first(lambda: context.tasks_key)()  # and downloads them, for all who share that
+        training.agree(context.tasks_key, "the tasks")
+        training.agree(context.base.key + context.proxy.key, "the base model")
+
+
+@training.by_first
 def refuse_other_config(folder: Path, config: ConfigDict) -> None:
     """Lets a workdir go on only if what it holds was made by this config.
 

@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from taskpgm import evaluation, report, tasks
+from taskpgm import evaluation, report, tasks, training
 from taskpgm.stages import workdir as wd
-from taskpgm.stages.context import Context, Source, say
+from taskpgm.stages.context import Context, Source, on_mesh, say
 from taskpgm.stages.runs import planned_runs, run_folder
 
 
+@on_mesh
 def evaluation_stage(context: Context) -> None:
     """Measures the base and the model of every mixture on all held-out examples.
 
@@ -101,6 +102,7 @@ def heldout_rows(context: Context) -> list[tasks.Rows]:
     return [context.rows(context.base, task.heldout, task.name) for task in context.tasks]
 
 
+@training.by_first
 def report_stage(context: Context) -> None:
     """Writes the page, prints the table and where the page is."""
     page = report.write_page(context.folder, command=context.command)

@@ -34,6 +34,7 @@ class Row:
     memory: float | None = None  # bytes per device
 
 
+@training.by_first
 def print_plan(context: Context, stages: Sequence[str]) -> None:
     """Prints the plan of the given stages as a table, and the totals."""
     rows = [row for name in stages for row in PLANS[name](Estimate(context))]

@@ -2,15 +2,17 @@
 
 import time
 from functools import partial
+from typing import Any
 
 import jax
 
 from taskpgm import evaluation, models, tasks, training
 from taskpgm.stages import mixtures
 from taskpgm.stages import workdir as wd
-from taskpgm.stages.context import Context, say
+from taskpgm.stages.context import Context, on_mesh, say
 
 
+@training.by_first
 def tasks_stage(context: Context) -> None:
     """Reads every task and writes tasks.json: names, families, sizes, content hashes."""
     mixtures.check(context.config, context.sizes)
@@ -63,6 +65,7 @@ def say_changes(before: list[dict], now: list[dict]) -> None:
             say("tasks", f"{name} is {verb}")
 
 
+@on_mesh
 def base_stage(context: Context) -> None:
     """Makes sure of the base model: checks the one that is named, or pretrains the embedded one."""
     source = context.base
@@ -89,13 +92,8 @@ def pretrain_embedded(context: Context) -> None:
     the prompts' formats are not strange to it; a held-out row is never seen.
     """
     section, folder, seed = context.config.embedded, context.base.path, context.config.seed
-    documentation = tasks.corpus.documentation(seed)
+    documentation, tokenizer = embedded_text(context)
     sample = [x for task in context.tasks for x in task.train[: section.examples_per_task]]
-    # Pieces of words are cheap to learn, so the tokenizer reads more of the training rows.
-    read = [x for task in context.tasks for x in task.train[: 4 * section.examples_per_task]]
-    tokenizer = tasks.corpus.train_tokenizer(
-        documentation + [x.prompt + x.response for x in read], section.vocab_size
-    )
     config = context.decoder_config(embedded_config(context, tokenizer))
 
     length = context.config.tasks.length
@@ -135,7 +133,18 @@ def pretrain_embedded(context: Context) -> None:
         put=partial(training.put_batch, mesh=context.mesh, rules=context.rules),
     )
     models.save_hf(folder, config, state.trainable)
-    tokenizer.save_pretrained(folder)
+    training.by_first(tokenizer.save_pretrained)(folder)
+
+
+@training.by_first
+def embedded_text(context: Context) -> tuple[list[str], Any]:
+    """Python's documentation, which differs a little between versions, and a tokenizer for it."""
+    section = context.config.embedded
+    documentation = tasks.corpus.documentation(context.config.seed)
+    # Pieces of words are cheap to learn, so the tokenizer reads more of the training rows.
+    read = [x for task in context.tasks for x in task.train[: 4 * section.examples_per_task]]
+    texts = documentation + [x.prompt + x.response for x in read]
+    return documentation, tasks.corpus.train_tokenizer(texts, section.vocab_size)
 
 
 def embedded_config(context: Context, tokenizer=None) -> models.DecoderConfig:

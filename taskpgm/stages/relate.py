@@ -9,7 +9,7 @@ import numpy as np
 from taskpgm import affinity, mixture, training
 from taskpgm.stages import adapters, mixtures
 from taskpgm.stages import workdir as wd
-from taskpgm.stages.context import Context, say
+from taskpgm.stages.context import Context, on_mesh, say
 from taskpgm.stages.matrix import load_matrix, save_matrix
 
 KINDS = ("pmi", "jsd")
@@ -17,19 +17,30 @@ KINDS = ("pmi", "jsd")
 
 # --- How tasks relate ----------------------------------------------------------------------------
 def affinity_stage(context: Context) -> None:
-    """Scores every model on every held-out set; writes affinity/pmi.npz and jsd.npz."""
-    folder, section = context.folder / "affinity", context.config.affinity
-    if section.matrix:
-        given_affinity(folder, section)
-        return
-    key = affinity_key(context)
+    """Writes affinity/pmi.npz and jsd.npz, from the models' scores or from a matrix's file."""
+    stage = given_affinity if context.config.affinity.matrix else scored_affinity
+    stage(context)
+
+
+@on_mesh
+def scored_affinity(context: Context) -> None:
+    """Scores every model on every held-out set."""
+    folder, key = context.folder / "affinity", affinity_key(context)
     if wd.is_done(folder, key):
         say("affinity", "done already")
         return
     # Not emptied: what is in it is stored by content, and one more task costs one row and column.
-    (folder / wd.MARK).unlink(missing_ok=True)
+    wd.reopen(folder)
     scores = compute_scores(context, folder / "scores")
     say("affinity", f"{len(scores.computed)} of {len(context.tasks) ** 2} cells computed")
+    save_affinities(context, scores)
+    wd.mark_done(folder, key)
+
+
+@training.by_first
+def save_affinities(context: Context, scores: affinity.Scores) -> None:
+    """Both matrices that follow from the scores."""
+    section = context.config.affinity
     draws = {"resamples": section.bootstrap, "seed": context.config.seed}
     pmi = affinity.pmi(affinity.likelihoods(scores, section.normalize), scores.task)
     jsd = affinity.jsd_affinity(scores.mean_divergence(), section.contexts)
@@ -38,7 +49,6 @@ def affinity_stage(context: Context) -> None:
         lambda: affinity.resample_pmi(scores, normalize=section.normalize, **draws),
     )
     save_affinity(context, "jsd", jsd, lambda: affinity.resample_jsd(scores, **draws))
-    wd.mark_done(folder, key)
 
 
 def affinity_key(context: Context) -> str:
@@ -92,8 +102,10 @@ def save_affinity(
     save_matrix(folder / f"{kind}.npz", **arrays)
 
 
-def given_affinity(folder: Path, section: Any) -> None:
+@training.by_first
+def given_affinity(context: Context) -> None:
     """Takes an affinity from a file: any symmetric matrix will do."""
+    folder, section = context.folder / "affinity", context.config.affinity
     if section.kind not in KINDS:
         raise ValueError(f"affinity.kind={section.kind!r} is none of {', '.join(KINDS)}")
     matrix, names = load_matrix(Path(section.matrix))
@@ -108,6 +120,7 @@ def given_affinity(folder: Path, section: Any) -> None:
     say("affinity", f"{len(names)} tasks from {section.matrix}")
 
 
+@training.by_first
 def mixture_stage(context: Context) -> None:
     """Solves every mixture of `compare` and writes mixture/weights.json."""
     folder = context.folder / "mixture"

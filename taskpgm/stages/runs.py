@@ -13,7 +13,7 @@ import numpy as np
 from taskpgm import models, tasks, training
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.adapters import trained_axes, with_lora
-from taskpgm.stages.context import Context, Source, say
+from taskpgm.stages.context import Context, Source, on_mesh, say
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def mixture_rows(context: Context, run: Run) -> list[tasks.Rows]:
     return chosen
 
 
+@on_mesh
 def runs_stage(context: Context) -> None:
     """Fine-tunes the base on every mixture of `compare`: same budget, same seeds, same steps."""
     section, runs = context.config.train, planned_runs(context)
@@ -120,10 +121,7 @@ def train_mixture(
         optimizer, trainable, params if lora else None, mesh=context.mesh,
         axes=trained_axes(config), rules=context.rules,
     )
-    batches = tasks.stream(
-        rows, batch_size=section.batch_size, seed=seed,
-        host_index=jax.process_index(), host_count=jax.process_count(),
-    )
+    batches = tasks.stream(rows, batch_size=section.batch_size, seed=seed)
     state = training.fit(
         step, state, batches.__getitem__, steps=steps, directory=folder, name=run.name, seed=seed,
         checkpoint_every=section.checkpoint_every, log_every=context.config.log_every,
@@ -143,4 +141,4 @@ def save_model(
     params = state.trainable if mode == "full" else state.frozen
     lora = state.trainable if mode == "lora" else None
     models.save_hf(folder, config, params, lora=lora)
-    context.tokenizer(source).save_pretrained(folder)
+    training.by_first(context.tokenizer(source).save_pretrained)(folder)

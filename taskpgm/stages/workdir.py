@@ -4,6 +4,8 @@ Every artefact of a run is a folder with a *key*: a hash of all that it depends 
 written into `done.json` inside the folder, as the last act of making it. Same key and a mark:
 skipped. Anything else is made again, or goes on from its own checkpoints. A file is written under
 a temporary name and renamed, so a half-written one is never taken for a whole one.
+
+Of several processes the first alone reads and writes here, and all go by what it has found.
 """
 
 import hashlib
@@ -13,6 +15,8 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from taskpgm.training import by_first
 
 # Raised whenever an artefact's meaning changes, so that old workdirs are not mistaken for new ones.
 ARTEFACT_VERSION = 1
@@ -30,6 +34,7 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
+@by_first
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes `data`, all or nothing: a temporary name in the same folder, then a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +46,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@by_first
 def read_json(path: Path) -> Any:
     """Reads a JSON file of the workdir.
 
@@ -58,10 +64,17 @@ def is_done(folder: Path, key: str) -> bool:
     return done_key(folder) == key
 
 
+@by_first
 def done_key(folder: Path) -> str | None:
     """The key a complete artefact was made under; None when there is no complete one."""
     mark = folder / MARK
     return read_json(mark)["key"] if mark.is_file() else None
+
+
+@by_first
+def reopen(folder: Path) -> None:
+    """Declares the artefact in `folder` incomplete, and keeps all that is in it."""
+    (folder / MARK).unlink(missing_ok=True)
 
 
 def mark_done(folder: Path, key: str, **facts: Any) -> None:
@@ -69,6 +82,7 @@ def mark_done(folder: Path, key: str, **facts: Any) -> None:
     write_json(folder / MARK, {"key": key, **facts})
 
 
+@by_first
 def begin(folder: Path, key: str) -> None:
     """Prepares `folder` to be filled under `key`, keeping what an interrupted run of it left there.
 

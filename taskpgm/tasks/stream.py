@@ -1,7 +1,7 @@
 """Packed rows -> batches: one task, or a mixture. The step is the only state.
 
 Rows are packed first, per task, and mixed afterwards as row numbers: so a mixture is random access
-by step, resuming costs nothing, and any number of hosts reads slices of the same global batches.
+by step, resuming costs nothing, and all hosts of a run have the same batches.
 """
 
 from collections.abc import Sequence
@@ -32,25 +32,21 @@ def stream(
     batch_size: int,
     seed: int,
     weights: Sequence[float] | None = None,
-    host_index: int = 0,
-    host_count: int = 1,
 ) -> grain.MapDataset:
     """An endless random-access data set: `ds[step]` is a dict of the fields of `Rows`, each [b, t].
 
     Args:
-      rows: one Rows per task, all of the same length t. batch_size: rows in a global batch, over
-      all hosts. seed: of the order; it is another order in every epoch. weights: the share of rows
-      of each task, to within 1% of the smallest share; rows of one task come
-        without replacement within its epoch. None: all rows as one set, each exactly once per
+      rows: one Rows per task, all of the same length t.
+      batch_size: rows in a batch, over all hosts.
+      seed: of the order; it is another order in every epoch.
+      weights: the share of rows of each task, to within 1% of the smallest share; rows of one task
+        come without replacement within its epoch. None: all rows as one set, each exactly once per
         epoch.
-      host_index, host_count: this host gets the rows [i b / n, (i + 1) b / n) of every global
-      batch, so
-        that the global batch is the same for any number of hosts.
 
-    Raises ValueError for no rows, uneven lengths, bad weights, or a batch the hosts cannot share.
+    Raises ValueError for no rows, uneven lengths, bad weights, or a batch of no rows.
     """
     sizes = [len(part.tokens) for part in rows]
-    _check(rows, sizes, batch_size, weights, host_index, host_count)
+    _check(rows, sizes, batch_size, weights)
     begins = np.cumsum([0, *sizes])
     if weights is None:
         order = grain.MapDataset.range(int(begins[-1])).shuffle(seed=_seed(seed, 0))
@@ -65,11 +61,8 @@ def stream(
             ],
             [float(weights[i]) for i in kept],
         )
-    share = batch_size // host_count
-    mine = slice(host_index * share, (host_index + 1) * share)
 
     def gather(numbers: Int[np.ndarray, "b"]) -> dict[str, np.ndarray]:
-        numbers = numbers[mine]
         parts = np.searchsorted(begins, numbers, side="right") - 1
         places = list(zip(parts, numbers - begins[parts], strict=True))
         return {
@@ -86,16 +79,14 @@ def _seed(seed: int, part: int) -> int:
     return int(np.random.SeedSequence([seed, part]).generate_state(1)[0])
 
 
-def _check(rows, sizes, batch_size, weights, host_index, host_count) -> None:
+def _check(rows, sizes, batch_size, weights) -> None:
     if not sizes or sum(sizes) == 0:
         raise ValueError("no rows to stream: every task is empty")
     lengths = sorted({part.tokens.shape[1] for part in rows})
     if len(lengths) > 1:
         raise ValueError(f"rows of different lengths {lengths} cannot share a batch: pack alike")
-    if batch_size < 1 or batch_size % host_count or not 0 <= host_index < host_count:
-        raise ValueError(
-            f"host {host_index} of {host_count} has no equal share of batch_size={batch_size}"
-        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} has to be at least 1")
     if weights is None:
         return
     if len(weights) != len(sizes):

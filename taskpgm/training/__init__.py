@@ -2,6 +2,7 @@
 
 from taskpgm.training.checkpoint import restore_tree, save_tree
 from taskpgm.training.flops import flops_per_token, num_adapter_params, peak_flops
+from taskpgm.training.hosts import agree, by_first, fail, initialize_distributed
 from taskpgm.training.loop import Preempted, fit
 from taskpgm.training.loss import cross_entropy
 from taskpgm.training.memory import (
@@ -15,7 +16,6 @@ from taskpgm.training.memory import (
 from taskpgm.training.mesh import (
     AXES,
     ShardingRules,
-    initialize_distributed,
     make_mesh,
     put_batch,
     stacked,
@@ -23,7 +23,7 @@ from taskpgm.training.mesh import (
 from taskpgm.training.metrics import Writer
 from taskpgm.training.optimizer import Optimizer, make_optimizer
 from taskpgm.training.progress import Reporter
-from taskpgm.training.state import TrainState, create_state, init_sharded
+from taskpgm.training.state import TrainState, create_state, init_sharded, unstack
 from taskpgm.training.step import make_train_step
 
 __all__ = [
@@ -35,10 +35,13 @@ __all__ = [
     "ShardingRules",
     "TrainState",
     "Writer",
+    "agree",
+    "by_first",
     "create_state",
     "cross_entropy",
     "device_memory",
     "estimate_memory",
+    "fail",
     "fit",
     "flops_per_token",
     "forward_memory",
@@ -55,4 +58,5 @@ __all__ = [
     "restore_tree",
     "save_tree",
     "stacked",
+    "unstack",
 ]

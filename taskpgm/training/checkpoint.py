@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
+
+from taskpgm.training.hosts import by_first
 
 Tree = Any
 SEAL = "complete.json"
@@ -66,22 +66,28 @@ def save_tree(path: str | os.PathLike, tree: Tree, meta: Mapping[str, Any] | Non
     """
     path = Path(path).absolute()
     fresh = path.with_name(f".{path.name}.new")
-    if jax.process_index() == 0:
-        for left in path.parent.glob(f"{fresh.name}*"):  # by a save that was killed
-            shutil.rmtree(left, ignore_errors=True)
-    _barrier("save_tree")
     with disk_errors(path):
-        fresh.parent.mkdir(parents=True, exist_ok=True)
+        _make_room(fresh)
         ocp.save(fresh, tree, overwrite=True)
-        if jax.process_index() == 0:
-            _seal(fresh, meta or {})
-            old = path.with_name(f".{path.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            if path.exists():
-                path.rename(old)
-            fresh.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-    _barrier("saved_tree")
+        _publish(fresh, path, meta or {})
+
+
+@by_first
+def _make_room(fresh: Path) -> None:
+    for left in fresh.parent.glob(f"{fresh.name}*"):  # by a save that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    fresh.parent.mkdir(parents=True, exist_ok=True)
+
+
+@by_first
+def _publish(fresh: Path, path: Path, meta: Mapping[str, Any]) -> None:
+    _seal(fresh, meta)
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def restore_tree(path: str | os.PathLike, like: Tree) -> Tree:
@@ -95,7 +101,7 @@ def restore_tree(path: str | os.PathLike, like: Tree) -> Tree:
       ValueError: when its arrays do not have the shapes of `like`.
     """
     path = Path(path).absolute()
-    verify(path)
+    by_first(verify)(path)
     return _load(path, like)
 
 
@@ -191,23 +197,19 @@ class Manager:
             error, self._error = self._error, None
             raise error
 
+    @by_first
     def newest(self) -> int | None:
         """The step of the newest checkpoint that is whole, or None. Damaged ones are named in the
         log and removed, so that the run can write them anew."""
-        found = -1
-        if jax.process_index() == 0:
-            for step in reversed(self.steps()):
-                try:
-                    verify(self.path(step))
-                except OSError as error:
-                    logging.warning("%s; going back to the one before it", error)
-                    shutil.rmtree(self.path(step), ignore_errors=True)
-                else:
-                    found = step
-                    break
-        if jax.process_count() > 1:
-            found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
-        return None if found < 0 else found
+        for step in reversed(self.steps()):
+            try:
+                verify(self.path(step))
+            except OSError as error:
+                logging.warning("%s; going back to the one before it", error)
+                shutil.rmtree(self.path(step), ignore_errors=True)
+            else:
+                return step
+        return None
 
     def restore(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
         """(tree, meta) of `step`, which `newest` has checked."""
@@ -275,7 +277,3 @@ def _read_seal(path: Path) -> dict[str, Any]:
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

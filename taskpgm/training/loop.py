@@ -18,11 +18,11 @@ import numpy as np
 from absl import logging
 
 from taskpgm.training.checkpoint import Manager, abstract, disk_errors
+from taskpgm.training.hosts import RESUMABLE, asked_to_stop
 from taskpgm.training.metrics import StepLog, Writer
 from taskpgm.training.progress import Reporter
 from taskpgm.training.state import TrainState
 
-RESUMABLE = 75  # EX_TEMPFAIL: "start the same command again"
 AHEAD = 2  # steps that are given to the devices before the oldest of them is waited for
 
 
@@ -105,7 +105,7 @@ def fit(
                     log.collect(leave=AHEAD)
                     done = step + 1
                     report.update(done, log.note)
-                    stop = sigterm.came(done) and done < steps
+                    stop = sigterm.came() and done < steps
                     if stop or done == steps or done % checkpoint_every == 0:
                         log.collect(leave=0)  # so that a state with a NaN loss is never saved
                         loss = float(evaluate(state)) if evaluate and not stop else None
@@ -144,11 +144,13 @@ def _keys(seed: int | Sequence[int]) -> jax.Array:
 
 
 class _Sigterm:
-    """While open, SIGTERM is noted instead of killing."""
+    """While open, SIGTERM is noted instead of killing. Of several processes JAX notes it, always,
+    and tells the others."""
 
     def __enter__(self):
         self._noted, self._before = False, None
-        if threading.current_thread() is threading.main_thread():
+        alone = jax.process_count() == 1
+        if alone and threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
         return self
 
@@ -159,10 +161,6 @@ class _Sigterm:
     def _note(self, *_):
         self._noted = True
 
-    def came(self, step: int) -> bool:
-        """Whether to stop after `step`; all processes answer alike."""
-        if jax.process_count() == 1:
-            return self._noted
-        from jax.experimental import multihost_utils
-
-        return multihost_utils.reached_preemption_sync_point(step)
+    def came(self) -> bool:
+        """Whether to stop now; all processes answer alike."""
+        return self._noted if jax.process_count() == 1 else asked_to_stop()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -107,6 +106,14 @@ def _size(mesh: Mesh, names: MeshAxes) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
+def place(x: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
+    """x in the shards of `sharding`. A numpy array is one that every process has whole: each puts
+    the shards of its own devices, whatever part of the mesh they are."""
+    if isinstance(x, np.ndarray):
+        return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+    return jax.device_put(x, sharding)
+
+
 def put_batch(
     batch: Mapping[str, np.ndarray],
     mesh: Mesh,
@@ -114,46 +121,10 @@ def put_batch(
     *,
     group: bool = False,
 ) -> dict[str, jax.Array]:
-    """Puts this process's rows of a global batch on the mesh: [b t] (with `group`, [g b t]) split
-    over (data, fsdp), tasks over task. With several processes, each gives its own slice."""
+    """Puts a global batch, the same on all processes, on the mesh: [b t] (with `group`, [g b t])
+    split over (data, fsdp), tasks over task."""
     axes = ("task", "batch", "length") if group else ("batch", "length")
     rules = rules or ShardingRules()
-
-    def put(x):
-        if jax.process_count() > 1:
-            return jax.make_array_from_process_local_data(rules.sharding(mesh, axes), x)
-        return jax.device_put(x, rules.sharding(mesh, axes, x.shape))
-
-    return {name: put(np.asarray(x)) for name, x in batch.items()}
-
-
-def initialize_distributed(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None
-) -> tuple[int, int]:
-    """Joins the processes of one run; call it before anything touches a device.
-
-    From the arguments when a coordinator ("host:port") is given; else from the environment when it
-    says that there are several processes (SLURM: SLURM_NTASKS; a TPU pod: TPU_WORKER_HOSTNAMES);
-    else this process is alone. Returns (process index, number of processes).
-
-    Raises:
-      ValueError: when a coordinator is given without the number of processes and this one's index.
-    """
-    if coordinator:
-        if processes is None or process is None:
-            raise ValueError(
-                "distributed: with a coordinator, the number of processes and this process's "
-                "index are needed too"
-            )
-        jax.distributed.initialize(coordinator, processes, process)
-    elif _environment_processes() > 1:
-        jax.distributed.initialize()
-    return jax.process_index(), jax.process_count()
-
-
-def _environment_processes() -> int:
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or "1"
-    workers = os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    # Inside an allocation but not started by srun, this process is alone (no SLURM_PROCID).
-    tasks = tasks if "SLURM_PROCID" in os.environ else "1"
-    return max(int(tasks), len([name for name in workers.split(",") if name]))
+    return {
+        name: place(np.asarray(x), rules.sharding(mesh, axes, x.shape)) for name, x in batch.items()
+    }

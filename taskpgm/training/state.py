@@ -1,6 +1,6 @@
 """What a run carries from step to step, created in the shards that it is trained in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.struct
@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Int
 
-from taskpgm.training.mesh import ShardingRules, stacked
+from taskpgm.training.mesh import ShardingRules, place, stacked
 from taskpgm.training.optimizer import Optimizer
 
 Tree = Any
@@ -67,7 +67,7 @@ def create_state(
         where = (rules or ShardingRules()).shardings(
             mesh, stacked(axes) if group else axes, trainable
         )
-        trainable = jax.device_put(trainable, where)
+        trainable = jax.tree.map(place, trainable, where)
     # Bound to their devices from the start: arrays that are not, and become so by the first step,
     # would have the second step compiled anew.
     trainable = jax.tree.map(jnp.asarray, trainable)
@@ -104,3 +104,15 @@ def init_sharded(
     shapes = jax.eval_shape(init, *args)
     shardings = (rules or ShardingRules()).shardings(mesh, axes, shapes)
     return jax.jit(init, out_shardings=shardings)(*args)
+
+
+def unstack(
+    group: Tree, mesh: Mesh, axes: Tree, rules: ShardingRules | None = None
+) -> Iterator[Tree]:
+    """What a group has trained, task by task: each in the shards that `axes`, the logical axes of
+    one task's arrays, give it alone."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), group)
+    shardings = (rules or ShardingRules()).shardings(mesh, axes, shapes)
+    one = jax.jit(lambda tree, i: jax.tree.map(lambda x: x[i], tree), out_shardings=shardings)
+    for i in range(len(jax.tree.leaves(group)[0])):
+        yield one(group, i)

@@ -131,8 +131,49 @@ def test_316_tasks_fit(memory):
     assert held - (2 if two else 1) * weights <= 1.05 * memory
 
 
-from taskpgm.affinity import fused, kernels, stream
-from taskpgm.affinity.budget import Layout, fused_sums, layout, passes, plan, rows_at_a_time
+@pytest.mark.parametrize("n", [2, 3, 9, 31, 316])
+@pytest.mark.parametrize("form", ["gpu", "tpu"])
+def test_the_sums_of_the_fused_kernels_are_counted(form, n):
+    """All that they keep beside the distributions, at once, per position."""
+    t, v = 16, 512
+    pairwise = {"gpu": fused.pairwise_gpu, "tpu": fused.pairwise_tpu}[form]
+    x, weights = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((n, t, v), (1, t)))
+    made = [y.aval for e in pairwise.trace(x, weights).jaxpr.eqns for y in e.outvars]
+    sums = sum(a.size for a in made if jnp.issubdtype(a.dtype, jnp.floating) and t in a.shape)
+    assert t * n * n <= sums <= t * fused_sums(n)
+
+
+@pytest.mark.parametrize("scored", [150, 512])
+def test_few_bytes_do_not_mean_many_passes(scored):
+    """Of blocks that fit, those are taken under which models read the same rows least often."""
+    pool, pair = (
+        layout(316, CONFIG, length=512, batch_size=8, memory=300 * 2**20, scored=scored, contexts=c)
+        for c in ("pool", "pair")
+    )
+    assert passes(pool, 316, scored, "pool") < 20 and passes(pair, 316, scored, "pair") == 1
+    # A batch of rows is not cut into windows as long as one row is not.
+    much = layout(316, CONFIG, length=512, batch_size=8, memory=8 * 2**30, scored=scored)
+    assert much.batch_size * scored <= much.window and much.models == 316
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_models_read_as_often_as_planned(world, cut, monkeypatch):
+    rows = world.tasks[0][2]
+    scored = (rows.weights > 0).sum(1)
+    real, seen = stream.hidden_states, []
+    monkeypatch.setattr(
+        stream, "hidden_states",
+        lambda forward, shared, models, window: seen.append(len(models["a"])) or real(
+            forward, shared, models, window),
+    )  # fmt: skip
+    run(world, 0, range(5), [], cut)
+    blocks = -(-5 // cut.models)
+    held = -(-cut.models // cut.group) * min(cut.group, cut.models) * blocks  # with fillers
+    parts = [
+        max(1, -(-scored[at : at + cut.batch_size].sum() // cut.window))
+        for at in range(0, len(scored), cut.batch_size)
+    ]
+    assert sum(seen) == held * (blocks + 1) / 2 * sum(parts)
 
 
 def test_plan_shows_its_arithmetic():
@@ -156,6 +197,8 @@ def test_rows_at_a_time():
     assert rows_at_a_time([16, 8, 24], 8) == 8
     assert rows_at_a_time([12, 12], 8) == 6
     assert rows_at_a_time([3], 1) == 1
+    assert rows_at_a_time([12, 12], 8, parts=4) == 8  # a multiple, so that devices share them
+    assert rows_at_a_time([12, 12], 8, parts=16) == 6
 
 
 def test_too_little_memory_is_one_line():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -36,16 +37,55 @@ def command(workdir, *options, config=TINY) -> list[str]:
     ]  # fmt: skip
 
 
-def environment() -> dict[str, str]:
-    """One device in the child, and nothing inherited that tests have set for themselves."""
-    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+def environment(devices: int = 1) -> dict[str, str]:
+    """So many devices in the child, and nothing inherited that tests have set for themselves."""
+    own = ("SLURM", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(own)}
+    return inherited | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
 
 
-def launch(workdir, *options, config=TINY, code=0) -> subprocess.CompletedProcess:
+def launch(workdir, *options, config=TINY, code=0, devices=1) -> subprocess.CompletedProcess:
     """Runs launch.py to its end and checks its exit code."""
     done = subprocess.run(
         command(workdir, *options, config=config), capture_output=True, text=True, cwd=ROOT,
-        env=environment(), timeout=300,
+        env=environment(devices), timeout=300,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done
+
+
+def start_pair(workdir, *options: str, second: tuple[str, ...] = ()) -> list[subprocess.Popen]:
+    """Starts launch.py as two processes of one run, two devices each; `second`: options of the
+    second process alone."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
+    return [
+        subprocess.Popen(
+            [*command(workdir, *options), coordinator, "--num_processes=2", f"--process_id={i}"]
+            + [*second] * i,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(2),
+        )
+        for i in range(2)
+    ]  # fmt: skip
+
+
+def end_pair(pair: list[subprocess.Popen], code: int = 0) -> tuple[str, str]:
+    """Waits for both, checks their exit codes, and that the first alone has said anything.
+
+    Returns what it has said, on stdout and on stderr.
+    """
+    try:
+        said = [[own_lines(text) for text in process.communicate(timeout=300)] for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+    assert [process.returncode for process in pair] == [code, code], said
+    assert said[1] == ["", ""], said[1]
+    return said[0][0], said[0][1]
+
+
+def own_lines(text: str) -> str:
+    """Without those of Gloo, which connects processes on CPUs; its threads mix their lines."""
+    lines = [line for line in text.splitlines() if "Gloo" not in line and "peer ranks" not in line]
+    return "\n".join(lines).strip()

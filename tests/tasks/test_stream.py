@@ -1,4 +1,4 @@
-"""Streams: the step is the only state, an epoch is every row once, hosts share the same batches."""
+"""Streams: the step is the only state, and an epoch is every row once."""
 
 import numpy as np
 import pytest
@@ -70,21 +70,6 @@ def test_resuming_at_any_step_gives_the_same_batches(weights):
             assert (fresh[step]["tokens"] == straight[step]).all()
 
 
-@pytest.mark.parametrize("weights", [None, (3, 1)])
-@pytest.mark.parametrize("hosts", [1, 2, 4, 8])
-def test_hosts_hold_slices_of_the_same_global_batch(hosts, weights):
-    rows = numbered([11, 6])
-    whole = stream(rows, batch_size=8, seed=5, weights=weights)
-    parts = [
-        stream(rows, batch_size=8, seed=5, weights=weights, host_index=i, host_count=hosts)
-        for i in range(hosts)
-    ]
-    for step in (0, 7, 100):
-        shares = [part[step] for part in parts]
-        for field, values in whole[step].items():
-            assert (np.concatenate([share[field] for share in shares]) == values).all()
-
-
 def test_a_mixture_has_the_shares_asked_for_and_repeats_no_row_within_its_epoch():
     sizes, weights = [8, 40, 20, 5], [0.5, 0.3, 0.2, 0.0]
     rows = seen(stream(numbered(sizes), batch_size=10, seed=0, weights=weights), range(100))
@@ -124,8 +109,6 @@ def test_drawing_nothing_from_nothing_is_fine_and_something_is_not():
         ({"rows": []}, "no rows to stream"),
         ({"rows": numbered([0])}, "no rows to stream"),
         ({"rows": numbered([2]) + numbered([2], length=5)}, r"different lengths \[4, 5\]"),
-        ({"host_count": 3}, "host 0 of 3 has no equal share of batch_size=4"),
-        ({"host_index": 2, "host_count": 2}, "host 2 of 2"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"weights": [1.0]}, "1 weights for 2 tasks"),
         ({"weights": [1.0, float("nan")]}, "weights must be finite"),

@@ -1,7 +1,8 @@
-"""Trains a tiny decoder for a few steps, alone or as one of several processes; used by
-test_distributed, as a program: port, processes, this process, folder.
+"""Trains a tiny decoder, alone or as one of several processes; used by test_distributed, as a
+program: port, processes, this process, folder, what (a function of this file).
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -14,7 +15,15 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 
-from taskpgm.models import DecoderConfig, init_params, logical_axes
+from taskpgm.models import (
+    DecoderConfig,
+    LoraConfig,
+    init_lora,
+    init_params,
+    logical_axes,
+    lora_logical_axes,
+    to_host,
+)
 from taskpgm.training import (
     create_state,
     fit,
@@ -24,6 +33,8 @@ from taskpgm.training import (
     make_optimizer,
     make_train_step,
     put_batch,
+    save_tree,
+    unstack,
 )
 from taskpgm.training.metrics import read
 
@@ -39,25 +50,24 @@ CONFIG = DecoderConfig(
     max_position=64,
     initializer_range=0.2,
 )
+ADAPTED = dataclasses.replace(CONFIG, lora=LoraConfig(rank=4, alpha=8.0))
 
 
-def rows(k, part, parts):
-    """Rows of step k's batch: the given one of `parts` equal parts."""
+def rows(k):
+    """Step k's batch."""
     rng = np.random.default_rng(k)
     tokens = rng.integers(0, 64, (8, 12), dtype=np.int32)
-    batch = {
+    return {
         "tokens": tokens,
         "targets": (tokens * 7 + 3) % 64,
         "weights": (rng.random((8, 12)) < 0.8).astype(np.float32),
         "positions": np.tile(np.arange(12, dtype=np.int32), (8, 1)),
         "segment_ids": np.ones((8, 12), np.int32),
     }
-    return {name: x[part * 8 // parts : (part + 1) * 8 // parts] for name, x in batch.items()}
 
 
-def train(folder, stops):
+def train(folder, stops=(3, 6), **options):
     """The curve [(step, loss)] of 6 steps, stopped and resumed after each of `stops`."""
-    part, parts = jax.process_index(), jax.process_count()
     mesh = make_mesh({"data": 2, "fsdp": 4})
     optimizer = make_optimizer({"lr": 3e-3})
     step = make_train_step(CONFIG, optimizer, chunk=8)
@@ -67,20 +77,51 @@ def train(folder, stops):
         fit(
             step,
             create_state(optimizer, params),
-            lambda k: rows(k, part, parts),
+            rows,
             steps=steps,
             totals=6,
             directory=Path(folder),
             name="pair",
             log_every=1,
             put=partial(put_batch, mesh=mesh),
+            **options,
         )
     return [[row["step"], row["loss"]] for row in read(Path(folder) / "metrics.jsonl")]
 
 
+def train_group(folder):
+    """The losses [[loss of a task] ...] of two tasks' adapters, each task on half of the devices;
+    saves the first task's adapter alone in folder/first."""
+    mesh = make_mesh({"task": 2, "fsdp": 4})
+    config, axes = ADAPTED, lora_logical_axes(ADAPTED)
+    optimizer = make_optimizer({"lr": 3e-3})
+    with jax.set_mesh(mesh):
+        make = partial(init_params, config)
+        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config), mesh=mesh)
+        lora = init_lora(config, jax.random.key(1))
+        both = jax.tree.map(lambda x: np.stack([to_host(x)] * 2), lora)
+        state = create_state(optimizer, both, params, group=True, mesh=mesh, axes=axes)
+        step = make_train_step(config, optimizer, mode="lora", group=True, chunk=8)
+        key, total = jax.random.split(jax.random.key(2)), jax.numpy.full(2, 4)
+        losses = []
+        for k in range(4):
+            batch = jax.tree.map(lambda *x: np.stack(x), rows(k), rows(k + 100))
+            state, values = step(state, put_batch(batch, mesh, group=True), key, total)
+            losses.append(np.asarray(values["loss"]).tolist())
+        first, _ = unstack(state.trainable, mesh, axes)
+        save_tree(Path(folder) / "first", first)
+    return losses
+
+
+def train_on(folder):
+    """Never ends by itself."""
+    train(folder, stops=(10**7,), checkpoint_every=10**7)
+
+
 if __name__ == "__main__":
-    port, processes, process, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    port, processes, process, folder, what = sys.argv[1:]
+    processes, process = int(processes), int(process)
     jax.config.update("jax_num_cpu_devices", 8 // processes)
     jax.config.update("jax_disable_most_optimizations", True)
     initialize_distributed(f"localhost:{port}", processes, process)
-    print(json.dumps(train(folder, (3, 6))))
+    print(json.dumps(globals()[what](folder)))

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
@@ -11,7 +10,6 @@ from taskpgm.models import logical_axes
 from taskpgm.training.mesh import (
     AXES,
     ShardingRules,
-    initialize_distributed,
     make_mesh,
     put_batch,
     stacked,
@@ -87,20 +85,3 @@ def test_batches_are_split_by_rows():
     mesh = make_mesh({"task": 4, "fsdp": 2})
     batch = put_batch({"tokens": np.zeros((4, 2, 6))}, mesh, group=True)
     assert {s.data.shape for s in batch["tokens"].addressable_shards} == {(1, 1, 6)}
-
-
-def test_alone_there_is_nothing_to_join(monkeypatch):
-    calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: calls.append(args))
-    assert initialize_distributed() == (0, 1) and not calls
-    with pytest.raises(ValueError, match="number of processes"):
-        initialize_distributed("localhost:1234")
-    initialize_distributed("localhost:1234", 2, 0)
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    monkeypatch.setenv("SLURM_NTASKS", "2")
-    initialize_distributed()
-    monkeypatch.delenv("SLURM_PROCID")  # in an allocation, but not under srun
-    initialize_distributed()
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b,c")
-    initialize_distributed()
-    assert calls == [("localhost:1234", 2, 0), (), ()]

@@ -1,0 +1,69 @@
+"""Scoring under a mesh: the same numbers, the rows shared out among its devices."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from taskpgm.affinity import predict
+from taskpgm.models import DecoderConfig, LoraConfig, init_lora, init_params, logical_axes
+from taskpgm.training import init_sharded, make_mesh
+
+ROWS, LENGTH = 8, 128
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def decoder(attention):
+    return DecoderConfig(
+        architecture="llama", vocab_size=64, hidden_size=32, intermediate_size=64, num_layers=2,
+        num_heads=4, num_kv_heads=2, head_dim=8, max_position=LENGTH, initializer_range=0.2,
+        lora=LoraConfig(rank=4, alpha=8.0), attention=attention,
+    )  # fmt: skip
+
+
+def window():
+    rng = np.random.default_rng(0)
+    at = np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1))
+    tokens = rng.integers(0, 64, (ROWS, LENGTH), dtype=np.int32)
+    where = np.arange(3, ROWS * LENGTH, 4, dtype=np.int32)
+    rest = [np.zeros(len(where), np.int32)] * 2
+    segments = np.where(at < 50, 1, 2).astype(np.int32)
+    return predict.Window(tokens, at % 50, segments, where, *rest, np.int32(len(where)))
+
+
+def hidden(attention, axes):
+    """(last hidden states of two models [2 r d], operations of one device)."""
+    config = decoder(attention)
+    mesh = make_mesh(axes, jax.devices()[: int(np.prod(list(axes.values())))])
+    with jax.set_mesh(mesh):
+        make = partial(init_params, config)
+        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config), mesh=mesh)
+        lora = jax.vmap(partial(init_lora, config))(jax.random.split(jax.random.key(1)))
+        lora = jax.tree.map(lambda x: x + 0.02, lora)  # a zero would change nothing
+        args = predict.decoder_forward(config), params, lora, window()
+        costs = predict.hidden_states.lower(*args).compile().cost_analysis()
+        costs = costs[0] if isinstance(costs, list) else costs
+        return np.asarray(predict.hidden_states(*args)), costs["flops"]
+
+
+@pytest.mark.parametrize(
+    ("attention", "axes"),
+    [
+        ("reference", {"data": 8}),
+        ("reference", {"fsdp": 8}),
+        ("splash", {"data": 2, "fsdp": 2, "tensor": 2}),
+    ],
+    ids=str,
+)
+def test_hidden_states_over_devices(attention, axes):
+    alone, work = hidden("reference", {"data": 1})
+    got, share = hidden(attention, axes)
+    np.testing.assert_allclose(got, alone, atol=2e-5)
+    assert share < work / 7

@@ -1,0 +1,123 @@
+"""launch.py as two processes: every stage makes what one process makes on the same mesh."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from taskpgm.models import load_hf
+from taskpgm.training.metrics import read
+from tests.stages.launching import end_pair, launch, start_pair
+
+pytestmark = pytest.mark.pipeline
+
+MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
+# Two processes add up in another order than the devices of one.
+close = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    """Most of the time is compilation, and machine code is not what this is about."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def options(tasks_folder) -> list[str]:
+    compared = "--config.compare=('uniform', 'taskpgm-pmi')"
+    return [f"--config.tasks.source={tasks_folder}", compared, *MESH]
+
+
+@pytest.fixture(scope="module")
+def one(options, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("hosts") / "one"
+    launch(workdir, *options, devices=4)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two(options, tmp_path_factory) -> Path:
+    """Two processes that are stopped by SIGTERM; then the same command again."""
+    workdir = tmp_path_factory.mktemp("hosts") / "two"
+    pair = start_pair(workdir, *options)
+    while not (workdir / "base" / "done.json").is_file():
+        assert all(process.poll() is None for process in pair), "it ended before its base was made"
+        time.sleep(0.02)
+    for process in pair:
+        process.send_signal(signal.SIGTERM)
+    end_pair(pair, code=75)
+    assert not (workdir / "report").exists()
+    end_pair(start_pair(workdir, *options))
+    return workdir
+
+
+def same(a, b) -> None:
+    """Two values of JSON, numbers but for rounding; times aside."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a.keys() - {"seconds"}:
+            same(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            same(x, y)
+    elif isinstance(a, float):
+        np.testing.assert_allclose(a, b, **close)
+    else:
+        assert a == b
+
+
+@pytest.mark.parametrize(
+    "name", ["tasks.json", "mixture/weights.json", "evaluation/results.json", "config.json"]
+)
+def test_files_are_alike(one, two, name):
+    same(*(json.loads((workdir / name).read_text()) for workdir in (one, two)))
+
+
+@pytest.mark.parametrize("name", ["pmi", "jsd", "pmi-resamples", "jsd-resamples"])
+def test_affinities_are_alike(one, two, name):
+    a, b = (np.load(workdir / "affinity" / f"{name}.npz") for workdir in (one, two))
+    assert sorted(a.files) == sorted(b.files)
+    for key in set(a.files) - {"tasks"}:
+        np.testing.assert_allclose(a[key], b[key], **close)
+
+
+@pytest.mark.parametrize("name", ["base", "runs/uniform/hf", "runs/taskpgm-pmi/hf"])
+def test_models_are_alike(one, two, name):
+    (config, a), (other, b) = (load_hf(workdir / name) for workdir in (one, two))
+    assert config == other
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **close), a, b)
+    files = {path.name for path in (one / name).iterdir() if path.is_file()}
+    assert files == {path.name for path in (two / name).iterdir() if path.is_file()}
+    assert {"tokenizer.json", "config.json", "model.safetensors"} <= files
+
+
+def test_batches_are_alike(one, two):
+    """As many scored tokens in every step: no row is there twice, none is missing."""
+    logs = sorted(path.relative_to(one) for path in one.rglob("metrics.jsonl"))
+    assert len(logs) == 1 + 2 + 2  # the base, two groups of adapters, two runs
+    for log in logs:
+        a, b = ([{k: row[k] for k in ("step", "tokens", "loss")} for row in read(w / log)]
+                for w in (one, two))  # fmt: skip
+        assert a
+        same(a, b)
+
+
+def test_what_is_done_is_not_done_again(two, options):
+    before = {path: path.stat().st_mtime_ns for path in two.rglob("done.json")}
+    said, _ = end_pair(start_pair(two, *options))
+    assert {path: path.stat().st_mtime_ns for path in two.rglob("done.json")} == before
+    assert said.count("done already") == 5 + 2 + 3  # stages, runs, evaluations
+
+
+def test_processes_that_were_told_different_things_are_named(options, tmp_path):
+    pair = start_pair(tmp_path / "run", *options, second=("--config.seed=1",))
+    _, error = end_pair(pair, code=1)
+    assert error.startswith("error: the config of process 1 is not that of process 0")
