@@ -66,7 +66,8 @@ def layout(
             f"affinity.memory is {memory / 2**20:.1f} MiB, but one position of two models "
             f"takes {need / 2**20:.1f} MiB"
         )
-    return min(found, key=lambda cut: passes(cut, n, row, contexts))
+    # Among equals as many models as leave room for products of some positions.
+    return min(found, key=lambda cut: (passes(cut, n, row, contexts), -min(cut.positions, 32)))
 
 
 def passes(cut: Layout, n: int, row: int, contexts: str | None) -> float:
@@ -102,14 +103,14 @@ def fused_sums(models: int) -> int:
 
 
 def rows_at_a_time(rows: Sequence[int], most: int, parts: int = 1) -> int:
-    """Rows of a forward pass, from most/2 to `most`, that leave the fewest to fill up with padding.
+    """Rows of a forward pass, at most `most`: few enough to leave little to fill up with padding.
 
-    `rows` counts each task's; among equals the larger one. They can be split into `parts`, over
-    devices, if there are as many.
+    `rows` counts each task's. A pass costs about a row more than its rows; among equals the larger
+    one. They can be split into `parts`, over devices, if there are as many.
     """
-    sizes = range(most, most // 2, -1)
+    sizes = range(most, 0, -1)
     sizes = [size for size in sizes if size % parts == 0] or sizes
-    return min(sizes, key=lambda size: sum(-(-r // size) * size for r in rows))
+    return min(sizes, key=lambda size: sum(-(-r // size) * (size + parts) for r in rows))
 
 
 class Plan(NamedTuple):
@@ -118,6 +119,7 @@ class Plan(NamedTuple):
     layout: Layout
     text: str
     flops: float
+    loads: float  # of a model onto the device, over all models
     memory: float  # for hidden states and distributions, beside the weights
     disk: float
 
@@ -173,4 +175,5 @@ def plan(
             f"{reduction:.2e} FLOPs; {cut.models} models x {cut.positions} positions at a time "
             f"in {used / 2**20:,.0f} MiB"
         )
-    return Plan(cut, text, models + reduction, used, disk)
+    windows = max(n, heldout_tokens / (length * cut.batch_size))  # a task has one at least
+    return Plan(cut, text, models + reduction, n * reads * windows, used, disk)

@@ -178,7 +178,7 @@ def train_group(
     state = training.fit(
         step, state, batch, steps=max(lengths), totals=lengths, directory=folder, name=title,
         seed=[seed] * len(group), checkpoint_every=section.checkpoint_every,
-        log_every=context.config.log_every, keep=1,
+        log_every=context.config.log_every,
         put=partial(training.put_batch, mesh=context.mesh, rules=context.rules, group=True),
     )
     seconds = time.monotonic() - start
@@ -190,6 +190,8 @@ def train_group(
         wd.begin(target, key)
         training.save_tree(target / "weights", weights)
         wd.mark_done(target, key, steps=steps[task.name], seconds=round(seconds / len(group), 2))
+    # Thrice the size of what it led to, and no use any more.
+    wd.remove(folder / "checkpoints")
     return state.frozen if section.mode == "lora" else params
 
 

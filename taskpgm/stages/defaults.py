@@ -91,7 +91,7 @@ def default_config() -> ConfigDict:
     config.train.batch_size = 16  # rows per step, over all devices
     config.train.accumulate = 1  # micro-batches a step
     config.train.checkpoint_every = 500
-    config.train.keep = 1  # checkpoints kept
+    config.train.keep = 2  # checkpoints kept: were the newest damaged, a run goes on from the other
 
     # --- What it is worth ----------------------------------------------------------------------
     config.evaluation = ConfigDict()

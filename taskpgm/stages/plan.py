@@ -19,6 +19,7 @@ from taskpgm.stages.context import Context, Source
 
 BYTES_PER_TOKEN = 3.0  # of English text under a vocabulary of some ten thousand pieces
 EMBEDDED_BYTES_PER_TOKEN = 1.5  # of the embedded suite, whose answers are words and digits
+MOST_EXAMPLES = 100_000  # more are not tokenized for a plan
 FLOAT32 = 4
 
 
@@ -70,16 +71,14 @@ class Estimate:
     def tokens(self, source: Source, examples: Sequence[tasks.Example]) -> int:
         """Tokens of some examples: prompts, responses, ends."""
         section = self.context.config
-        if (source.path / "tokenizer.json").is_file() and len(examples) <= 100_000:
+        if (source.path / "tokenizer.json").is_file() and len(examples) <= MOST_EXAMPLES:
             encoded = tasks.encode(self.context.tokenizer(source), examples, section.tasks.length)
             return sum(len(ids) for ids in encoded.ids)
         said = sum(
             len(x.prompt) + len(x.response) + sum(len(c) for _, c in x.messages or ())
             for x in examples
         )
-        embedded = source == self.context.base and not self.context.config.base.path
-        each = EMBEDDED_BYTES_PER_TOKEN if embedded else BYTES_PER_TOKEN
-        return int(said / each) + len(examples)
+        return int(said / self.bytes_per_token(source)) + len(examples)
 
     @cached_property
     def adapter_rows(self) -> list[int]:
@@ -92,6 +91,24 @@ class Estimate:
 
     def heldout_tokens(self, source: Source) -> int:
         return sum(self.tokens(source, task.heldout) for task in self.context.tasks)
+
+    def scored_tokens(self, source: Source) -> int:
+        """Of held-out responses, with their ends."""
+        examples = [x for task in self.context.tasks for x in task.heldout]
+        path = source.path / "tokenizer.json"
+        if path.is_file() and len(examples) <= MOST_EXAMPLES:
+            length = self.context.config.tasks.length
+            encoded = tasks.encode(self.context.tokenizer(source), examples, length)
+            return sum(int(scored.sum()) for scored in encoded.scored)
+        said = sum(
+            len(x.response) + sum(len(c) for role, c in x.messages or () if role == "assistant")
+            for x in examples
+        )
+        return int(said / self.bytes_per_token(source)) + len(examples)
+
+    def bytes_per_token(self, source: Source) -> float:
+        embedded = source == self.context.base and not self.context.config.base.path
+        return EMBEDDED_BYTES_PER_TOKEN if embedded else BYTES_PER_TOKEN
 
 
 def plan_tasks(estimate: Estimate) -> list[Row]:
@@ -145,7 +162,8 @@ def plan_adapters(estimate: Estimate) -> list[Row]:
             f"{len(steps)} x {each / 1e6:,.2f}M {section.mode} parameters, {group} side by side, "
             f"{min(steps)} to {max(steps)} steps, {tokens:,} tokens",
             tokens * training.flops_per_token(config, length, section.mode),
-            FLOAT32 * each * len(steps),
+            # the models, and two checkpoints of the group at hand, each with two moments a weight
+            FLOAT32 * each * (len(steps) + 2 * 3 * group),
             training.estimate_memory(
                 config, mode=section.mode, rows=section.batch_size, length=length, group=group,
                 mesh=context.mesh.shape,
@@ -165,6 +183,7 @@ def plan_affinity(estimate: Estimate) -> list[Row]:
         config,
         num_tasks=n,
         heldout_tokens=estimate.heldout_tokens(context.proxy),
+        scored_tokens=estimate.scored_tokens(context.proxy),
         heldout_examples=sum(len(task.heldout) for task in context.tasks),
         length=length,
         batch_size=section.batch_size,
@@ -177,9 +196,11 @@ def plan_affinity(estimate: Estimate) -> list[Row]:
         config, mode=mode, rows=section.batch_size, length=length, group=group,
         mesh=context.mesh.shape,
     )
+    each = training.model_bytes(config, mode)
     text = (
-        f"{plan.text}; the models wait in the host's memory, "
-        f"{size(n * training.model_bytes(config, mode))}, {group} at a time compute"
+        f"{plan.text}; the models wait in the host's memory, {size(n * each)} (it has "
+        f"{size(training.host_memory())}), {group} at a time compute, {size(plan.loads * each)} go "
+        "to the device in all"
     )
     done = all((context.folder / "affinity" / f"{k}.npz").is_file() for k in ("pmi", "jsd"))
     return [Row("affinity", state(done, 1), text, plan.flops, plan.disk, memory)]

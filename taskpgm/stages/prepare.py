@@ -129,7 +129,6 @@ def pretrain_embedded(context: Context) -> None:
         checkpoint_every=section.checkpoint_every,
         log_every=context.config.log_every,
         seed=seed,
-        keep=1,
         put=partial(training.put_batch, mesh=context.mesh, rules=context.rules),
     )
     models.save_hf(folder, config, state.trainable)

@@ -77,6 +77,12 @@ def reopen(folder: Path) -> None:
     (folder / MARK).unlink(missing_ok=True)
 
 
+@by_first
+def remove(folder: Path) -> None:
+    """Deletes a folder of the workdir that is needed no more."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def mark_done(folder: Path, key: str, **facts: Any) -> None:
     """Declares the artefact in `folder` complete; `facts` (seconds, steps) are kept with it."""
     write_json(folder / MARK, {"key": key, **facts})

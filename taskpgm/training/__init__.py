@@ -11,6 +11,7 @@ from taskpgm.training.memory import (
     estimate_memory,
     forward_memory,
     group_size,
+    host_memory,
     model_bytes,
 )
 from taskpgm.training.mesh import (
@@ -46,6 +47,7 @@ __all__ = [
     "flops_per_token",
     "forward_memory",
     "group_size",
+    "host_memory",
     "init_sharded",
     "initialize_distributed",
     "make_mesh",

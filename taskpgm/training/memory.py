@@ -175,7 +175,7 @@ def group_size(config: DecoderConfig, tasks: int, available: float | None = None
         raise ValueError(
             f"one {kwargs['mode']} model at a time needs about {need:.2f} GiB a device, and "
             f"{SHARE * available / 2**30:.2f} GiB are to be had: use fewer rows, a shorter length, "
-            "remat, or more devices on fsdp"
+            "remat, more devices on fsdp, or say how many there are (adapters.memory, in GiB)"
         )
     return best
 
@@ -185,6 +185,11 @@ def device_memory() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
+    return host_memory() // jax.local_device_count()
+
+
+def host_memory() -> int:
+    """Bytes of this machine's memory, or of what a container may use of it."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
@@ -192,4 +197,4 @@ def device_memory() -> int:
                 total = min(total, int(file.read()))
         except (OSError, ValueError):  # no such group, or "max"
             continue
-    return total // jax.local_device_count()
+    return total

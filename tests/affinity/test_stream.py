@@ -196,6 +196,7 @@ def test_plan_shows_its_arithmetic():
 def test_rows_at_a_time():
     assert rows_at_a_time([16, 8, 24], 8) == 8
     assert rows_at_a_time([12, 12], 8) == 6
+    assert rows_at_a_time([1, 2, 1], 8) == 1 and rows_at_a_time([2] * 9, 8) == 2
     assert rows_at_a_time([3], 1) == 1
     assert rows_at_a_time([12, 12], 8, parts=4) == 8  # a multiple, so that devices share them
     assert rows_at_a_time([12, 12], 8, parts=16) == 6
