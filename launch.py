@@ -6,6 +6,7 @@ plan, `--config.a.b=value` sets any value of the config, `--verbose` shows trace
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -32,6 +33,7 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes,
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
 
 INTERRUPTED = 130
+RESUMABLE = 75  # EX_TEMPFAIL
 
 
 def main(argv: list[str]) -> None:
@@ -83,8 +85,16 @@ def parse(argv: list[str]) -> list[str]:
     return rest
 
 
+def stopped(*_) -> NoReturn:
+    """SIGTERM where nothing is being trained: there it is saved first (training/loop.py)."""
+    print("stopped: the same command goes on from here", file=sys.stderr)
+    sys.exit(RESUMABLE)
+
+
 def guarded(argv: list[str]) -> None:
     """`main`, but what goes wrong reaches the user as one clear line and exit code 1."""
+    # Several processes are told by JAX, and end together (training/hosts.py).
+    signal.signal(signal.SIGTERM, stopped)
     try:
         main(argv)
     except KeyboardInterrupt:

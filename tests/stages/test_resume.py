@@ -11,15 +11,17 @@ from tests.stages.launching import ROOT, command, environment, launch
 pytestmark = pytest.mark.pipeline
 
 # What must have appeared in the workdir when the run is killed: one moment in every long stage.
+# A scheduler's notice is heard in every stage, also where nothing is trained.
 MOMENTS = (
-    "base/training/checkpoints/*/complete.json",
-    "adapters/*/done.json",
-    "affinity/scores/*",
-    "runs/uniform/checkpoints/*/complete.json",
+    ("base/training/checkpoints/*/complete.json", signal.SIGKILL),
+    ("adapters/*/done.json", signal.SIGKILL),
+    ("affinity/scores/*", signal.SIGTERM),
+    ("affinity/scores/*", signal.SIGKILL),
+    ("runs/uniform/checkpoints/*/complete.json", signal.SIGKILL),
 )
 
 
-def kill_when(workdir, pattern: str, options: list[str]) -> None:
+def kill_when(workdir, pattern: str, notice: signal.Signals, options: list[str]) -> None:
     """Starts the run and kills it as soon as `pattern` has a match in the workdir."""
     process = subprocess.Popen(
         command(workdir, *options), cwd=ROOT, env=environment(),
@@ -31,8 +33,9 @@ def kill_when(workdir, pattern: str, options: list[str]) -> None:
             assert time.monotonic() < end, f"{pattern} never came"
             time.sleep(0.01)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(notice)
+        code = process.wait()
+    assert code == (75 if notice == signal.SIGTERM else -notice)
     assert any(workdir.glob(pattern)), f"the run ended without {pattern}"
 
 
@@ -45,8 +48,8 @@ def weights(workdir) -> dict[str, bytes]:
 def test_a_run_killed_in_every_stage_ends_in_the_same_bits(finished, tasks_folder, tmp_path):
     workdir = tmp_path / "run"
     options = [f"--config.tasks.source={tasks_folder}"]
-    for pattern in MOMENTS:
-        kill_when(workdir, pattern, options)
+    for pattern, notice in MOMENTS:
+        kill_when(workdir, pattern, notice, options)
     launch(workdir, *options)
     expected = weights(finished)
     assert len(expected) == 5  # the base and four mixtures
