@@ -52,7 +52,7 @@ def write(folder: Path, name: str, **arrays: np.ndarray) -> None:
     np.savez(buffer, **arrays)
     content = buffer.getvalue()
     target = path(folder, name)
-    # A name of its own: on many hosts every process writes the same cells into a shared folder.
+    # A name of its own, should two runs write into one folder.
     part = target.with_suffix(f".{uuid.uuid4().hex}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
