@@ -38,8 +38,8 @@ def read_header(path: Path) -> dict[str, Entry]:
     """Every tensor of one file, from its header alone.
 
     Raises ValueError, naming the file and the tensor, unless the tensors fill the rest of the file
-    one after the other, each as large as its type and shape make it: what is read by such a header
-    are the tensors that were written, and reading cannot fail for want of bytes.
+    one after the other, each as large as its type and shape make it: reading then cannot fail for
+    want of bytes, and no weights are taken for another tensor's as well.
     """
     total = path.stat().st_size
     with path.open("rb") as file:
@@ -53,17 +53,17 @@ def read_header(path: Path) -> dict[str, Entry]:
     if not isinstance(header, dict):
         raise ValueError(f"{path}: not a safetensors file (its header is not a JSON object)")
     header.pop("__metadata__", None)
-    end = 8 + length
+    end, before = 8 + length, "the header"
     entries = {name: _entry(path, name, item, end) for name, item in header.items()}
     for name, entry in sorted(entries.items(), key=lambda pair: (pair[1].start, pair[1].size)):
         if entry.start != end:
             how = "overlaps" if entry.start < end else "leaves a gap after"
-            raise ValueError(f"{path}: damaged: tensor {name} {how} the one before it")
-        end += entry.size
+            raise _damaged(path, f"tensor {name} {how} {before}")
+        end, before = end + entry.size, name
         if end > total:
-            raise ValueError(f"{path}: cut off in tensor {name}")
+            raise _damaged(path, f"cut off in tensor {name}")
     if end < total:
-        raise ValueError(f"{path}: damaged: {total - end} bytes belong to no tensor")
+        raise _damaged(path, f"{total - end} bytes after {before} belong to no tensor")
     return entries
 
 
@@ -75,15 +75,16 @@ def _entry(path: Path, name: str, item: Any, data: int) -> Entry:
         } if 0 <= first <= last and all(isinstance(n, int) and n >= 0 for n in shape):  # fmt: skip
             pass
         case _:
-            raise ValueError(
-                f"{path}: damaged: tensor {name} has no dtype, shape and data_offsets that can be"
-                " read"
-            )
+            raise _damaged(path, f"tensor {name} has no valid dtype, shape and data_offsets")
     size = last - first
     # Of types that are not read, only the name is known.
     if dtype in DTYPES and size != math.prod(shape) * DTYPES[dtype].itemsize:
-        raise ValueError(f"{path}: damaged: tensor {name} is {dtype} {shape} in {size} bytes")
+        raise _damaged(path, f"tensor {name} is {dtype} {shape} in {size} bytes")
     return Entry(path, dtype, tuple(shape), data + first, size)
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path}: {what}; the file is damaged and has to be fetched or made again")
 
 
 def read_tensor(entry: Entry) -> np.ndarray:
