@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskpgm.models import kinds
+
 ACTIVATION_NAMES = ("silu", "gelu_new")
 ROPE_KINDS = ("default", "linear", "llama3")
 
@@ -34,12 +36,13 @@ def read(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises ValueError, opening with `where` and naming the key, for what is not supported.
     """
     kind = raw.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(
             f"{where}: architecture {kind!r} is not supported; model_type must be one of"
             f" {', '.join(FAMILIES)}"
         )
     family = FAMILIES[kind]
+    kinds.check(raw, kinds.MODEL, where)
     for name in raw.get("architectures") or ():
         if name not in family.classes:
             raise ValueError(
@@ -85,6 +88,7 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise ValueError(
             f"{where}: rope scaling {kind!r} is not supported; only {', '.join(ROPE_KINDS)} are"
         )
+    kinds.check(rope, kinds.ROPE, f"{where}: rope scaling")
     partial = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
     if partial not in (None, 1, 1.0):
         raise ValueError(f"{where}: partial_rotary_factor {partial} is not supported; only 1.0 is")

@@ -18,6 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
+from taskpgm.models import kinds
 from taskpgm.models.config import DENSE_NAMES, DecoderConfig, LoraConfig
 from taskpgm.models.hf import to_host
 from taskpgm.models.names import NAMES, flat_shapes
@@ -131,8 +132,8 @@ def load_peft(path: str | Path, config: DecoderConfig) -> tuple[LoraConfig, Any]
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder}: no {WEIGHTS}; an adapter folder of PEFT holds one")
     entries = read_header(folder / WEIGHTS)
-    plain = float(raw.get("lora_alpha", 8)) / int(raw["r"])
-    rank, found = int(raw["r"]), {}
+    plain = float(raw.get("lora_alpha", 8)) / raw["r"]
+    rank, found = raw["r"], {}
     for module in modules(config):
         layers = [PREFIX + module.name.format(i=i) for i in range(config.num_layers)]
         if not any(f"{name}.lora_{x}.weight" in entries for name in layers for x in "AB"):
@@ -193,6 +194,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     ):
         if raw.get(key, plain) not in (plain, None, []):
             raise ValueError(f"{path}: {key} = {raw[key]!r} is not supported; only {plain!r} is")
+    kinds.check(raw, kinds.ADAPTER, str(path))
     return raw
 
 
@@ -202,6 +204,7 @@ def _take(folder: Path, entries: dict, name: str, shape: tuple[int | None, int])
     if entry is None:
         raise ValueError(f"{folder / WEIGHTS}: tensor {name} is missing")
     fits = len(entry.shape) == 2 and shape in (entry.shape, (None, entry.shape[1]))
+    fits = fits and 0 not in entry.shape
     if not fits or entry.dtype not in DTYPES:
         raise ValueError(
             f"{folder / WEIGHTS}: tensor {name} is {entry.dtype} {list(entry.shape)}, which does"

@@ -7,6 +7,7 @@ header length, a JSON header of name -> dtype, shape, data_offsets, then the dat
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,7 +35,12 @@ class Entry(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """Every tensor of one file. ValueError for a file cut off or not of this format."""
+    """Every tensor of one file, from its header alone.
+
+    Raises ValueError, naming the file and the tensor, unless the tensors fill the rest of the file
+    one after the other, each as large as its type and shape make it: reading then cannot fail for
+    want of bytes, and no weights are taken for another tensor's as well.
+    """
     total = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -42,18 +48,43 @@ def read_header(path: Path) -> dict[str, Entry]:
             raise ValueError(f"{path}: not a safetensors file, or cut off in its header")
         try:
             header = json.loads(file.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"{path}: not a safetensors file (its header is not JSON)") from None
-    entries = {}
-    for name, item in header.items():
-        if name == "__metadata__":
-            continue
-        first, last = item["data_offsets"]
-        if 8 + length + last > total:
-            raise ValueError(f"{path}: cut off in tensor {name}")
-        shape = tuple(item["shape"])
-        entries[name] = Entry(path, item["dtype"], shape, 8 + length + first, last - first)
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: not a safetensors file (its header is not a JSON object)")
+    header.pop("__metadata__", None)
+    end, before = 8 + length, "the header"
+    entries = {name: _entry(path, name, item, end) for name, item in header.items()}
+    for name, entry in sorted(entries.items(), key=lambda pair: (pair[1].start, pair[1].size)):
+        if entry.start != end:
+            how = "overlaps" if entry.start < end else "leaves a gap after"
+            raise _damaged(path, f"tensor {name} {how} {before}")
+        end, before = end + entry.size, name
+        if end > total:
+            raise _damaged(path, f"cut off in tensor {name}")
+    if end < total:
+        raise _damaged(path, f"{total - end} bytes after {before} belong to no tensor")
     return entries
+
+
+def _entry(path: Path, name: str, item: Any, data: int) -> Entry:
+    """A tensor's line of the header, checked by itself; `data` is where the file's data begin."""
+    match item:
+        case {
+            "dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]
+        } if 0 <= first <= last and all(isinstance(n, int) and n >= 0 for n in shape):  # fmt: skip
+            pass
+        case _:
+            raise _damaged(path, f"tensor {name} has no valid dtype, shape and data_offsets")
+    size = last - first
+    # Of types that are not read, only the name is known.
+    if dtype in DTYPES and size != math.prod(shape) * DTYPES[dtype].itemsize:
+        raise _damaged(path, f"tensor {name} is {dtype} {shape} in {size} bytes")
+    return Entry(path, dtype, tuple(shape), data + first, size)
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path}: {what}; the file is damaged and has to be fetched or made again")
 
 
 def read_tensor(entry: Entry) -> np.ndarray:

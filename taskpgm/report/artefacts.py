@@ -14,6 +14,8 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Float
 
+WAY_OUT = "remove it, with the done.json beside it if there is one, and start the same run again"
+
 
 @dataclass(frozen=True)
 class Affinity:
@@ -127,7 +129,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it and run again") from error
+        raise ValueError(f"{path} is damaged ({error}): {WAY_OUT}") from error
 
 
 def _affinities(folder: Path) -> dict[str, Affinity]:
@@ -142,7 +144,7 @@ def _affinities(folder: Path) -> dict[str, Affinity]:
                 names = arrays["tasks"] if "tasks" in arrays else np.arange(len(matrix))
                 bounds = [arrays[key] if key in arrays else None for key in ("low", "high")]
         except (OSError, ValueError, BadZipFile) as error:
-            raise ValueError(f"{path} is damaged ({error}): remove it and run again") from error
+            raise ValueError(f"{path} is damaged ({error}): {WAY_OUT}") from error
         found[path.stem] = Affinity(path.stem, matrix, tuple(map(str, names)), *bounds)
     return found
 

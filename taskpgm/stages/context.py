@@ -1,7 +1,8 @@
 """What the stages share: the config, the workdir, and what is loaded from them once."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, wraps
 from pathlib import Path
@@ -94,10 +95,22 @@ class Context:
     def load_model(self, source: Source) -> tuple[models.DecoderConfig, dict]:
         """A model's config and its parameters, sharded over the mesh as they are read."""
         section = self.config.base
-        config, params = models.load_hf(
-            source.path, dtype=section.param_dtype, mesh=self.mesh, rules=self.rules
-        )
+        with self.reading(source):
+            config, params = models.load_hf(
+                source.path, dtype=section.param_dtype, mesh=self.mesh, rules=self.rules
+            )
         return self.decoder_config(config), params
+
+    @contextmanager
+    def reading(self, source: Source) -> Iterator[None]:
+        """Inside, the files of a model are read: what is wrong with one that a stage has made ends
+        in the way out."""
+        try:
+            yield
+        except (ValueError, FileNotFoundError) as error:
+            if self.folder not in source.path.parents:
+                raise
+            raise ValueError(f"{error}; {wd.way_out(source.path)}") from error
 
     def decoder_config(self, config: models.DecoderConfig) -> models.DecoderConfig:
         """How the model is run here: precision, recomputation, attention."""
@@ -113,7 +126,8 @@ class Context:
     def tokenizer(self, source: Source):
         """The tokenizer of a model, read once; where it has no chat template, the config's."""
         if source not in self._tokenizers:
-            tokenizer = load_tokenizer(source.path)
+            with self.reading(source):
+                tokenizer = load_tokenizer(source.path)
             template = self.config.tasks.chat_template
             if template and not tokenizer.chat_template:
                 tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
@@ -166,6 +180,7 @@ def pretrained(path: str) -> Source:
 
     Raises:
       FileNotFoundError: no such folder, or no weights in it.
+      ValueError: not a model that can be loaded, as its config.json and headers tell.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -177,4 +192,5 @@ def pretrained(path: str) -> Source:
     names = [name for name in files if name == "config.json" or name.endswith(".safetensors")]
     if not any(name.endswith(".safetensors") for name in names):
         raise FileNotFoundError(f"{path}: no *.safetensors in this model folder")
+    models.check_hf(folder)
     return Source(folder, wd.fingerprint(folder, names))

@@ -1,7 +1,9 @@
 """The flow: which stages there are, in which order, and whether a workdir may be continued."""
 
 import difflib
+import errno
 import fnmatch
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,6 +69,7 @@ def run(
 
     Raises:
       ValueError: no such stage, or the workdir was made by another config.
+      OSError: the workdir cannot be written.
     """
     stages = stages_of(config)
     names = [stage.name for stage in stages]
@@ -83,7 +86,7 @@ def run(
     if dry_run:
         plan.print_plan(context, [stage.name for stage in stages])
         return
-    wd.write_json(folder / "config.json", config.to_dict())
+    begin_workdir(folder, config)
     if jax.process_count() > 1:
         refuse_other_hosts(context)
     jax.config.update("jax_compilation_cache_dir", str((folder / ".cache").absolute()))
@@ -91,6 +94,23 @@ def run(
     for stage in stages:
         stage.run(context)
     say("done", f"in {time.monotonic() - start:.0f} s, everything is in {folder}")
+
+
+def begin_workdir(folder: Path, config: ConfigDict) -> None:
+    """Writes config.json, the first file of a run: here a workdir shows that it can be written.
+
+    Raises:
+      OSError: it cannot, or the disk is full.
+    """
+    try:
+        wd.write_json(folder / "config.json", config.to_dict())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        reason = error.strerror or error
+        raise OSError(
+            f"--workdir={folder}: nothing can be written there ({reason}); choose another folder"
+        ) from error
 
 
 def checked(config: ConfigDict) -> ConfigDict:
@@ -160,7 +180,14 @@ def refuse_other_config(folder: Path, config: ConfigDict) -> None:
                 return
             raise ValueError(f"{folder} has no config.json: choose an empty --workdir")
         return
-    old = wd.read_json(folder / "config.json")
+    try:
+        old = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        # Not made again like other files: nothing else tells what the workdir was made by.
+        raise ValueError(
+            f"{folder / 'config.json'} is damaged ({error}): put a copy of it back, or choose "
+            "another --workdir"
+        ) from error
     blocking = []
     for key, before, now in wd.differing_keys(old, config.to_dict()):
         if any(fnmatch.fnmatch(key, pattern) for pattern in FREE):

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from jaxtyping import Float
 from taskpgm.stages import workdir as wd
 
 Named = tuple[Float[np.ndarray, "n n"], list[str]]
+# What numpy raises for files of these kinds that are damaged, or of another kind.
+UNREADABLE = (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def save_matrix(path: Path, **arrays: np.ndarray) -> None:
@@ -34,7 +38,7 @@ def load_matrix(path: Path) -> Named:
     try:
         matrix, names = READERS[path.suffix](path)
         matrix = np.asarray(matrix, np.float64)
-    except (ValueError, OSError, KeyError, EOFError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a readable {path.suffix} matrix ({reason})") from error
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:

@@ -67,16 +67,16 @@ def say_changes(before: list[dict], now: list[dict]) -> None:
 
 @on_mesh
 def base_stage(context: Context) -> None:
-    """Makes sure of the base model: checks the one that is named, or pretrains the embedded one."""
+    """Makes sure of the base model: says which one is named, or pretrains the embedded one."""
     source = context.base
     if context.config.proxy.path:
-        models.check_hf(context.proxy.path)
         say("base", f"proxy {context.proxy.path} (key {context.proxy.key})")
     if context.config.base.path:
-        models.check_hf(source.path)
         say("base", f"{source.path} (key {source.key})")
         return
     if wd.is_done(source.path, source.key):
+        with context.reading(source):
+            models.check_hf(source.path)
         say("base", "done already")
         return
     start = time.monotonic()

@@ -1,5 +1,6 @@
 """Stages `affinity` and `mixture`: how tasks relate, and what follows for their proportions."""
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from taskpgm import affinity, mixture, training
 from taskpgm.stages import adapters, mixtures
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, on_mesh, say
-from taskpgm.stages.matrix import load_matrix, save_matrix
+from taskpgm.stages.matrix import UNREADABLE, load_matrix, save_matrix
 
 KINDS = ("pmi", "jsd")
 
@@ -66,7 +67,12 @@ def compute_scores(context: Context, folder: Path) -> affinity.Scores:
     section, mode = context.config.affinity, context.config.adapters.mode
     config, params = context.load_model(context.proxy)
     config = adapters.with_lora(config, context.config.adapters)
-    models_of = adapters.load_adapters(context, config, context.names)
+    try:
+        models_of = adapters.load_adapters(context, config, context.names)
+    except (training.Damaged, FileNotFoundError) as error:
+        raise OSError(
+            f"{error}; remove the {wd.MARK} beside it and start the same command again"
+        ) from error
     rows, counts = [], []
     for task in context.tasks:
         rows.append(context.rows(context.proxy, task.heldout, task.name))
@@ -150,20 +156,34 @@ def sizes(context: Context) -> list[int] | None:
         return context.sizes.tolist()
     if not section.sizes:
         return None
-    given = wd.read_json(Path(section.sizes))
+    try:
+        given = json.loads(Path(section.sizes).read_text(encoding="utf-8"))
+        given = {name: int(size) for name, size in given.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{section.sizes}: not a JSON object of tasks and their numbers of examples ({error})"
+        ) from error
     names = next(iter(affinities(context.folder).values()))[1]
     absent = [name for name in names if name not in given]
     if absent:
         raise ValueError(f"{section.sizes}: no size of task {absent[0]!r}")
-    return [int(given[name]) for name in names]
+    return [given[name] for name in names]
 
 
 def affinities(folder: Path) -> dict[str, tuple[np.ndarray, list[str]]]:
     """{kind: (S [n, n], task names)} of the matrices in a workdir."""
     paths = {kind: folder / "affinity" / f"{kind}.npz" for kind in KINDS}
-    found = {kind: load_matrix(path) for kind, path in paths.items() if path.is_file()}
+    found = {}
+    for kind, path in paths.items():
+        if path.is_file():
+            try:
+                found[kind] = load_matrix(path)
+            except ValueError as error:
+                raise ValueError(f"{error}: {wd.way_out(path)}") from error
     if not found:
-        raise ValueError(f"{folder / 'affinity'} holds no affinity: run the stage `affinity` first")
+        raise ValueError(
+            f"{folder / 'affinity'} holds no affinity: {wd.way_out(folder / 'affinity')}"
+        )
     return found
 
 
@@ -173,8 +193,11 @@ def resamples(folder: Path, kinds: Iterable[str]) -> dict[str, np.ndarray]:
     for kind in kinds:
         path = folder / "affinity" / f"{kind}-resamples.npz"
         if path.is_file():
-            with np.load(path) as archive:
-                found[kind] = archive["samples"].astype(np.float64)
+            try:
+                with np.load(path) as archive:
+                    found[kind] = archive["samples"].astype(np.float64)
+            except UNREADABLE as error:
+                raise ValueError(f"{path} is damaged ({error}): {wd.way_out(path)}") from error
     return found
 
 

@@ -2,8 +2,9 @@
 
 Every artefact of a run is a folder with a *key*: a hash of all that it depends on. The key is
 written into `done.json` inside the folder, as the last act of making it. Same key and a mark:
-skipped. Anything else is made again, or goes on from its own checkpoints. A file is written under
-a temporary name and renamed, so a half-written one is never taken for a whole one.
+skipped. Anything else is made again, or goes on from its own checkpoints: whatever is damaged in
+it, the way out is to remove the mark. A file is written under a temporary name and renamed, so a
+half-written one is never taken for a whole one.
 
 Of several processes the first alone reads and writes here, and all go by what it has found.
 """
@@ -51,12 +52,24 @@ def read_json(path: Path) -> Any:
     """Reads a JSON file of the workdir.
 
     Raises:
-      ValueError: the file is damaged; names it and the way out.
+      ValueError: the file is missing or damaged; names it and the way out.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it and run again") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: {way_out(path)}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {way_out(path)}") from error
+
+
+def way_out(path: Path) -> str:
+    """What to do so that a damaged file or folder of the workdir is made again.
+
+    The file alone would not do: its artefact would still be marked complete. Nor need the artefact
+    go: what of it is whole (scores, checkpoints) is used again.
+    """
+    artefact = next((at for at in (path, *path.parents) if (at / MARK).is_file()), None)
+    return f"remove {artefact / MARK if artefact else path} and start the same command again"
 
 
 def is_done(folder: Path, key: str) -> bool:
@@ -95,7 +108,8 @@ def begin(folder: Path, key: str) -> None:
     What was made under another key is removed first: it belongs to inputs that are gone.
     """
     started = folder / "key.json"
-    if started.is_file() and read_json(started)["key"] == key and not (folder / MARK).exists():
+    open_still = started.is_file() and not (folder / MARK).exists()
+    if open_still and read_json(started)["key"] == key:
         return
     if folder.exists():
         # Renamed before it is removed: a kill in between must not leave half of it under its name.

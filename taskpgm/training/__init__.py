@@ -1,6 +1,6 @@
 """How it learns: mesh, loss, optimizer, step, loop, checkpoints, metrics."""
 
-from taskpgm.training.checkpoint import restore_tree, save_tree
+from taskpgm.training.checkpoint import Damaged, restore_tree, save_tree
 from taskpgm.training.flops import flops_per_token, num_adapter_params, peak_flops
 from taskpgm.training.hosts import agree, by_first, fail, initialize_distributed
 from taskpgm.training.loop import Preempted, fit
@@ -29,6 +29,7 @@ from taskpgm.training.step import make_train_step
 
 __all__ = [
     "AXES",
+    "Damaged",
     "Memory",
     "Optimizer",
     "Preempted",

@@ -83,6 +83,37 @@ def test_what_is_not_supported_is_named(change, said):
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"quantization_config": "gptq"}, "quantization_config must be an object or null"),
+        ({"hidden_size": "16"}, "hidden_size must be a whole number above 0, not '16'"),
+        ({"hidden_size": 16.0}, "hidden_size must be a whole number above 0, not 16.0"),
+        ({"hidden_size": None}, "hidden_size must be a whole number above 0, not None"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be a whole number above 0, not 0"),
+        ({"num_hidden_layers": True}, "num_hidden_layers must be a whole number"),
+        ({"num_key_value_heads": -2}, "num_key_value_heads must be a whole .* or null, not -2"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a number above 0, not nan"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps must be a number above 0"),
+        ({"rope_parameters": "default"}, "rope_parameters must be an object or null"),
+        ({"rope_scaling": {"rope_type": ["linear"]}}, r"rope scaling \['linear'\] is not"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": "two"}},
+            "rope scaling: factor must be a number above 0, not 'two'",
+        ),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings must be true or false or null"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures must be a list of strings or null"),
+        ({"hidden_act": ["silu"]}, "hidden_act must be a string"),
+        ({"model_type": ["llama"]}, r"architecture \['llama'\] is not supported"),
+        ({"eos_token_id": {"id": 2}}, "eos_token_id must be a token's number or a list of them"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named(change, said, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA | change))
+    with pytest.raises(ValueError, match=f"config.json: {said}"):
+        DecoderConfig.from_hf(tmp_path)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"scale_attn_by_inverse_layer_idx": True},

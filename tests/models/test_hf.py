@@ -187,6 +187,67 @@ def test_not_safetensors(folder):
     refused(folder, "not a safetensors file")
 
 
+def rewrite_header(path, change):
+    """Changes a file's header in place, its data untouched."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(change(json.loads(content[8 : 8 + length]))).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+
+
+def test_headers_that_are_no_objects(folder):
+    rewrite_header(folder / WEIGHTS, list)
+    refused(folder, f"{WEIGHTS}: not a safetensors file .*not a JSON object")
+    (folder / WEIGHTS).write_bytes((10**5).to_bytes(8, "little") + b"[" * 10**5)
+    refused(folder, f"{WEIGHTS}: not a safetensors file")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda item: None, "no valid dtype, shape and data_offsets"),
+        (lambda item: {k: v for k, v in item.items() if k != "data_offsets"}, "no valid dtype"),
+        (lambda item: item | {"data_offsets": item["data_offsets"][:1]}, "no valid dtype"),
+        (lambda item: item | {"data_offsets": item["data_offsets"][::-1]}, "no valid dtype"),
+        (lambda item: item | {"shape": [-32]}, "no valid dtype"),
+        (lambda item: item | {"dtype": 32}, "no valid dtype"),
+        (lambda item: item | {"shape": [31]}, r"is F32 \[31\] in 128 bytes"),
+        (lambda item: item | {"dtype": "BF16"}, r"is BF16 \[32\] in 128 bytes"),
+    ],
+)
+def test_a_tensor_whose_header_cannot_be(folder, change, said):
+    name = "model.norm.weight"
+    rewrite_header(folder / WEIGHTS, lambda header: header | {name: change(header[name])})
+    refused(folder, f"{WEIGHTS}: tensor {name} .*{said}")
+
+
+def test_tensors_lie_one_after_the_other(folder):
+    name = "model.norm.weight"
+
+    def moved(by):
+        def change(header):
+            first, last = header[name]["data_offsets"]
+            return header | {name: header[name] | {"data_offsets": [first + by, last + by]}}
+
+        return change
+
+    # Half of it are the weights of another: of the right size and shape, and wrong.
+    rewrite_header(folder / WEIGHTS, moved(-64))
+    refused(folder, f"{WEIGHTS}: tensor {name} overlaps model.embed_tokens.weight")
+    rewrite_header(folder / WEIGHTS, moved(64 + 4))
+    refused(folder, f"{WEIGHTS}: tensor {name} leaves a gap after")
+    rewrite_header(folder / WEIGHTS, moved(-4))
+    with (folder / WEIGHTS).open("ab") as file:
+        file.write(b"more")
+    refused(folder, f"{WEIGHTS}: 4 bytes after .* belong to no tensor")
+
+
+def test_the_order_of_names_in_a_header_is_free(folder):
+    _, before = load_hf(folder)
+    rewrite_header(folder / WEIGHTS, lambda header: dict(reversed(header.items())))
+    jax.tree.map(np.testing.assert_array_equal, load_hf(folder)[1], before)
+
+
 def test_bad_indices(tiny, randomized, tmp_path):
     config = tiny()
     save_hf(tmp_path, config, randomized(config), shard_bytes=20_000)

@@ -36,6 +36,11 @@ def test_round_trip(saved):
         ({"modules_to_save": ["lm_head"]}, "modules_to_save = .'lm_head'. is not supported"),
         ({"peft_type": "IA3"}, "peft_type = 'IA3' is not supported"),
         ({"layers_to_transform": [0]}, "layers_to_transform = .0. is not supported"),
+        ({"r": 0}, f"{CONFIG}: r must be a whole number above 0, not 0"),
+        ({"r": "8"}, f"{CONFIG}: r must be a whole number above 0, not '8'"),
+        ({"lora_alpha": None}, f"{CONFIG}: lora_alpha must be a number above 0, not None"),
+        ({"lora_dropout": 1}, f"{CONFIG}: lora_dropout must be a number from 0 to below 1, not 1"),
+        ({"alpha_pattern": {"c_proj": "x"}}, f"{CONFIG}: alpha_pattern must be an object of num"),
     ],
 )
 def test_other_kinds_of_adapters(saved, change, said):

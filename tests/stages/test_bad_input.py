@@ -157,6 +157,73 @@ def test_a_model_folder_without_weights(tmp_path, data):
     assert "no such model folder" in line
 
 
+@pytest.mark.parametrize("damage", ["header", "cut off", "shard"])
+def test_a_dry_run_refuses_a_model_that_cannot_be_loaded(tmp_path, data, damage):
+    path = model_folder(tmp_path) / "model.safetensors"
+    if damage == "header":
+        path.write_bytes((2).to_bytes(8, "little") + b"[]")
+    elif damage == "cut off":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.rename(path.with_name("model-1.safetensors"))
+        index = {"weight_map": {"model.norm.weight": "model-2.safetensors"}}
+        path.with_name("model.safetensors.index.json").write_text(json.dumps(index))
+    config = get_config()
+    config.tasks.source, config.base.path = str(data), str(path.parent)
+    with pytest.raises((ValueError, OSError), match=r"model(-2)?\.safetensors: ") as caught:
+        stages.run(config, str(tmp_path / "run"), dry_run=True)
+    assert "\n" not in launcher.one_line(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_a_workdir_that_cannot_be_written(tmp_path, data, where):
+    (tmp_path / "file").write_text("not a folder")
+    config = get_config()
+    config.tasks.source = str(data)
+    with pytest.raises(OSError, match=f"--workdir={tmp_path}/{where}: nothing can be written") as e:
+        stages.run(config, str(tmp_path / where))
+    assert ".tmp" not in launcher.one_line(e.value)
+
+
+def test_a_matrix_that_is_cut_off(tmp_path):
+    path = tmp_path / "S.npz"
+    np.savez(path, affinity=np.eye(3))
+    path.write_bytes(path.read_bytes()[:100])
+    line = refused(tmp_path, lambda c: c.affinity.update(matrix=str(path)))
+    assert f"{path}: not a readable .npz matrix" in line
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"0": "many"}'])
+def test_sizes_that_are_not(tmp_path, text):
+    path, sizes = tmp_path / "S.npz", tmp_path / "sizes.json"
+    np.savez(path, affinity=np.eye(2), tasks=["0", "1"])
+    sizes.write_text(text)
+    config = get_config()
+    config.affinity.matrix, config.affinity.sizes = str(path), str(sizes)
+    with pytest.raises(ValueError, match=f"{sizes}: not a JSON object of tasks"):
+        stages.run(config, str(tmp_path / "run"))
+
+
+def test_damage_in_a_matrix_run_leads_out(tmp_path):
+    path, workdir = tmp_path / "S.npz", tmp_path / "run"
+    np.savez(path, affinity=np.eye(2), tasks=["0", "1"])
+    config = get_config()
+    config.affinity.matrix, config.compare = str(path), ("taskpgm-pmi", "uniform")
+    stages.run(config, str(workdir))
+    for damaged, mark in (
+        ("affinity/pmi.npz", "affinity/done.json"),
+        ("mixture/weights.json", "mixture/done.json"),
+    ):
+        whole = (workdir / damaged).read_bytes()
+        (workdir / damaged).write_bytes(whole[:40])
+        with pytest.raises(ValueError, match=f"{workdir / damaged}.*: remove .*done.json"):
+            stages.run(config, str(workdir))
+        (workdir / mark).unlink()
+        stages.run(config, str(workdir))
+        assert (workdir / damaged).read_bytes() == whole
+
+
 def test_a_full_disk_is_called_one():
     error = OSError(errno.ENOSPC, "No space left on device", "runs/x/weights.json")
     line = launcher.one_line(error)

@@ -39,6 +39,14 @@ def test_a_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
         refuse_other_config(folder, config)
 
 
+def test_a_damaged_config_is_not_removed(tmp_path):
+    folder = workdir_of(tmp_path, default_config(), "base")
+    for text in ("{", "[1]"):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(ValueError, match="config.json is damaged .*: put a copy of it back"):
+            refuse_other_config(folder, default_config())
+
+
 def test_keys_of_later_stages_may_change(tmp_path):
     config = default_config()
     folder = workdir_of(tmp_path, config, "base", "adapters", "affinity")

@@ -1,5 +1,7 @@
 """Kill it anywhere, start the same command: the same bits come out, and nothing is done twice."""
 
+import os
+import shutil
 import signal
 import subprocess
 import time
@@ -69,3 +71,27 @@ def test_what_is_done_is_not_done_again(finished, tasks_folder):
     for stage in ("tasks", "base", "adapters", "affinity", "mixture"):
         assert f"{stage}  done already" in said
     assert said.count("done already") >= 5 + 4 + 5  # and each run, and each evaluation
+
+
+def test_damage_ends_in_the_way_out_and_it_leads_out(finished, tasks_folder, tmp_path):
+    workdir, options = tmp_path / "run", [f"--config.tasks.source={tasks_folder}"]
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "affinity")  # so that the adapters, and below a run's model, are read
+    (workdir / "evaluation" / "uniform" / "done.json").unlink()
+    for damaged, mark in (
+        ("base/model.safetensors", "base/done.json"),
+        ("adapters/upper/weights/**/d/*", "adapters/upper/done.json"),
+        ("mixture/weights.json", "mixture/done.json"),
+        ("runs/uniform/hf/model.safetensors", "runs/uniform/done.json"),
+    ):
+        file = max(workdir.glob(damaged), key=lambda path: path.stat().st_size)
+        os.truncate(file, file.stat().st_size // 2)
+        (line,) = [x for x in launch(workdir, *options, code=1).stderr.splitlines() if "error" in x]
+        told = "the done.json beside it" if "adapters" in mark else str(workdir / mark)
+        assert line.endswith(f"remove {told} and start the same command again")
+        assert damaged.split("/**")[0] in line
+        (workdir / mark).unlink()
+    launch(workdir, *options)
+    assert weights(workdir) == weights(finished)
+    for name in ("mixture/weights.json", "affinity/pmi.npz"):
+        assert (workdir / name).read_bytes() == (finished / name).read_bytes()

@@ -37,8 +37,41 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
 
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "done.json").write_text('{"key": ')
-    with pytest.raises(ValueError, match="done.json is damaged .* run again"):
+    with pytest.raises(ValueError, match="done.json is damaged .*: remove .*done.json and start"):
         wd.is_done(tmp_path, "key")
+
+
+def test_the_way_out_of_damage_is_the_mark_and_it_leads_out(tmp_path):
+    folder = tmp_path / "artefact"
+    wd.begin(folder, "key")
+    (folder / "checkpoint").write_text("whole")
+    (folder / "it.json").write_text("{")
+    wd.mark_done(folder, "key")
+    for _ in range(2):  # damaged, then missing
+        with pytest.raises(ValueError, match=rf"it.json is .*: remove {folder}/done.json and"):
+            wd.read_json(folder / "it.json")
+        (folder / "it.json").unlink(missing_ok=True)
+    (folder / wd.MARK).unlink()
+    wd.begin(folder, "key")
+    assert not wd.is_done(folder, "key")
+    assert (folder / "checkpoint").exists()
+
+
+def test_the_way_out_of_a_file_without_a_mark_is_the_file(tmp_path):
+    (tmp_path / "tasks.json").write_text("{")
+    with pytest.raises(ValueError, match=rf"damaged .*: remove {tmp_path}/tasks.json and start"):
+        wd.read_json(tmp_path / "tasks.json")
+
+
+def test_a_damaged_key_does_not_hold_up_one_who_begins(tmp_path):
+    folder = tmp_path / "artefact"
+    wd.begin(folder, "key")
+    (folder / "key.json").write_text("{")
+    with pytest.raises(ValueError, match=rf"key.json is damaged .*: remove {folder}/key.json and"):
+        wd.begin(folder, "key")
+    wd.mark_done(folder, "key")
+    wd.begin(folder, "other")
+    assert wd.read_json(folder / "key.json") == {"key": "other"}
 
 
 def test_differing_keys_are_leaves():
