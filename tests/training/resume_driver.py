@@ -53,7 +53,8 @@ def train(directory: Path, kill_at: int | None, pause: float) -> None:
         if not first.exists():
             first.write_text(str(k))
         if kill_at is not None and k >= kill_at and not dying:
-            dying.append(threading.Timer(random.Random(k).random() * 0.03, os.kill, (os.getpid(), 9)))
+            delay = random.Random(k).random() * 0.03
+            dying.append(threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)))
             dying[0].start()
         time.sleep(pause)
         rng = np.random.default_rng(k)
