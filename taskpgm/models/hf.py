@@ -26,6 +26,7 @@ from taskpgm.models.safetensors_file import (
     DTYPES,
     Entry,
     read_header,
+    read_parts,
     read_tensor,
     replacing,
     write_file,
@@ -82,12 +83,13 @@ def _load_leaf(
     source = NAMES[config.architecture].table[leaf]
     convert, fill = _programs(source.transpose, like.dtype, sharding)
     if not leaf.startswith("layers/"):
-        tensor = _place(read_tensor(entries[source.name]), source, sharding, 0)
+        tensor = _place(entries[source.name], source, sharding, 0, {})
         return jax.block_until_ready(convert(tensor))
-    stack = jnp.zeros(like.shape, like.dtype, device=sharding)
+    stack, room = jnp.zeros(like.shape, like.dtype, device=sharding), {}
     for i in range(config.num_layers):
-        tensor = _place(read_tensor(entries[source.name.format(i=i)]), source, sharding, 1)
-        # Without waiting, a device's queue would hold every layer's tensor at once.
+        tensor = _place(entries[source.name.format(i=i)], source, sharding, 1, room)
+        # Without waiting, a device's queue would hold every layer's tensor at once, and the next
+        # one would be read into the memory of this one.
         stack = jax.block_until_ready(fill(stack, tensor, i))
     return stack
 
@@ -107,20 +109,36 @@ def _programs(transpose: bool, dtype, sharding: NamedSharding | None) -> tuple[C
 
 
 def _place(
-    tensor: np.ndarray, source: Source, sharding: NamedSharding | None, skip: int
+    entry: Entry, source: Source, sharding: NamedSharding | None, skip: int, room: dict
 ) -> jax.Array:
-    """The tensor, laid out as in its file, on its devices; it lacks the first `skip` axes."""
+    """The tensor, laid out as in its file, on its devices; it lacks the first `skip` axes.
+
+    `room` keeps the host's copy of each part, for the next tensor of the same shape: a CPU device
+    computes on that memory itself, so the result has to be used before the next call.
+    """
+    shape, first = entry.shape, 0
     if source.part is not None:
-        size = tensor.shape[-1] // 3
-        tensor = tensor[..., source.part * size : (source.part + 1) * size]
+        shape = (*shape[:-1], shape[-1] // 3)
+        first = source.part * shape[-1]
+
+    def in_file(index: tuple[slice, ...]) -> tuple[slice, ...]:
+        start, stop, _ = index[-1].indices(shape[-1])
+        return (*index[:-1], slice(first + start, first + stop))
+
     if sharding is None:
-        return jnp.asarray(tensor)
-    spec = tuple(sharding.spec)
-    spec = (spec + (None,) * (skip + tensor.ndim - len(spec)))[skip:]
-    spec = PartitionSpec(*(spec[::-1] if source.transpose else spec))
-    pick = lambda index: np.ascontiguousarray(tensor[index])  # noqa: E731
-    placed = NamedSharding(sharding.mesh, spec)
-    return jax.make_array_from_callback(tensor.shape, placed, pick)
+        indices = {"": (slice(None),) * len(shape)}
+    else:
+        spec = tuple(sharding.spec)
+        spec = (spec + (None,) * (skip + len(shape) - len(spec)))[skip:]
+        spec = PartitionSpec(*(spec[::-1] if source.transpose else spec))
+        placed = NamedSharding(sharding.mesh, spec)
+        here = placed.addressable_devices_indices_map(shape)
+        indices = {str(index): index for index in here.values()}
+    parts = read_parts(entry, [in_file(index) for index in indices.values()], list(room.values()))
+    room.update(zip(indices, parts, strict=True))
+    if sharding is None:
+        return jax.device_put(room[""])
+    return jax.make_array_from_callback(shape, placed, lambda index: room[str(index)])
 
 
 def _find(folder: Path, config: DecoderConfig) -> dict[str, Entry]:

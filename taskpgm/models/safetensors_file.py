@@ -8,8 +8,9 @@ header length, a JSON header of name -> dtype, shape, data_offsets, then the dat
 import contextlib
 import json
 import math
+import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,6 +23,7 @@ DTYPES = {
     "BF16": jnp.dtype("bfloat16"),
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
+BLOCK_BYTES = 1 << 20  # read at a time where a tensor is taken apart
 
 
 class Entry(NamedTuple):
@@ -92,6 +94,43 @@ def read_tensor(entry: Entry) -> np.ndarray:
     dtype = DTYPES[entry.dtype]
     count = entry.size // dtype.itemsize
     return np.fromfile(entry.file, dtype, count, offset=entry.start).reshape(entry.shape)
+
+
+def read_parts(
+    entry: Entry, indices: Sequence[tuple[slice, ...]], room: Sequence[np.ndarray] = ()
+) -> list[np.ndarray]:
+    """`tensor[index]` for every index, in one pass that never holds the tensor beside its parts.
+
+    room: what an earlier call gave for the same indices and shape, to be overwritten. A part has
+    pages of its own, which go back to the system with it: the heap keeps what is freed, a few
+    tensors' worth in each thread. And a CPU device takes what begins a page without a copy.
+    """
+    dtype, (rows, *rest) = DTYPES[entry.dtype], entry.shape
+    starts = [index[0].indices(rows)[0] for index in indices]
+    parts = list(room)
+    if not parts or parts[0].dtype != dtype:
+        views = [np.broadcast_to(np.empty((), dtype), entry.shape)[index] for index in indices]
+        parts = [_in_pages(view.shape, dtype) for view in views]
+    at_a_time = max(1, BLOCK_BYTES * rows // max(entry.size, 1))
+    buffer = np.empty((min(at_a_time, rows), *rest), dtype)
+    with entry.file.open("rb") as file:
+        file.seek(entry.start)
+        for first in range(0, rows, at_a_time):
+            block = buffer[: rows - first]
+            if file.readinto(block.reshape(-1).view(np.uint8)) != block.nbytes:
+                raise ValueError(f"{entry.file}: cut off while it was read")
+            for index, start, part in zip(indices, starts, parts, strict=True):
+                low, high = max(start, first), min(start + len(part), first + len(block))
+                if low < high:
+                    here = (slice(low - first, high - first), *index[1:])
+                    part[low - start : high - start] = block[here]
+    return parts
+
+
+def _in_pages(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    size = int(np.prod(shape, dtype=np.int64))
+    pages = mmap.mmap(-1, max(size * dtype.itemsize, 1))
+    return np.frombuffer(pages, dtype, size).reshape(shape)
 
 
 @contextlib.contextmanager

@@ -125,6 +125,7 @@ def render(study: Study, pictures: Mapping[str, Picture], command: Sequence[str]
         ],
         benchmarks=tables.benchmark_rows(study),
         affinity_notes={kind: tables.affinity_note(study, kind) for kind in study.affinities},
+        pairs={kind: tables.pair_rows(study, kind) for kind in study.affinities},
         light=family_colours(study.families, THEMES[0]),
         dark=family_colours(study.families, THEMES[1]),
         families=[family for family in study.families if family],

@@ -8,6 +8,7 @@ from taskpgm.report import findings
 from taskpgm.report.artefacts import Mixture, Study
 
 TINT = 0.10  # a relative difference that has the full tint
+PAIRS = 1000  # of tasks that are listed; all are in affinity/*.npz
 
 
 class Cell(NamedTuple):
@@ -182,6 +183,25 @@ def affinity_note(study: Study, kind: str) -> str:
         sure = (affinity.low > 0) | (affinity.high < 0)
         text += f" The 95% interval leaves out zero for {sure[off].mean():.0%} of the pairs."
     return text
+
+
+def pair_rows(study: Study, kind: str) -> list[dict[str, Any]]:
+    """Pairs of tasks, closest first, `PAIRS` at most, each with its affinity and interval."""
+    affinity = study.affinities[kind]
+    first, second = np.triu_indices(len(affinity.tasks), 1)
+    bounded = affinity.low is not None and affinity.high is not None
+    rows = []
+    for k in np.argsort(-affinity.matrix[first, second], kind="stable")[:PAIRS]:
+        i, j = first[k], second[k]
+        ends = (affinity.low[i, j], affinity.high[i, j]) if bounded else ()
+        rows.append(
+            {
+                "tasks": (affinity.tasks[i], affinity.tasks[j]),
+                "value": _plain(affinity.matrix[i, j]),
+                "interval": " to ".join(_plain(end) for end in ends),
+            }
+        )
+    return rows
 
 
 def _number(value: float | None, measure: str) -> str:

@@ -37,13 +37,13 @@ GPT2 = dict(
     bos_token_id=1,
     eos_token_id=2,
 )
-LLAMA3 = dict(
+LLAMA3 = dict(  # of the four frequencies of these heads one is kept, one blended, two divided
     rope_type="llama3",
     rope_theta=10000.0,
     factor=8.0,
-    low_freq_factor=1.0,
+    low_freq_factor=0.5,
     high_freq_factor=4.0,
-    original_max_position_embeddings=16,
+    original_max_position_embeddings=64,
 )
 LINEAR = dict(rope_type="linear", rope_theta=500000.0, factor=4.0)
 Llama, Mistral, Qwen2 = (
@@ -56,7 +56,7 @@ CONFIGS = {
     "llama_mha_tied": Llama(**SHAPE | {"num_key_value_heads": 4}, tie_word_embeddings=True),
     "llama_biases": Llama(**SHAPE, attention_bias=True, mlp_bias=True),
     "llama_linear": Llama(**SHAPE, rope_parameters=LINEAR),
-    "llama_llama3": Llama(**SHAPE, rope_parameters=LLAMA3),
+    "llama_llama3": Llama(**SHAPE | {"max_position_embeddings": 512}, rope_parameters=LLAMA3),
     "mistral": Mistral(**SHAPE, sliding_window=5),
     "qwen2": Qwen2(**SHAPE),
     "qwen2_tied_window": Qwen2(

@@ -26,7 +26,7 @@ FAMILIES = {
     "llama3": dict(
         architecture="llama",
         tie_embeddings=True,
-        rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 16),
+        rope_scaling=RopeScaling("llama3", 8.0, 0.5, 4.0, 64),
     ),
     "mistral": dict(architecture="mistral", sliding_window=5),
     "qwen2": dict(architecture="qwen2", qkv_bias=True),

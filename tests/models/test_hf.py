@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from taskpgm.models import load_hf, merge_lora, save_hf
+from taskpgm.models.safetensors_file import read_header, read_parts
 from taskpgm.training.mesh import ShardingRules, make_mesh
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -123,6 +124,27 @@ def test_every_tensor_goes_to_its_shards(tiny, randomized, tmp_path, family):
     assert kernel.addressable_shards[0].data.size == kernel.size // 8
     save_hf(tmp_path / "two", config, loaded)
     assert (tmp_path / "one" / WEIGHTS).read_bytes() == (tmp_path / "two" / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize("size", [1, 200, 3000])  # a row, some rows, most tensors whole
+def test_parts_are_read_in_blocks_of_any_size(tmp_path, monkeypatch, size):
+    monkeypatch.setattr("taskpgm.models.safetensors_file.BLOCK_BYTES", size)
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(size=(24, 10)).astype(np.float32) for name in "ab"}
+    tensors["row"] = rng.normal(size=50).astype(np.float32)
+    save_file(tensors, tmp_path / "x")
+    entries = read_header(tmp_path / "x")
+    indices = [np.s_[:, :], np.s_[7:19, :], np.s_[:, 3:5], np.s_[23:, 9:]]
+    first = read_parts(entries["a"], indices)
+    equal(first, [tensors["a"][index] for index in indices])
+    second = read_parts(entries["b"], indices, first)  # into the same memory
+    equal(second, [tensors["b"][index] for index in indices])
+    assert all(x is y for x, y in zip(first, second, strict=True))
+    equal(read_parts(entries["row"], [(slice(4, 30),)]), [tensors["row"][4:30]])
+    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:-1])
+    last = max(entries, key=lambda name: entries[name].start)
+    with pytest.raises(ValueError, match="cut off while it was read"):
+        read_parts(entries[last], [(slice(None),) * len(entries[last].shape)])
 
 
 def test_a_save_that_fails_leaves_no_folder_that_opens(folder, monkeypatch):
@@ -273,8 +295,9 @@ def test_an_unsupported_model_is_refused_before_its_weights(folder):
 def test_headers_are_checked_before_any_weight_is_read(folder, monkeypatch):
     edit(folder, **{"model.norm.weight": None})
 
-    def read(entry):
+    def read(*_):
         raise AssertionError("a weight was read")
 
     monkeypatch.setattr("taskpgm.models.hf.read_tensor", read)
+    monkeypatch.setattr("taskpgm.models.hf.read_parts", read)
     refused(folder, "tensor model.norm.weight is missing")

@@ -97,6 +97,23 @@ def test_half_precision_shards_of_theirs(theirs, tokens, tmp_path, name, dtype):
     close(logits(config, tokens, params=params), torch_logits(back.eval(), tokens))
 
 
+@pytest.mark.parametrize(("name", "dtype"), [("qwen2", "bfloat16"), ("gpt2", "float16")])
+def test_half_precision_files_of_ours(theirs, tokens, tmp_path, name, dtype):
+    model = theirs(name)
+    model.save_pretrained(tmp_path / "theirs")
+    config, params = load_hf(tmp_path / "theirs", dtype=dtype)
+    save_hf(tmp_path / "ours", config, params, shard_bytes=20_000)
+    opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype="auto")
+    wanted = model.to(getattr(torch, dtype))  # rounded by torch, as ours are by jax
+    assert opened.dtype == wanted.dtype
+    for (key, got), (_, weight) in zip(
+        opened.state_dict().items(), wanted.state_dict().items(), strict=True
+    ):
+        assert got.dtype == weight.dtype and torch.equal(got, weight), key
+    config, params = load_hf(tmp_path / "ours")
+    close(logits(config, tokens, params=params), torch_logits(opened.float().eval(), tokens))
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "gpt2"])
 def test_greedy_tokens_of_a_left_padded_batch(theirs, tmp_path, name):
     model = theirs(name)
@@ -110,6 +127,33 @@ def test_greedy_tokens_of_a_left_padded_batch(theirs, tmp_path, name):
     options = dict(attention_mask=mask, do_sample=False, eos_token_id=None, pad_token_id=0)
     wanted = model.generate(rows, max_new_tokens=16, **options)[:, 14:].tolist()
     assert generate(config, params, prompts, max_new_tokens=16) == wanted
+
+
+def test_rows_end_where_theirs_end(theirs, tmp_path):
+    """Stop ids are their end-of-sequence ids, read from config.json: one or several."""
+    model = theirs("llama")
+    model.save_pretrained(tmp_path)
+    config, params = load_hf(tmp_path)
+    prompts = np.random.default_rng(1).integers(3, 64, (3, 9)).tolist()
+    free = generate(config, params, prompts, max_new_tokens=16)
+    ends = set()
+    for stops in (free[0][5], [free[1][0], free[2][7]], 2):
+        model.config.eos_token_id = model.generation_config.eos_token_id = stops
+        model.save_pretrained(tmp_path)
+        config, params = load_hf(tmp_path)
+        ids = config.eos_token_id if isinstance(stops, list) else (config.eos_token_id,)
+        assert list(ids) == (stops if isinstance(stops, list) else [stops])
+        rows = torch.tensor(prompts)
+        options = dict(attention_mask=torch.ones_like(rows), do_sample=False, pad_token_id=0)
+        whole = model.generate(rows, max_new_tokens=16, **options)[:, 9:].tolist()
+        wanted = []
+        for row in whole:  # theirs keep the id that ended a row, and pad after it
+            end = next((i for i, token in enumerate(row) if token in ids), None)
+            assert end is None or not any(row[end + 1 :])
+            wanted.append(row[:end])
+            ends.add(end)
+        assert generate(config, params, prompts, max_new_tokens=16, stop_ids=ids) == wanted
+    assert {0, None} < ends  # at once, never, and on the way
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gpt2"])

@@ -73,6 +73,54 @@ def test_the_page_shows_everything(whole):
     assert not list((workdir / "report").glob(".*"))
 
 
+def rows_of(text, *cells):
+    """The page's table rows that have all these cells, tags taken out."""
+    found = []
+    for row in re.findall(r"<tr[^>]*>(.*?)</tr>", text, re.DOTALL):
+        row = [re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)]
+        if set(cells) <= set(row):
+            found.append(row)
+    return found
+
+
+def test_every_weight_has_its_interval(whole):
+    workdir, path = whole
+    study, text = read_study(workdir), path.read_text()
+    for mixture in (m for m in study.mixtures.values() if m.explain):
+        ends = zip(study.tasks, mixture.explain["low"], mixture.explain["high"], strict=True)
+        for task, low, high in ends:
+            assert len(rows_of(text, task, f"{low:.1%} to {high:.1%}")) >= 1, (mixture.name, task)
+    # Without intervals there is no empty column of them.
+    assert text.count("<th>95% interval</th><th>kept in</th>") == 2
+
+
+@pytest.mark.parametrize("kind", ["pmi", "jsd"])
+def test_every_pair_has_its_interval_and_the_closest_come_first(whole, kind):
+    workdir, path = whole
+    study = read_study(workdir)
+    affinity, text = study.affinities[kind], path.read_text()
+    plain = "{:.4f}".format
+    signed = lambda x: plain(x).replace("-", "\N{MINUS SIGN}")  # noqa: E731
+    pairs = [(i, j) for i in range(10) for j in range(i + 1, 10)]
+    pairs.sort(key=lambda pair: -affinity.matrix[pair])
+    for rank, (i, j) in enumerate(pairs):
+        ends = f"{signed(affinity.low[i, j])} to {signed(affinity.high[i, j])}"
+        cells = [study.tasks[i], study.tasks[j], signed(affinity.matrix[i, j]), ends]
+        assert rows_of(text, *cells) == [cells] * (2 if rank < 8 else 1)
+    assert "All pairs (45)" in text
+
+
+def test_many_pairs_are_cut_and_pairs_without_interval_shown(make_workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr("taskpgm.report.tables.PAIRS", 20)
+    workdir = make_workdir(tmp_path, 10, 3)
+    kept = dict(np.load(workdir / "affinity" / "pmi.npz"))
+    np.savez(workdir / "affinity" / "pmi.npz", affinity=kept["affinity"], tasks=kept["tasks"])
+    (workdir / "affinity" / "jsd.npz").unlink()
+    text = render(read_study(workdir), {})
+    assert "The 20 closest of 45 pairs" in text
+    assert text.count("<th>affinity</th></tr>") == 2  # and no column for intervals
+
+
 def test_the_same_artefacts_give_the_same_bytes(whole):
     workdir, _ = whole
     study = read_study(workdir)

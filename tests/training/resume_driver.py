@@ -1,7 +1,7 @@
 """Trains a small regression by `fit`, again and again, killed on the way; run by test_loop.
 
 Forks a process for each attempt, so that the imports are paid for once. Prints one JSON line: for
-each directory, the exit codes of its attempts.
+each directory, of each attempt its exit code, the newest checkpoint it found and its first step.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,16 +19,19 @@ import jax  # no device is touched before the forks
 import jax.numpy as jnp
 import numpy as np
 
-from taskpgm.training.checkpoint import save_tree
+from taskpgm.training.checkpoint import SEAL, save_tree
 from taskpgm.training.loop import fit
 from taskpgm.training.optimizer import make_optimizer
 from taskpgm.training.state import create_state
 
-STEPS = 60
+STEPS = 100
+KILLS = 10
 
 
-def train(directory: Path, pause: float) -> None:
+def train(directory: Path, kill_at: int | None, pause: float) -> None:
+    """Dies a moment after step `kill_at` was given its batch, whatever it is about then."""
     optimizer = make_optimizer({"lr": 0.05, "weight_decay": 0.0})
+    dying = []
 
     @jax.jit
     def step(state, batch, key, total):
@@ -45,6 +49,13 @@ def train(directory: Path, pause: float) -> None:
         return state, {"loss": value, "tokens": 3 * one, "grad_norm": one, "lr": rate}
 
     def batches(k):
+        first = directory / "first"
+        if not first.exists():
+            first.write_text(str(k))
+        if kill_at is not None and k >= kill_at and not dying:
+            delay = random.Random(k).random() * 0.03
+            dying.append(threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)))
+            dying[0].start()
         time.sleep(pause)
         rng = np.random.default_rng(k)
         return {
@@ -58,32 +69,36 @@ def train(directory: Path, pause: float) -> None:
     save_tree(directory / "final", {"w": state.trainable["w"], "step": state.step})
 
 
-def attempt(directory: Path, after: int | None, how: int = signal.SIGKILL) -> int:
-    """One process; told to end once metrics.jsonl has grown by `after` lines. Its exit code."""
-    record = directory / "metrics.jsonl"
-    start = record.read_text().count("\n") if record.exists() else 0
+def attempt(directory: Path, kill_at: int | None = None, stop: bool = False) -> list[int | None]:
+    """One process, killed near a step, or asked to stop once it has logged three times.
+
+    Its exit code, the newest checkpoint that it found (0 for none) and the first step it made.
+    """
+    record, first = directory / "metrics.jsonl", directory / "first"
+    directory.mkdir(exist_ok=True)
+    first.unlink(missing_ok=True)
+    found = max((int(p.parent.name) for p in directory.glob(f"checkpoints/*/{SEAL}")), default=0)
     child = os.fork()
     if child == 0:
-        train(directory, pause=0.0 if after is None else 0.004)
+        train(directory, kill_at, pause=0.0 if kill_at is None and not stop else 0.004)
         os._exit(0)
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
-        lines = record.read_text().count("\n") if record.exists() else 0
-        if after is not None and (lines >= start + after or lines < start):
-            time.sleep(random.random() * 0.05)
-            os.kill(child, how)
-            after = None
+            began = int(first.read_text()) if first.exists() else None
+            return [os.waitstatus_to_exitcode(status), found, began]
+        if stop and record.exists() and record.read_text().count("\n") >= 3:
+            os.kill(child, signal.SIGTERM)
+            stop = False
         time.sleep(0.002)
 
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     random.seed(int(sys.argv[2]))
-    codes = {"whole": [attempt(root / "whole", None)]}
-    codes["killed"] = [attempt(root / "killed", random.choice((1, 2))) for _ in range(10)]
-    codes["killed"].append(attempt(root / "killed", None))
-    codes["stopped"] = [attempt(root / "stopped", 3, signal.SIGTERM)]
-    codes["stopped"].append(attempt(root / "stopped", None))
-    print(json.dumps(codes))
+    kills = sorted(random.sample(range(3, 60), KILLS))
+    told = {"whole": [attempt(root / "whole")]}
+    told["killed"] = [attempt(root / "killed", step) for step in kills]
+    told["killed"].append(attempt(root / "killed"))
+    told["stopped"] = [attempt(root / "stopped", stop=True), attempt(root / "stopped")]
+    print(json.dumps(told))

@@ -28,15 +28,17 @@ def run_driver(root):
 
 
 def test_resumes_exactly_after_kills_and_sigterm(tmp_path):
-    codes = run_driver(tmp_path)
-    assert codes["whole"] == [0]
-    assert codes["killed"][-1] == 0 and codes["killed"].count(-9) >= 5
-    assert codes["stopped"] == [loop.RESUMABLE, 0]
+    told = run_driver(tmp_path)
+    codes = {name: [code for code, _, _ in attempts] for name, attempts in told.items()}
+    assert codes == {"whole": [0], "killed": [-9] * 10 + [0], "stopped": [loop.RESUMABLE, 0]}
+    for attempts in told.values():  # each went on from the newest checkpoint that was there
+        assert all(began == found for _, found, began in attempts)
+    assert len({began for _, _, began in told["killed"]}) >= 4  # and not ever again from the start
     like = {"w": jnp.zeros(16), "step": jnp.int32(0)}
-    final = {name: restore_tree(tmp_path / name / "final", like) for name in codes}
-    assert final["whole"]["step"] == 60
-    rows = {name: metrics.read(tmp_path / name / "metrics.jsonl") for name in codes}
-    assert [row["step"] for row in rows["whole"]] == list(range(4, 61, 4))
+    final = {name: restore_tree(tmp_path / name / "final", like) for name in told}
+    assert final["whole"]["step"] == 100
+    rows = {name: metrics.read(tmp_path / name / "metrics.jsonl") for name in told}
+    assert [row["step"] for row in rows["whole"]] == list(range(4, 101, 4))
     for name in ("killed", "stopped"):
         np.testing.assert_array_equal(final[name]["w"], final["whole"]["w"])  # to the last bit
         for key in ("step", "loss", "lr", "tokens"):

@@ -1,7 +1,10 @@
 """Every layout trains the curve of one device, and what should be sharded is."""
 
+import contextlib
 import dataclasses
+import functools
 import re
+import sys
 from functools import partial
 
 import jax
@@ -10,6 +13,9 @@ import numpy as np
 import pytest
 
 from taskpgm.models import init_lora, init_params, logical_axes, lora_logical_axes
+from taskpgm.training import metrics
+from taskpgm.training.checkpoint import abstract, restore_tree, save_tree
+from taskpgm.training.loop import fit
 from taskpgm.training.mesh import make_mesh, put_batch
 from taskpgm.training.optimizer import make_optimizer
 from taskpgm.training.state import create_state, init_sharded
@@ -17,6 +23,9 @@ from taskpgm.training.step import make_train_step
 
 STEPS = 20
 OPTIMIZER = make_optimizer({"lr": 3e-3, "warmup": 0.1})
+
+# Compiled once for all tests that take it.
+step_of = functools.cache(partial(make_train_step, optimizer=OPTIMIZER, chunk=8))
 
 
 def full(config, mesh):
@@ -49,7 +58,7 @@ def alone(tiny, make_batch):
 )
 def test_curve_equals_one_device(tiny, make_batch, alone, axes):
     mesh = make_mesh(axes)
-    step = make_train_step(tiny, OPTIMIZER, chunk=8)
+    step = step_of(tiny)
     batches = [put_batch(make_batch(k, rows=8), mesh) for k in range(STEPS)]
     losses, state = curve(step, full(tiny, mesh), batches, jax.random.key(1), jnp.int32(STEPS))
     wanted, reference = alone
@@ -168,14 +177,68 @@ def test_parameters_gradients_and_moments_are_sharded(tiny, make_batch):
     assert compiled.memory_analysis().argument_size_in_bytes < state_bytes / 8 + 8192
 
 
+@contextlib.contextmanager
+def watched():
+    """Collects, at every return of a Python function, the bytes that one device holds of each
+    array there is then and was not before: what is made whole and then moved is seen."""
+    before, seen = {id(x) for x in jax.live_arrays()}, set()
+
+    def look(frame, event, _):
+        if event == "return":
+            for x in jax.live_arrays():
+                if id(x) not in before:
+                    held = x.sharding.shard_shape(x.shape)
+                    seen.add(int(np.prod(held)) * x.dtype.itemsize)
+
+    sys.setprofile(look)
+    try:
+        yield seen
+    finally:
+        sys.setprofile(None)
+
+
 def test_optimizer_state_is_never_made_whole(tiny):
     """Each moment lies as its parameter does, from the program on that makes it."""
     mesh = make_mesh({"fsdp": 8})
-    state = full(tiny, mesh)
+    make, axes = partial(init_params, tiny), logical_axes(tiny)
+    with watched() as seen:
+        params = init_sharded(make, jax.random.key(0), axes=axes, mesh=mesh)
+    largest = max(x.nbytes for x in jax.tree.leaves(params))
+    assert max(seen) == largest // 8
+    with watched() as seen:
+        state = create_state(OPTIMIZER, params)
+    assert max(seen) == largest // 8
     adam = state.opt_state[1]
     for moment in (adam.mu, adam.nu):
         same = jax.tree.map(lambda m, p: m.sharding == p.sharding, moment, state.trainable)
         assert all(jax.tree.leaves(same))
+    # From the host as well, shard by shard.
+    host = jax.tree.map(np.asarray, params)
+    with watched() as seen:
+        create_state(OPTIMIZER, host, mesh=mesh, axes=axes)
+    assert max(seen) == largest // 8
+
+
+def test_a_checkpoint_is_restored_shard_by_shard(tiny, tmp_path):
+    state = create_state(OPTIMIZER, init_params(tiny, jax.random.key(0)))
+    save_tree(tmp_path / "a", state)
+    like = jax.tree.map(abstract, full(tiny, make_mesh({"fsdp": 8})))
+    with watched() as seen:
+        restored = restore_tree(tmp_path / "a", like)
+    assert max(seen) == max(x.nbytes for x in jax.tree.leaves(restored)) // 8
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+def test_a_curve_goes_on_on_another_mesh(tiny, make_batch, alone, tmp_path):
+    """Three steps on one layout, three more on another, from the checkpoint between them."""
+    options = {"totals": STEPS, "directory": tmp_path, "name": "r", "log_every": 1}
+    for steps, axes in ((3, {"fsdp": 8}), (6, {"tensor": 4, "data": 2})):
+        mesh = make_mesh(axes)
+        options |= {"put": partial(put_batch, mesh=mesh)}
+        fit(step_of(tiny), full(tiny, mesh), partial(make_batch, rows=8), steps=steps, **options)
+    rows = metrics.read(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose([row["loss"] for row in rows], alone[0][:6], rtol=1e-4)
 
 
 def test_a_state_off_the_mesh_is_named(tiny, make_batch):
