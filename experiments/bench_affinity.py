@@ -193,12 +193,12 @@ def packed(tasks, length: int):
 
 
 def load_ours(folder: Path, config, n: int):
-    """(base, adapters stacked), from files."""
+    """(base, adapters stacked), from files; the adapters wait on the host, as in the pipeline."""
     from taskpgm import models
 
     _, params = models.load_hf(folder / "base")
     loras = [models.load_peft(folder / f"adapter{i}", config)[1] for i in range(n)]
-    return params, jax.tree.map(lambda *x: jnp.stack(x), *loras)
+    return params, jax.tree.map(lambda *x: np.stack(x), *loras)
 
 
 def score_ours(config, params, loras, tasks, length: int) -> np.ndarray:
@@ -207,7 +207,8 @@ def score_ours(config, params, loras, tasks, length: int) -> np.ndarray:
 
     with tempfile.TemporaryDirectory() as store:
         scores = affinity.compute_scores(
-            config, params, lambda some: jax.tree.map(lambda x: x[np.asarray(some)], loras),
+            config, params,
+            lambda some: jax.device_put(jax.tree.map(lambda x: x[np.asarray(some)], loras)),
             packed(tasks, length), [len(task) for task in tasks],
             model_keys=[str(i) for i in range(len(tasks))], folder=store, memory=2**30,
             batch_size=8, contexts=None,
