@@ -33,7 +33,6 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes,
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
 
 INTERRUPTED = 130
-RESUMABLE = 75  # EX_TEMPFAIL
 
 
 def main(argv: list[str]) -> None:
@@ -88,7 +87,7 @@ def parse(argv: list[str]) -> list[str]:
 def stopped(*_) -> NoReturn:
     """SIGTERM where nothing is being trained: there it is saved first (training/loop.py)."""
     print("stopped: the same command goes on from here", file=sys.stderr)
-    sys.exit(RESUMABLE)
+    sys.exit(os.EX_TEMPFAIL)
 
 
 def guarded(argv: list[str]) -> None:

@@ -209,10 +209,12 @@ def load_adapters(
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like)
     held = jax.tree.map(lambda x: np.empty((len(names), *x.shape), x.dtype), like)
     for i, name in enumerate(names):
-        model = training.restore_tree(adapter_folder(context, name) / "weights", one)
+        folder = adapter_folder(context, name)
+        try:
+            model = training.restore_tree(folder / "weights", one)
+        except (training.Damaged, FileNotFoundError) as error:
+            raise OSError(f"{error}; {wd.way_out(folder)}") from error
         jax.tree.map(lambda into, x: into.__setitem__(i, x), held, model)  # noqa: B023
-
-    def put(x: np.ndarray) -> jax.Array:
-        return jax.make_array_from_callback(x.shape, everywhere, x.__getitem__)
-
-    return lambda some: jax.tree.map(lambda x: put(x[np.asarray(some)]), held)
+    return lambda some: jax.tree.map(
+        lambda x: training.place(x[np.asarray(some)], everywhere), held
+    )

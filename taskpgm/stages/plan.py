@@ -68,17 +68,23 @@ class Estimate:
             return self.context.decoder_config(models.DecoderConfig.from_hf(source.path))
         return self.context.decoder_config(prepare.embedded_config(self.context))
 
-    def tokens(self, source: Source, examples: Sequence[tasks.Example]) -> int:
-        """Tokens of some examples: prompts, responses, ends."""
+    def count(self, source: Source, examples: Sequence[tasks.Example]) -> tuple[int, int]:
+        """Tokens of some examples, prompts, responses and ends; and those that are scored."""
         section = self.context.config
         if (source.path / "tokenizer.json").is_file() and len(examples) <= MOST_EXAMPLES:
             encoded = tasks.encode(self.context.tokenizer(source), examples, section.tasks.length)
-            return sum(len(ids) for ids in encoded.ids)
-        said = sum(
-            len(x.prompt) + len(x.response) + sum(len(c) for _, c in x.messages or ())
-            for x in examples
-        )
-        return int(said / self.bytes_per_token(source)) + len(examples)
+            return sum(map(len, encoded.ids)), sum(int(x.sum()) for x in encoded.scored)
+        embedded = source == self.context.base and not section.base.path
+        each = EMBEDDED_BYTES_PER_TOKEN if embedded else BYTES_PER_TOKEN
+        turns = [turn for x in examples for turn in x.messages or ()]
+        answers = sum(len(x.response) for x in examples)
+        answers += sum(len(said) for role, said in turns if role == "assistant")
+        asked = sum(len(x.prompt) for x in examples)
+        asked += sum(len(said) for role, said in turns if role != "assistant")
+        return tuple(int(said / each) + len(examples) for said in (asked + answers, answers))
+
+    def tokens(self, source: Source, examples: Sequence[tasks.Example]) -> int:
+        return self.count(source, examples)[0]
 
     @cached_property
     def adapter_rows(self) -> list[int]:
@@ -89,26 +95,10 @@ class Estimate:
             for task in self.context.tasks
         ]
 
-    def heldout_tokens(self, source: Source) -> int:
-        return sum(self.tokens(source, task.heldout) for task in self.context.tasks)
-
-    def scored_tokens(self, source: Source) -> int:
-        """Of held-out responses, with their ends."""
-        examples = [x for task in self.context.tasks for x in task.heldout]
-        path = source.path / "tokenizer.json"
-        if path.is_file() and len(examples) <= MOST_EXAMPLES:
-            length = self.context.config.tasks.length
-            encoded = tasks.encode(self.context.tokenizer(source), examples, length)
-            return sum(int(scored.sum()) for scored in encoded.scored)
-        said = sum(
-            len(x.response) + sum(len(c) for role, c in x.messages or () if role == "assistant")
-            for x in examples
-        )
-        return int(said / self.bytes_per_token(source)) + len(examples)
-
-    def bytes_per_token(self, source: Source) -> float:
-        embedded = source == self.context.base and not self.context.config.base.path
-        return EMBEDDED_BYTES_PER_TOKEN if embedded else BYTES_PER_TOKEN
+    def heldout(self, source: Source) -> tuple[int, int]:
+        """`count` of all tasks' held-out examples."""
+        each = [self.count(source, task.heldout) for task in self.context.tasks]
+        return tuple(map(sum, zip(*each, strict=True)))
 
 
 def plan_tasks(estimate: Estimate) -> list[Row]:
@@ -179,11 +169,12 @@ def plan_affinity(estimate: Estimate) -> list[Row]:
     section, length = context.config.affinity, context.config.tasks.length
     config = adapters.with_lora(estimate.decoder(context.proxy), context.config.adapters)
     mode, n = context.config.adapters.mode, len(context.tasks)
+    tokens, scored = estimate.heldout(context.proxy)
     plan = affinity.plan(
         config,
         num_tasks=n,
-        heldout_tokens=estimate.heldout_tokens(context.proxy),
-        scored_tokens=estimate.scored_tokens(context.proxy),
+        heldout_tokens=tokens,
+        scored_tokens=scored,
         heldout_examples=sum(len(task.heldout) for task in context.tasks),
         length=length,
         batch_size=section.batch_size,
@@ -193,7 +184,7 @@ def plan_affinity(estimate: Estimate) -> list[Row]:
     )
     group = min(plan.layout.group, n)
     memory = plan.memory + training.forward_memory(
-        config, mode=mode, rows=section.batch_size, length=length, group=group,
+        config, mode=mode, rows=plan.layout.batch_size, length=length, group=group,
         mesh=context.mesh.shape,
     )
     each = training.model_bytes(config, mode)
@@ -250,7 +241,7 @@ def plan_evaluation(estimate: Estimate) -> list[Row]:
     config, length = estimate.decoder(context.base), context.config.tasks.length
     count = len(context.config.compare) * context.config.train.seeds + 1
     done = len(list((context.folder / "evaluation").glob(f"*/{wd.MARK}")))
-    tokens = estimate.heldout_tokens(context.base)
+    tokens, _ = estimate.heldout(context.base)
     return [
         Row(
             "evaluation", state(done, count),

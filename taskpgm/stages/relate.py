@@ -67,12 +67,7 @@ def compute_scores(context: Context, folder: Path) -> affinity.Scores:
     section, mode = context.config.affinity, context.config.adapters.mode
     config, params = context.load_model(context.proxy)
     config = adapters.with_lora(config, context.config.adapters)
-    try:
-        models_of = adapters.load_adapters(context, config, context.names)
-    except (training.Damaged, FileNotFoundError) as error:
-        raise OSError(
-            f"{error}; remove the {wd.MARK} beside it and start the same command again"
-        ) from error
+    models_of = adapters.load_adapters(context, config, context.names)
     rows, counts = [], []
     for task in context.tasks:
         rows.append(context.rows(context.proxy, task.heldout, task.name))

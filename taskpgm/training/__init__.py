@@ -18,6 +18,7 @@ from taskpgm.training.mesh import (
     AXES,
     ShardingRules,
     make_mesh,
+    place,
     put_batch,
     stacked,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "model_bytes",
     "num_adapter_params",
     "peak_flops",
+    "place",
     "put_batch",
     "restore_tree",
     "save_tree",

@@ -19,7 +19,7 @@ import jax
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
-RESUMABLE = 75  # EX_TEMPFAIL: "start the same command again"
+RESUMABLE = os.EX_TEMPFAIL  # 75: "start the same command again"
 PERIOD = 5_000  # ms between two looks at whether another process has failed
 PATIENCE = 2 * PERIOD  # ms that a process which fails waits for the others to fail as well
 FAILED = "taskpgm/failed"
