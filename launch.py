@@ -50,8 +50,10 @@ def main(argv: list[str]) -> None:
         WORKDIR.value,
         last=STAGE.value,
         dry_run=DRY_RUN.value,
-        command=[os.path.basename(argument) if i == 0 else argument
-                 for i, argument in enumerate(sys.argv)],
+        command=[
+            os.path.basename(argument) if i == 0 else argument
+            for i, argument in enumerate(sys.argv)
+        ],
         distributed=(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value),
     )
 

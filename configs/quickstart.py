@@ -26,7 +26,13 @@ def get_config():
     config.adapters.lora.rank = 8
     config.adapters.lora.alpha = 16.0
     config.adapters.lora.targets = (
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
     )
     config.adapters.optimizer.lr = 5e-3
     config.adapters.epochs = 3.0

@@ -40,11 +40,18 @@ def make_world(folder: Path, n: int, steps: int, rows: int, length: int, width: 
 
     from taskpgm import models, training
 
-    config = models.DecoderConfig.from_hf({
-        "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": width,
-        "intermediate_size": 11 * width // 4, "num_hidden_layers": layers,
-        "num_attention_heads": 4, "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
-    })  # fmt: skip
+    config = models.DecoderConfig.from_hf(
+        {
+            "model_type": "llama",
+            "vocab_size": VOCABULARY,
+            "hidden_size": width,
+            "intermediate_size": 11 * width // 4,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-5,
+        }
+    )
     lora = models.LoraConfig(rank=8, alpha=16.0, targets=TARGETS)
     adapted = dataclasses.replace(config, lora=lora)
     models.save_hf(folder / "base", config, models.init_params(config, jax.random.key(0)))
@@ -157,14 +164,22 @@ def bench(n: int, steps: int, groups: list[int], rows: int, length: int, width: 
             apart = np.abs(ends[0] / ends[1] - 1).max()
             assert apart < 0.02, f"the losses are {apart:.1%} apart"
             out[f"taskpgm, groups of {group}"] = {
-                "seconds": ours, "times faster": theirs / ours,
+                "seconds": ours,
+                "times faster": theirs / ours,
                 "largest relative difference of the losses": apart,
-            }  # fmt: skip
+            }
     return {
-        "n": n, "steps": steps, "rows": rows, "length": length, "width": width, "layers": layers,
-        "tokens": n * steps * rows * length, "sides": out,
-        "loss, first step": there[:, 0].mean(), "loss, last tenth": ends[1].mean(),
-    }  # fmt: skip
+        "n": n,
+        "steps": steps,
+        "rows": rows,
+        "length": length,
+        "width": width,
+        "layers": layers,
+        "tokens": n * steps * rows * length,
+        "sides": out,
+        "loss, first step": there[:, 0].mean(),
+        "loss, last tenth": ends[1].mean(),
+    }
 
 
 def table(report: dict) -> str:
@@ -175,9 +190,11 @@ def table(report: dict) -> str:
         f"{r['n']} adapters of rank 8 on a Llama of width {r['width']} and {r['layers']} layers, "
         f"{VOCABULARY} entries, {r['steps']} steps of {r['rows']} x {r['length']} tokens each. The "
         f"loss falls from {r['loss, first step']:.3f} to {r['loss, last tenth']:.3f} nats. Whole "
-        "processes, imports and compilation included.", "",
-        "| | seconds | times faster | losses differ by at most |", "|---|---|---|---|",
-    ]  # fmt: skip
+        "processes, imports and compilation included.",
+        "",
+        "| | seconds | times faster | losses differ by at most |",
+        "|---|---|---|---|",
+    ]
     for name, x in r["sides"].items():
         difference = x.get("largest relative difference of the losses")
         more = f"{x['times faster']:.2f} | {difference:.2%}" if difference is not None else " | "

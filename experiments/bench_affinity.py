@@ -159,11 +159,18 @@ def a_world(folder: Path, n: int, examples: int, width: int, layers: int, length
 
     from taskpgm import models
 
-    config = models.DecoderConfig.from_hf({
-        "model_type": "llama", "vocab_size": 2048, "hidden_size": width,
-        "intermediate_size": 11 * width // 4, "num_hidden_layers": layers,
-        "num_attention_heads": 4, "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
-    })  # fmt: skip
+    config = models.DecoderConfig.from_hf(
+        {
+            "model_type": "llama",
+            "vocab_size": 2048,
+            "hidden_size": width,
+            "intermediate_size": 11 * width // 4,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-5,
+        }
+    )
     targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     config = dataclasses.replace(config, lora=models.LoraConfig(rank=8, targets=targets))
     params = models.init_params(config, jax.random.key(0))
@@ -207,12 +214,17 @@ def score_ours(config, params, loras, tasks, length: int) -> np.ndarray:
 
     with tempfile.TemporaryDirectory() as store:
         scores = affinity.compute_scores(
-            config, params,
+            config,
+            params,
             lambda some: jax.device_put(jax.tree.map(lambda x: x[np.asarray(some)], loras)),
-            packed(tasks, length), [len(task) for task in tasks],
-            model_keys=[str(i) for i in range(len(tasks))], folder=store, memory=2**30,
-            batch_size=8, contexts=None,
-        )  # fmt: skip
+            packed(tasks, length),
+            [len(task) for task in tasks],
+            model_keys=[str(i) for i in range(len(tasks))],
+            folder=store,
+            memory=2**30,
+            batch_size=8,
+            contexts=None,
+        )
     return scores.log_likelihood
 
 
@@ -270,13 +282,17 @@ def bench_pmi(n: int, examples: int, width: int, layers: int, length: int = 128)
     apart = np.abs(a / b - 1).max()
     assert apart < 1e-4, f"log-likelihoods are {apart} apart"
     return {
-        "n": n, "examples of a task": examples,
+        "n": n,
+        "examples of a task": examples,
         "tokens": sum(len(x) for task in tasks for x, _ in task),
-        "seconds": {"taskpgm, compilation included": ours, "taskpgm, compiled": again,
-                    "transformers + peft, one after the other": theirs},
+        "seconds": {
+            "taskpgm, compilation included": ours,
+            "taskpgm, compiled": again,
+            "transformers + peft, one after the other": theirs,
+        },
         "times faster": {"compilation included": theirs / ours, "compiled": theirs / again},
         "largest relative difference": float(apart),
-    }  # fmt: skip
+    }
 
 
 def bench_scaling(sizes: list[int], examples: int) -> dict:

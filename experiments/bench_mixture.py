@@ -129,8 +129,15 @@ def bench_path(matrix: np.ndarray, quick: bool) -> list[dict]:
     energies = [mixture.energy_from_affinity(matrix, r) for r in np.linspace(0, end, 5)]
     peer = clock(lambda: [cvxpy_solve(e, "OSQP") for e in energies], 1 if quick else 3)
     gap = float((path.gap / np.maximum(1, np.abs(path.energy))).max())
-    return [{"r_max": end, "breakpoints": len(path.ratios) - 2, "gap": gap,
-             "taskpgm, whole path": ours, "5 cvxpy + OSQP solves": peer}]  # fmt: skip
+    return [
+        {
+            "r_max": end,
+            "breakpoints": len(path.ratios) - 2,
+            "gap": gap,
+            "taskpgm, whole path": ours,
+            "5 cvxpy + OSQP solves": peer,
+        }
+    ]
 
 
 def bench_batch(matrix: np.ndarray, quick: bool) -> list[dict]:
@@ -156,8 +163,15 @@ def bench_bootstrap(matrix: np.ndarray, quick: bool) -> list[dict]:
     whole = clock(lambda: mixture.bootstrap_weights(resamples, 4.0), 1)
     solves = clock(lambda: mixture.solve_exact(made), 1)
     gap = float(mixture.solve_exact(made).gap.max())
-    return [{"n": len(matrix), "resamples": count, "gap": gap,
-             "eigenvalues and solves": whole, "solves alone": solves}]  # fmt: skip
+    return [
+        {
+            "n": len(matrix),
+            "resamples": count,
+            "gap": gap,
+            "eigenvalues and solves": whole,
+            "solves alone": solves,
+        }
+    ]
 
 
 def families(n: int) -> np.ndarray:
@@ -178,8 +192,13 @@ def bench_scaling(quick: bool) -> list[dict]:
         found = mixture.solve_exact(energy)
         first = time.perf_counter() - start
         warm = clock(lambda energy=energy: mixture.solve_exact(energy), 3 if n > 1000 else 10)
-        row = {"n": n, "support": int(found.support), "gap": float(found.gap), "solve": warm,
-               "compile, s": first - warm["median"]}  # fmt: skip
+        row = {
+            "n": n,
+            "support": int(found.support),
+            "gap": float(found.gap),
+            "solve": warm,
+            "compile, s": first - warm["median"],
+        }
         if n <= 2000:
             mixture.energy_from_affinity(s, 2.0)
             row["energy_from_affinity"] = clock(
@@ -220,8 +239,9 @@ def bench_greedy(matrix: np.ndarray, quick: bool) -> list[dict]:
         picks = greedy_afresh(energy, k)
         peer = {"best": time.perf_counter() - start, "repeats": 1}
         same = picks == mixture.select_greedy(energy, k).order.tolist()
-        rows.append({"n": len(matrix), "k": k, "same picks": same, "taskpgm": ours,
-                     "solving afresh": peer})  # fmt: skip
+        rows.append(
+            {"n": len(matrix), "k": k, "same picks": same, "taskpgm": ours, "solving afresh": peer}
+        )
     return rows
 
 
@@ -258,9 +278,16 @@ def bench_smart(quick: bool) -> list[dict]:
                     return theirs().maximize(budget=k, optimizer="NaiveGreedy", show_progress=False)
 
             picks = [i for i, _ in run()]
-            rows.append({"function": name, "n": n, "k": k, "same picks": picks == found,
-                         "taskpgm": clock(lambda o=ours, s=s32, k=k: o(s, k), 3),
-                         "submodlib": clock(run, 3)})  # fmt: skip
+            rows.append(
+                {
+                    "function": name,
+                    "n": n,
+                    "k": k,
+                    "same picks": picks == found,
+                    "taskpgm": clock(lambda o=ours, s=s32, k=k: o(s, k), 3),
+                    "submodlib": clock(run, 3),
+                }
+            )
     return rows
 
 
@@ -303,16 +330,31 @@ def draw_scaling(rows: list[dict], file: Path) -> None:
     style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
     with plt.rc_context(style):
         figure, axis = plt.subplots(figsize=(6.4, 4.2), constrained_layout=True)
-        axis.loglog(n, [row["solve"]["best"] for row in rows], "o-", color="#2f6db3", ms=4,
-                    label="solve_exact, warm")  # fmt: skip
-        axis.loglog(n, [row["compile, s"] for row in rows], "s--", color="#9a9a96", ms=4,
-                    label="compiling, once for each n")  # fmt: skip
+        axis.loglog(
+            n,
+            [row["solve"]["best"] for row in rows],
+            "o-",
+            color="#2f6db3",
+            ms=4,
+            label="solve_exact, warm",
+        )
+        axis.loglog(
+            n,
+            [row["compile, s"] for row in rows],
+            "s--",
+            color="#9a9a96",
+            ms=4,
+            label="compiling, once for each n",
+        )
         made = [row for row in rows if "energy_from_affinity" in row]
         axis.loglog(
             [row["n"] for row in made],
             [row["energy_from_affinity"]["best"] for row in made],
-            "^-", color="#d9822b", ms=4, label="energy_from_affinity (eigenvalues)",
-        )  # fmt: skip
+            "^-",
+            color="#d9822b",
+            ms=4,
+            label="energy_from_affinity (eigenvalues)",
+        )
         axis.set(xlabel="tasks n", ylabel="seconds", title="Time against the number of tasks")
         axis.set_xticks(n, [str(k) for k in n])
         axis.minorticks_off()

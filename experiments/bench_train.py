@@ -49,22 +49,80 @@ ACCELERATOR = ("1b", "7b")  # shapes that only an accelerator is asked for
 LLAMA = dict(architecture="llama", max_position=4096, norm_eps=1e-5)
 SHAPES = {
     "tiny": (
-        dict(LLAMA, vocab_size=2048, hidden_size=128, intermediate_size=352, num_layers=4,
-             num_heads=4, num_kv_heads=4, head_dim=32), 8, 128, 4),
+        dict(
+            LLAMA,
+            vocab_size=2048,
+            hidden_size=128,
+            intermediate_size=352,
+            num_layers=4,
+            num_heads=4,
+            num_kv_heads=4,
+            head_dim=32,
+        ),
+        8,
+        128,
+        4,
+    ),
     "gpt2": (
-        dict(architecture="gpt2", vocab_size=50257, hidden_size=768, intermediate_size=3072,
-             num_layers=12, num_heads=12, num_kv_heads=12, head_dim=64, max_position=1024,
-             rope_theta=None, norm="layer", norm_eps=1e-5, activation="gelu_new", gated_mlp=False,
-             qkv_bias=True, o_bias=True, mlp_bias=True, tie_embeddings=True), 4, 256, 12),
+        dict(
+            architecture="gpt2",
+            vocab_size=50257,
+            hidden_size=768,
+            intermediate_size=3072,
+            num_layers=12,
+            num_heads=12,
+            num_kv_heads=12,
+            head_dim=64,
+            max_position=1024,
+            rope_theta=None,
+            norm="layer",
+            norm_eps=1e-5,
+            activation="gelu_new",
+            gated_mlp=False,
+            qkv_bias=True,
+            o_bias=True,
+            mlp_bias=True,
+            tie_embeddings=True,
+        ),
+        4,
+        256,
+        12,
+    ),
     "1b": (
-        dict(LLAMA, vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_layers=22,
-             num_heads=32, num_kv_heads=4, head_dim=64, dtype="bfloat16", remat="full"),
-        8, 2048, 22),
+        dict(
+            LLAMA,
+            vocab_size=32000,
+            hidden_size=2048,
+            intermediate_size=5632,
+            num_layers=22,
+            num_heads=32,
+            num_kv_heads=4,
+            head_dim=64,
+            dtype="bfloat16",
+            remat="full",
+        ),
+        8,
+        2048,
+        22,
+    ),
     "7b": (
-        dict(LLAMA, vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_layers=32,
-             num_heads=32, num_kv_heads=32, head_dim=128, dtype="bfloat16", remat="full"),
-        4, 4096, 16),
-}  # fmt: skip
+        dict(
+            LLAMA,
+            vocab_size=32000,
+            hidden_size=4096,
+            intermediate_size=11008,
+            num_layers=32,
+            num_heads=32,
+            num_kv_heads=32,
+            head_dim=128,
+            dtype="bfloat16",
+            remat="full",
+        ),
+        4,
+        4096,
+        16,
+    ),
+}
 SIDE_BY_SIDE = (4, 512)  # rows and length of each of several adapters
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -164,11 +222,16 @@ def ours(shape, mode, seconds, group=0, layers=0, batch=None):
     median, best = timed(once, seconds)
     tokens = rows * length * max(group, 1)
     return {
-        "seconds": median, "best": best, "tokens_per_second": tokens / median,
-        "compile_seconds": first - median, "peak_bytes": peak_memory(),
-        "flops_per_token": flops_per_token(config, length, mode), "layers": config.num_layers,
-        "rows": rows, "length": length,
-    }  # fmt: skip
+        "seconds": median,
+        "best": best,
+        "tokens_per_second": tokens / median,
+        "compile_seconds": first - median,
+        "peak_bytes": peak_memory(),
+        "flops_per_token": flops_per_token(config, length, mode),
+        "layers": config.num_layers,
+        "rows": rows,
+        "length": length,
+    }
 
 
 def torch_model(config, mode):
@@ -218,9 +281,11 @@ def torch_loop(shape, mode, seconds):
     cuda = device == "cuda"
     used = torch.cuda.max_memory_allocated() if cuda else 0
     return {
-        "seconds": median, "best": best, "tokens_per_second": rows * length / median,
+        "seconds": median,
+        "best": best,
+        "tokens_per_second": rows * length / median,
         "peak_bytes": used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }  # fmt: skip
+    }
 
 
 def goodput(shape, seconds, rounds=7):
@@ -260,19 +325,29 @@ def goodput(shape, seconds, rounds=7):
             # As a new run: its first lines tell of steps from zero on.
             state = state.replace(step=jax.numpy.zeros_like(state.step))
             state = training.fit(
-                step, state, lambda k: host, steps=steps, directory=folder, name="bench",
-                log_every=10, checkpoint_every=steps // 2,
-            )  # fmt: skip
+                step,
+                state,
+                lambda k: host,
+                steps=steps,
+                directory=folder,
+                name="bench",
+                log_every=10,
+                checkpoint_every=steps // 2,
+            )
             lines = [x for x in read(Path(folder) / "metrics.jsonl") if "tokens_per_second" in x]
         spent = statistics.mean(rows * length / x["tokens_per_second"] for x in lines)
         found.append((alone, spent, max(x["data_wait"] for x in lines)))
     bares, fits, waits = zip(*found, strict=True)
     return {
-        "bare": statistics.median(bares), "fit": statistics.median(fits),
+        "bare": statistics.median(bares),
+        "fit": statistics.median(fits),
         "overhead": statistics.median(f / b - 1 for b, f in zip(bares, fits, strict=True)),
         "overheads": [f / b - 1 for b, f in zip(bares, fits, strict=True)],
-        "steps": steps, "rounds": rounds, "checkpoints": 2, "data_wait": max(waits),
-    }  # fmt: skip
+        "steps": steps,
+        "rounds": rounds,
+        "checkpoints": 2,
+        "data_wait": max(waits),
+    }
 
 
 def product(seconds):
@@ -349,7 +424,9 @@ def everything(only, quick):
             shape: {
                 g: measure("ours", shape=shape, mode="lora", seconds=seconds, group=g, batch=batch)
                 for g in sizes
-            } if there or shape not in ACCELERATOR else None
+            }
+            if there or shape not in ACCELERATOR
+            else None
             for shape in ("tiny", *ACCELERATOR)
         }
     if wanted("depth"):
@@ -363,14 +440,16 @@ def everything(only, quick):
 
 def table(report):
     """The report as Markdown."""
+
     def number(x, key, form, scale=1.0):
         return form.format(x[key] * scale) if x and x.get(key) else "-"
 
     lines = [
-        *header("Training steps", report["machine"]), "",
+        *header("Training steps", report["machine"]),
+        "",
         "| shape, mode | side | tokens/s | MFU | compile, s | peak memory, GiB |",
         "|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     results = report["results"]
     for name, sides in results.items():
         if not isinstance(sides, dict) or "torch" not in sides:
@@ -381,9 +460,11 @@ def table(report):
                 lines.append(f"| {name} | {side} | {why} | | | |")
                 continue
             cells = [
-                number(x, "tokens_per_second", "{:.0f}"), number(x, "mfu", "{:.1%}"),
-                number(x, "compile_seconds", "{:.1f}"), number(x, "peak_bytes", "{:.2f}", 2**-30),
-            ]  # fmt: skip
+                number(x, "tokens_per_second", "{:.0f}"),
+                number(x, "mfu", "{:.1%}"),
+                number(x, "compile_seconds", "{:.1f}"),
+                number(x, "peak_bytes", "{:.2f}", 2**-30),
+            ]
             lines.append(f"| {name} | {side} | " + " | ".join(cells) + " |")
     lines.append("")
     for shape, sizes in results.get("group", {}).items():

@@ -39,9 +39,16 @@ def main() -> None:
         means = []
         for part in rows[::4]:
             *_, sums = accumulate(
-                decoder_forward(config), params, models_of, range(n), [], part,
-                int(part.example.max()) + 1, cut, top_k=top_k,
-            )  # fmt: skip
+                decoder_forward(config),
+                params,
+                models_of,
+                range(n),
+                [],
+                part,
+                int(part.example.max()) + 1,
+                cut,
+                top_k=top_k,
+            )
             got = conclude(sums, n, part)
             means.append(np.tensordot(got.count / got.count.sum(), got.divergence, 1))
         return np.mean(means, 0)[np.triu_indices(n, 1)]
@@ -52,11 +59,14 @@ def main() -> None:
     for k in (4, 16, 64, 256):
         lost = whole - divergences(k)
         out["k"][k] = {
-            "mean lost": lost.mean(), "largest lost": lost.max(),
+            "mean lost": lost.mean(),
+            "largest lost": lost.max(),
             "share lost": lost.mean() / whole.mean(),
-        }  # fmt: skip
-        print(f"k = {k:3}: lost {lost.mean():.4f} on average ({lost.mean() / whole.mean():.1%}), "
-              f"{lost.max():.4f} at most")  # fmt: skip
+        }
+        print(
+            f"k = {k:3}: lost {lost.mean():.4f} on average ({lost.mean() / whole.mean():.1%}), "
+            f"{lost.max():.4f} at most"
+        )
     path = Path(__file__).parent / "results" / "vocab_top_k.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(out, indent=1) + "\n")

@@ -150,9 +150,15 @@ def plan(
     scored = heldout_tokens if scored_tokens is None else scored_tokens
     scored_of_row = max(1, round(length * scored / heldout_tokens))
     cut = layout(
-        n, config, length=length, batch_size=batch_size, memory=memory, contexts=contexts,
-        scored=scored_of_row, **sizes,
-    )  # fmt: skip
+        n,
+        config,
+        length=length,
+        batch_size=batch_size,
+        memory=memory,
+        contexts=contexts,
+        scored=scored_of_row,
+        **sizes,
+    )
     reads = passes(cut, n, scored_of_row, contexts) if contexts else 1
     unembed = 2.0 * d * v
     body = flops_per_token(config, length, "forward") - unembed

@@ -89,9 +89,7 @@ class Grid:
         return out
 
     @by_first
-    def keep(
-        self, k: int, new: Sequence[int], old: Sequence[int], cut: Layout, sums: Sums
-    ) -> None:
+    def keep(self, k: int, new: Sequence[int], old: Sequence[int], cut: Layout, sums: Sums) -> None:
         """Notes how far the models `new` and `old`, scored together on task k, have come.
 
         Killed, a run goes on from there. And it goes on with these models, whichever of their cells

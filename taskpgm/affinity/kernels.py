@@ -24,11 +24,19 @@ from jaxtyping import Array, Float
 
 # [(1 + d) ln(1 + d) + (1 - d) ln(1 - d)] / (4 d^2) as a polynomial in w = 1 - u on [0, 1], by
 # ascending power: the minimax fit in relative error (Lawson's iteration), 1.1e-6 in float32.
-_BRACKET = 0.5 * np.array([
-    0.49999948299853386, 0.33342424216156924, 0.030734679684666928, -0.0954423599171767,
-    -0.2692418690234528, 0.4339252151671429, -0.7802939314467768, 0.8396258476643101,
-    -0.2995834100238861,
-])  # fmt: skip
+_BRACKET = 0.5 * np.array(
+    [
+        0.49999948299853386,
+        0.33342424216156924,
+        0.030734679684666928,
+        -0.0954423599171767,
+        -0.2692418690234528,
+        0.4339252151671429,
+        -0.7802939314467768,
+        0.8396258476643101,
+        -0.2995834100238861,
+    ]
+)
 _FLOOR = -85.0
 _LN2_QUARTER = float(np.log(2.0)) / 4
 # Entries of one elementwise operation, by platform: its operands stay in a core's L2 cache, or in

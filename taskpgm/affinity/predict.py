@@ -126,9 +126,7 @@ def heads(forward: Forward, shared: Any, models: Any) -> Float[Array, "*g d v"]:
     return jax.vmap(lambda own: forward.head(shared, own))(models)
 
 
-def log_probs(
-    hidden: Float[Array, "g c d"], head: Float[Array, "*g d v"]
-) -> Float[Array, "g c v"]:
+def log_probs(hidden: Float[Array, "g c d"], head: Float[Array, "*g d v"]) -> Float[Array, "g c v"]:
     """Next-token log-probabilities, float32 from the logits on."""
     logits = jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
     return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
@@ -190,9 +188,7 @@ def score_examples(
         for window in windows(rows, batch_size, size):
             on_device = jax.device_put(window)
             hidden = hidden_states(forward, params, models, on_device)
-            yield window, _target_log_probs(
-                hidden, head, on_device.targets, on_device.count, chunk
-            )
+            yield window, _target_log_probs(hidden, head, on_device.targets, on_device.count, chunk)
 
     for window, values in late(results()):
         example = window.example[: window.count]

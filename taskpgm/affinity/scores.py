@@ -119,17 +119,22 @@ def compute_scores(
     most = min(most_bins, max(num_examples))
     if cut is None:
         cut = layout(
-            len(rows), config, length=rows[0].tokens.shape[1], batch_size=batch_size, memory=memory,
-            scored=max(int((part.weights > 0).sum(1).max()) for part in rows), group=group,
-            bins=most, mode=mode, contexts=contexts,
-        )  # fmt: skip
+            len(rows),
+            config,
+            length=rows[0].tokens.shape[1],
+            batch_size=batch_size,
+            memory=memory,
+            scored=max(int((part.weights > 0).sum(1).max()) for part in rows),
+            group=group,
+            bins=most,
+            mode=mode,
+            contexts=contexts,
+        )
         sizes, parts = [len(part.tokens) for part in rows], shards(over_devices(), -2)
         cut = cut._replace(batch_size=rows_at_a_time(sizes, cut.batch_size, parts))
     tasks = tuple(store.fingerprint(x) for x in rows)
     counts = tuple(map(int, num_examples))
-    grid = Grid(
-        Path(folder), tuple(model_keys), tasks, counts, most_bins, contexts, vocab_top_k
-    )
+    grid = Grid(Path(folder), tuple(model_keys), tasks, counts, most_bins, contexts, vocab_top_k)
     computed = []
     for k in range(grid.n):
         some = _score_task(k, grid, forward, params, models_of, rows[k], cut._replace(bins=most))
@@ -162,7 +167,15 @@ def _score_task(
         sums, kept = begun, time.monotonic()
         due = by_first(lambda: time.monotonic() - kept > KEEP_EVERY)  # clocks are not alike
         for sums in accumulate(
-            forward, params, models_of, new, old, rows, count, cut, top_k=grid.vocab_top_k,
+            forward,
+            params,
+            models_of,
+            new,
+            old,
+            rows,
+            count,
+            cut,
+            top_k=grid.vocab_top_k,
             begin=begun,
         ):
             if due():

@@ -94,8 +94,7 @@ def _reduce(
     def body(k, state):
         at, total = state
         target, b, s = (
-            jax.lax.dynamic_slice_in_dim(x, k * span, span)
-            for x in (window.targets, bin_of, scale)
+            jax.lax.dynamic_slice_in_dim(x, k * span, span) for x in (window.targets, bin_of, scale)
         )
         values = [
             log_probs(jax.lax.dynamic_slice_in_dim(hidden, k * span, span, 1), head)
@@ -135,9 +134,13 @@ def split(indices: Sequence[int], most: int) -> list[list[int]]:
 
 
 def _block(
-    forward: Forward, shared: Any, models_of: ModelsOf, indices: Sequence[int], window: Window,
+    forward: Forward,
+    shared: Any,
+    models_of: ModelsOf,
+    indices: Sequence[int],
+    window: Window,
     group: int,
-) -> tuple[Float[Array, "B r d"], Float[Array, "*B d v"]]:  # fmt: skip
+) -> tuple[Float[Array, "B r d"], Float[Array, "*B d v"]]:
     """What a block of models needs to predict a window, computed `group` models at a time."""
     hidden, head = [], []
     for part in split(indices, group):
@@ -187,9 +190,7 @@ def accumulate(
     )
 
     def load(block: Sequence[int], window: Window):
-        return _block(
-            forward, shared, models_of, [names[x] for x in block], window, layout.group
-        )
+        return _block(forward, shared, models_of, [names[x] for x in block], window, layout.group)
 
     def results() -> Iterator[tuple]:
         every = windows(rows, layout.batch_size, layout.window)
@@ -201,10 +202,22 @@ def accumulate(
                 left = load(block, on_device)
                 for other in [None, *places[i + 1 :], *others]:
                     right = None if other is None else load(other, on_device)
-                    yield number, window, block, other, _reduce(
-                        left, right, on_device, of[example], scale,
-                        most=layout.bins, span=layout.positions, top_k=top_k,
-                    )  # fmt: skip
+                    yield (
+                        number,
+                        window,
+                        block,
+                        other,
+                        _reduce(
+                            left,
+                            right,
+                            on_device,
+                            of[example],
+                            scale,
+                            most=layout.bins,
+                            span=layout.positions,
+                            top_k=top_k,
+                        ),
+                    )
 
     def tell(window: Window, block: Sequence[int], at) -> None:
         example = window.example[: window.count]

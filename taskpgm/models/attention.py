@@ -78,9 +78,13 @@ def choose(q, k, v, segment_ids, key_segment_ids, offset, window) -> str:
         return "reference"
     # Blocks differ with what is left of a row after blocks of 512, no further.
     kind = Kind(
-        q.dtype, min(t, 1024 + t % 512), q.shape[2] // k.shape[2], q.shape[3],
-        segment_ids is not None, window is not None and window < t,
-    )  # fmt: skip
+        q.dtype,
+        min(t, 1024 + t % 512),
+        q.shape[2] // k.shape[2],
+        q.shape[3],
+        segment_ids is not None,
+        window is not None and window < t,
+    )
     fused = FUSED.get(jax.default_backend(), {})
     able = [*(name for name, honours in fused.items() if honours(kind)), "reference"]
     for backend, instead in pairwise(able):

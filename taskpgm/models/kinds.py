@@ -61,28 +61,50 @@ TOKENS_OR_NULL = _or_null(
 # A model's config.json.
 MODEL = {
     **dict.fromkeys(
-        ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "n_embd", "n_layer",
-         "num_attention_heads", "n_head", "max_position_embeddings", "n_positions"),
+        (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "n_embd",
+            "n_layer",
+            "num_attention_heads",
+            "n_head",
+            "max_position_embeddings",
+            "n_positions",
+        ),
         COUNT,
     ),
     **dict.fromkeys(
-        ("num_key_value_heads", "head_dim", "n_inner", "sliding_window",
-         "original_max_position_embeddings"),
+        (
+            "num_key_value_heads",
+            "head_dim",
+            "n_inner",
+            "sliding_window",
+            "original_max_position_embeddings",
+        ),
         COUNT_OR_NULL,
     ),
     "max_window_layers": INDEX,
     **dict.fromkeys(("rms_norm_eps", "layer_norm_epsilon"), POSITIVE),
     "rope_theta": POSITIVE_OR_NULL,
     **dict.fromkeys(
-        ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window",
-         "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "add_cross_attention"),
+        (
+            "attention_bias",
+            "mlp_bias",
+            "tie_word_embeddings",
+            "use_sliding_window",
+            "scale_attn_weights",
+            "scale_attn_by_inverse_layer_idx",
+            "add_cross_attention",
+        ),
         SWITCH_OR_NULL,
     ),
     **dict.fromkeys(("hidden_act", "activation_function"), TEXT),
     **dict.fromkeys(("rope_parameters", "rope_scaling", "quantization_config"), OBJECT_OR_NULL),
     **dict.fromkeys(("architectures", "layer_types"), NAMES_OR_NULL),
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), TOKENS_OR_NULL),
-}  # fmt: skip
+}
 # Its rope_parameters and rope_scaling.
 ROPE = {
     "factor": POSITIVE,

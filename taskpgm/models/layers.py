@@ -170,9 +170,7 @@ class Layer(nn.Module):
         window = c.windows[0] if window is None else window
         past = None if cache is None else (*cache, key_segment_ids, start)
         y = NORMS[c.norm](c, name="attention_norm")(x)
-        y, fresh = Attention(c, name="attention")(
-            y, turn, segment_ids, window, past, deterministic
-        )
+        y, fresh = Attention(c, name="attention")(y, turn, segment_ids, window, past, deterministic)
         x = x + y
         y = NORMS[c.norm](c, name="mlp_norm")(x)
         return x + MLP(c, name="mlp")(y, deterministic), None if cache is None else fresh

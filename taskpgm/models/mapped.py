@@ -34,9 +34,12 @@ def by_rows_and_heads(
     heads = _dividing(mesh, ("tensor",), k.shape[2])
     wide, narrow = P(rows, None, heads, None), P(rows, None)
     mapped = jax.shard_map(
-        attend, mesh=mesh, in_specs=(wide,) * 3 + (narrow,) * len(segment_ids), out_specs=wide,
+        attend,
+        mesh=mesh,
+        in_specs=(wide,) * 3 + (narrow,) * len(segment_ids),
+        out_specs=wide,
         check_vma=False,
-    )  # fmt: skip
+    )
     return mapped(q, k, v, *segment_ids)
 
 

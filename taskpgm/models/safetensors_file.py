@@ -72,9 +72,9 @@ def read_header(path: Path) -> dict[str, Entry]:
 def _entry(path: Path, name: str, item: Any, data: int) -> Entry:
     """A tensor's line of the header, checked by itself; `data` is where the file's data begin."""
     match item:
-        case {
-            "dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]
-        } if 0 <= first <= last and all(isinstance(n, int) and n >= 0 for n in shape):  # fmt: skip
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]} if (
+            0 <= first <= last and all(isinstance(n, int) and n >= 0 for n in shape)
+        ):
             pass
         case _:
             raise _damaged(path, f"tensor {name} has no valid dtype, shape and data_offsets")

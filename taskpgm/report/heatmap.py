@@ -103,8 +103,12 @@ def _tree(axes: Any, tree: Sequence[Merge], n: int, theme: Theme) -> None:
     from matplotlib.collections import LineCollection
 
     brackets = [
-        ((m.begins[0], m.places[0]), (m.height, m.places[0]),
-         (m.height, m.places[1]), (m.begins[1], m.places[1]))
+        (
+            (m.begins[0], m.places[0]),
+            (m.height, m.places[0]),
+            (m.height, m.places[1]),
+            (m.begins[1], m.places[1]),
+        )
         for m in tree
     ]
     axes.add_collection(

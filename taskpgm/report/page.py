@@ -17,8 +17,20 @@ from taskpgm.report.reasons import reasons
 from taskpgm.report.style import LIGHT, THEMES, family_colours
 
 TEMPLATES = Path(__file__).parent / "templates"
-PACKAGES = ("taskpgm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy",
-            "transformers", "tokenizers", "datasets", "matplotlib")
+PACKAGES = (
+    "taskpgm",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "numpy",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "matplotlib",
+)
 
 
 class Picture(NamedTuple):
@@ -75,8 +87,10 @@ def plan(study: Study) -> Iterator[tuple[str, str, Any]]:
             lambda theme, a=affinity: heat_map(a, study.family, theme),
         )
     if study.mixtures:
-        yield "weights", "weight of each task in each mixture", lambda theme: figures.weights(
-            study, theme
+        yield (
+            "weights",
+            "weight of each task in each mixture",
+            lambda theme: figures.weights(study, theme),
         )
         for name, mixture in study.mixtures.items():
             if mixture.affinity and "redundancy" in mixture.explain:
@@ -87,8 +101,10 @@ def plan(study: Study) -> Iterator[tuple[str, str, Any]]:
                 )
     reference = findings.reference_run(study)
     if reference and len(study.runs) > 1:
-        yield "gains", f"held-out loss against {reference}, task by task", lambda theme: (
-            figures.gains(study, reference, theme)
+        yield (
+            "gains",
+            f"held-out loss against {reference}, task by task",
+            lambda theme: figures.gains(study, reference, theme),
         )
     if study.curves:
         yield "training", "training loss of each run", lambda theme: figures.training(study, theme)

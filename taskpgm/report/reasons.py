@@ -46,14 +46,22 @@ def reasons(study: Study, mixture: Mixture, theme: Theme) -> bytes:
         drawn.subplots_adjust(left=0.068, right=right, top=0.975, bottom=0.1)
         axes.scatter(x[kept], y[kept], s=area[kept], c=tint[kept], alpha=0.85, linewidths=0)
         axes.scatter(
-            x[~kept], y[~kept], s=area[~kept], facecolors="none", edgecolors=tint[~kept],
+            x[~kept],
+            y[~kept],
+            s=area[~kept],
+            facecolors="none",
+            edgecolors=tint[~kept],
             linewidths=1.1,
         )
         ratio, cost = mixture.facts.get("ratio"), mixture.array("reduced_cost")
         if ratio is not None and cost is not None:
             level = float(np.median(y - ratio * x - cost))  # mu, the same for every task
             axes.axline(
-                (0, level), slope=ratio, color=theme.muted, linewidth=0.9, linestyle=(0, (4, 3)),
+                (0, level),
+                slope=ratio,
+                color=theme.muted,
+                linewidth=0.9,
+                linestyle=(0, (4, 3)),
                 zorder=0.9,
             )
         axes.set_xlim(*_padded(x))

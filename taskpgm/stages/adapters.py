@@ -26,7 +26,10 @@ def adapter_key(context: Context, task: tasks.Task) -> str:
     for free in ("group", "memory", "checkpoint_every"):  # how it is computed, not what
         del section[free]
     return wd.digest(
-        context.proxy.key, section, context.config.tasks.length, context.config.seed,
+        context.proxy.key,
+        section,
+        context.config.tasks.length,
+        context.config.seed,
         [[x.prompt, x.response, x.messages] for x in task.train],
     )
 
@@ -52,7 +55,8 @@ def trained_axes(config: models.DecoderConfig) -> Any:
 def adapters_stage(context: Context) -> None:
     """Fine-tunes one model per task, many side by side, and saves each under adapters/TASK."""
     missing = [
-        task for task in context.tasks
+        task
+        for task in context.tasks
         if not wd.is_done(adapter_folder(context, task.name), adapter_key(context, task))
     ]
     if not missing:
@@ -71,12 +75,21 @@ def adapters_stage(context: Context) -> None:
         "steps each",
     )
     step = training.make_train_step(
-        config, training.make_optimizer(section.optimizer.to_dict()), mode=section.mode, group=True,
+        config,
+        training.make_optimizer(section.optimizer.to_dict()),
+        mode=section.mode,
+        group=True,
         rules=context.rules,
     )
     for number, group in enumerate(groups, 1):
         params = train_group(
-            context, config, params, step, group, rows, steps,
+            context,
+            config,
+            params,
+            step,
+            group,
+            rows,
+            steps,
             f"adapters {number}/{len(groups)}",
         )
 
@@ -130,8 +143,13 @@ def group_size(context: Context, config: models.DecoderConfig, count: int) -> in
     """How many tasks fit a device side by side, by the memory it has, in groups of like size."""
     section = context.config.adapters
     most = training.group_size(
-        config, count, section.memory * 2**30 or None, mode=section.mode, rows=section.batch_size,
-        length=context.config.tasks.length, mesh=context.mesh.shape,
+        config,
+        count,
+        section.memory * 2**30 or None,
+        mode=section.mode,
+        rows=section.batch_size,
+        length=context.config.tasks.length,
+        mesh=context.mesh.shape,
     )
     return -(-count // -(-count // most))
 
@@ -150,8 +168,9 @@ def train_group(
     section, seed = context.config.adapters, context.config.seed
     keys = [adapter_key(context, task) for task in group]
     streams = [
-        tasks.stream([rows[t.name]], batch_size=section.batch_size,
-                     seed=context.seed_of("adapters", t.name))
+        tasks.stream(
+            [rows[t.name]], batch_size=section.batch_size, seed=context.seed_of("adapters", t.name)
+        )
         for t in group
     ]
     lengths = [steps[t.name] for t in group]
@@ -170,14 +189,26 @@ def train_group(
     else:
         trainable, frozen = stack(params), {}
     state = training.create_state(
-        optimizer, trainable, frozen, group=True, mesh=context.mesh, axes=trained_axes(config),
+        optimizer,
+        trainable,
+        frozen,
+        group=True,
+        mesh=context.mesh,
+        axes=trained_axes(config),
         rules=context.rules,
     )
     start = time.monotonic()
     folder = context.folder / "adapters" / ".groups" / wd.digest(keys)
     state = training.fit(
-        step, state, batch, steps=max(lengths), totals=lengths, directory=folder, name=title,
-        seed=[seed] * len(group), checkpoint_every=section.checkpoint_every,
+        step,
+        state,
+        batch,
+        steps=max(lengths),
+        totals=lengths,
+        directory=folder,
+        name=title,
+        seed=[seed] * len(group),
+        checkpoint_every=section.checkpoint_every,
         log_every=context.config.log_every,
         put=partial(training.put_batch, mesh=context.mesh, rules=context.rules, group=True),
     )

@@ -46,8 +46,17 @@ MATRIX_STAGES = ("affinity", "mixture", "report")
 # What may differ at any time: where and how fast things run, how often they are saved or logged,
 # and which further mixtures are compared. None of it changes an artefact that exists.
 FREE = (
-    "mesh.*", "log_every", "compare", "train.seeds", "*.checkpoint_every", "*.keep", "*.memory",
-    "adapters.group", "affinity.batch_size", "evaluation.batch_size", "affinity.bootstrap",
+    "mesh.*",
+    "log_every",
+    "compare",
+    "train.seeds",
+    "*.checkpoint_every",
+    "*.keep",
+    "*.memory",
+    "adapters.group",
+    "affinity.batch_size",
+    "evaluation.batch_size",
+    "affinity.bootstrap",
 )
 
 
@@ -138,7 +147,7 @@ def misspelt(argv: Sequence[str]) -> str:
 
 
 def unknown_key(key: str) -> str:
-    """"no such key", and which one was meant: one of that last name, or else one spelt like it."""
+    """ "no such key", and which one was meant: one of that last name, or else one spelt like it."""
     known = wd.flatten(default_config().to_dict())
     namesakes = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
     near = difflib.get_close_matches(key, namesakes or known, 1, 0.0 if namesakes else 0.6)

@@ -51,8 +51,9 @@ def print_plan(context: Context, stages: Sequence[str]) -> None:
     flops, disk = (sum(getattr(r, x) or 0 for r in todo) for x in ("flops", "disk"))
     peak = training.peak_flops()
     hours = f", {flops / (0.4 * peak * len(jax.devices())) / 3600:.1f} h at 40% MFU" if peak else ""
-    free = shutil.disk_usage(next(p for p in (context.folder, *context.folder.absolute().parents)
-                                  if p.exists())).free
+    free = shutil.disk_usage(
+        next(p for p in (context.folder, *context.folder.absolute().parents) if p.exists())
+    ).free
     print(f"\nto do: {amount(flops)} FLOPs{hours}; {size(disk)} on disk, {size(free)} free")
 
 
@@ -155,7 +156,11 @@ def plan_adapters(estimate: Estimate) -> list[Row]:
             # the models, and two checkpoints of the group at hand, each with two moments a weight
             FLOAT32 * each * (len(steps) + 2 * 3 * group),
             training.estimate_memory(
-                config, mode=section.mode, rows=section.batch_size, length=length, group=group,
+                config,
+                mode=section.mode,
+                rows=section.batch_size,
+                length=length,
+                group=group,
                 mesh=context.mesh.shape,
             ).total,
         )
@@ -184,7 +189,11 @@ def plan_affinity(estimate: Estimate) -> list[Row]:
     )
     group = min(plan.layout.group, n)
     memory = plan.memory + training.forward_memory(
-        config, mode=mode, rows=plan.layout.batch_size, length=length, group=group,
+        config,
+        mode=mode,
+        rows=plan.layout.batch_size,
+        length=length,
+        group=group,
         mesh=context.mesh.shape,
     )
     each = training.model_bytes(config, mode)
@@ -210,9 +219,9 @@ def plan_runs(estimate: Estimate) -> list[Row]:
     context = estimate.context
     section, length = context.config.train, context.config.tasks.length
     config = adapters.with_lora(estimate.decoder(context.base), section)
-    mean = estimate.tokens(
-        context.base, [x for t in context.tasks for x in t.train[:20]]
-    ) / sum(min(20, len(t.train)) for t in context.tasks)
+    mean = estimate.tokens(context.base, [x for t in context.tasks for x in t.train[:20]]) / sum(
+        min(20, len(t.train)) for t in context.tasks
+    )
     rows = max(1, int(np.ceil(mean * context.config.mixture.budget / length)))
     steps = section.steps or -(-int(np.ceil(section.epochs * rows)) // section.batch_size)
     names = context.config.compare
@@ -229,8 +238,12 @@ def plan_runs(estimate: Estimate) -> list[Row]:
             # the model, and a checkpoint with two moments for each trained weight
             count * FLOAT32 * config.num_params * (4 if section.mode == "full" else 1),
             training.estimate_memory(
-                config, mode=section.mode, rows=section.batch_size, length=length,
-                accumulate=section.accumulate, mesh=context.mesh.shape,
+                config,
+                mode=section.mode,
+                rows=section.batch_size,
+                length=length,
+                accumulate=section.accumulate,
+                mesh=context.mesh.shape,
             ).total,
         )
     ]
@@ -244,7 +257,8 @@ def plan_evaluation(estimate: Estimate) -> list[Row]:
     tokens, _ = estimate.heldout(context.base)
     return [
         Row(
-            "evaluation", state(done, count),
+            "evaluation",
+            state(done, count),
             f"{count} models on {tokens:,} held-out tokens each",
             count * tokens * training.flops_per_token(config, length, "forward"),
         )
@@ -268,7 +282,7 @@ PLANS = {
 
 
 def state(done: int, count: int) -> str:
-    """"done", "to do", or "3 of 24 done"."""
+    """ "done", "to do", or "3 of 24 done"."""
     return "done" if done == count else f"{done} of {count} done" if done else "to do"
 
 
@@ -286,5 +300,3 @@ def size(x: float | None) -> str:
             return f"{x:.1f} {unit}"
         x /= 1024
     raise AssertionError
-
-

@@ -113,13 +113,19 @@ def pretrain_embedded(context: Context) -> None:
     )
     optimizer = training.make_optimizer(section.optimizer.to_dict())
     params = training.init_sharded(
-        partial(models.init_params, config), jax.random.key(seed),
-        axes=models.logical_axes(config), mesh=context.mesh, rules=context.rules,
+        partial(models.init_params, config),
+        jax.random.key(seed),
+        axes=models.logical_axes(config),
+        mesh=context.mesh,
+        rules=context.rules,
     )
     state = training.fit(
         training.make_train_step(config, optimizer, rules=context.rules),
         training.create_state(
-            optimizer, params, mesh=context.mesh, axes=models.logical_axes(config),
+            optimizer,
+            params,
+            mesh=context.mesh,
+            axes=models.logical_axes(config),
             rules=context.rules,
         ),
         batches.__getitem__,

@@ -46,7 +46,9 @@ def save_affinities(context: Context, scores: affinity.Scores) -> None:
     pmi = affinity.pmi(affinity.likelihoods(scores, section.normalize), scores.task)
     jsd = affinity.jsd_affinity(scores.mean_divergence(), section.contexts)
     save_affinity(
-        context, "pmi", pmi,
+        context,
+        "pmi",
+        pmi,
         lambda: affinity.resample_pmi(scores, normalize=section.normalize, **draws),
     )
     save_affinity(context, "jsd", jsd, lambda: affinity.resample_jsd(scores, **draws))
@@ -129,8 +131,11 @@ def mixture_stage(context: Context) -> None:
     given = affinities(context.folder)
     key = wd.digest(
         context.config.affinity.bootstrap,
-        {kind: wd.digest(S.tolist()) for kind, (S, _) in given.items()}, section,
-        list(context.config.compare), context.config.seed, sizes(context),
+        {kind: wd.digest(S.tolist()) for kind, (S, _) in given.items()},
+        section,
+        list(context.config.compare),
+        context.config.seed,
+        sizes(context),
     )
     if wd.is_done(folder, key):
         say("mixture", "done already")
@@ -255,17 +260,24 @@ def explained(kind: str, inputs: mixtures.Inputs, weights: np.ndarray, method: s
     section, drawn = inputs.config, None
     if method == "exact" and kind in inputs.resamples:
         drawn = mixture.bootstrap_weights(
-            inputs.resamples[kind], section["ratio"], inputs.cap, psd=section["psd"],
+            inputs.resamples[kind],
+            section["ratio"],
+            inputs.cap,
+            psd=section["psd"],
             floor=section["floor"],
         ).weights
     told = mixture.explain(
         inputs.affinities[kind], inputs.energy(kind), weights, cap=inputs.cap, resampled=drawn
     )
-    intervals = {} if drawn is None else {
-        "low": told.interval[0].tolist(),
-        "high": told.interval[1].tolist(),
-        "kept_share": told.kept.tolist(),
-    }  # fmt: skip
+    intervals = (
+        {}
+        if drawn is None
+        else {
+            "low": told.interval[0].tolist(),
+            "high": told.interval[1].tolist(),
+            "kept_share": told.kept.tolist(),
+        }
+    )
     return intervals | {
         "representativeness": told.representativeness.tolist(),
         "redundancy": told.redundancy.tolist(),

@@ -50,8 +50,14 @@ def run_key(context: Context, run: Run, steps: int) -> str:
     for free in ("checkpoint_every", "keep", "steps", "epochs", "seeds"):
         del section[free]
     return wd.digest(
-        context.base.key, section, steps, context.config.tasks.length, context.config.seed,
-        context.tasks_key, run.seed, run.counts,
+        context.base.key,
+        section,
+        steps,
+        context.config.tasks.length,
+        context.config.seed,
+        context.tasks_key,
+        run.seed,
+        run.counts,
     )
 
 
@@ -85,8 +91,11 @@ def runs_stage(context: Context) -> None:
             "config.base.param_dtype=float32 keeps it (config.base.dtype may stay)",
         )
     step = training.make_train_step(
-        config, training.make_optimizer(section.optimizer.to_dict()), mode=section.mode,
-        accumulate=section.accumulate, rules=context.rules,
+        config,
+        training.make_optimizer(section.optimizer.to_dict()),
+        mode=section.mode,
+        accumulate=section.accumulate,
+        rules=context.rules,
     )
     for run in runs:
         folder, key = run_folder(context, run), run_key(context, run, steps)
@@ -98,8 +107,15 @@ def runs_stage(context: Context) -> None:
         say("runs", f"{run.name}: {steps} steps, {epochs:.2f} epochs of {lengths[run]} rows")
         wd.begin(folder, key)
         train_mixture(context, config, step, rows[run], steps, folder, run)
-        wd.mark_done(folder, key, steps=steps, epochs=round(epochs, 4), rows=lengths[run],
-                     examples=sum(run.counts), seconds=round(time.monotonic() - start, 1))
+        wd.mark_done(
+            folder,
+            key,
+            steps=steps,
+            epochs=round(epochs, 4),
+            rows=lengths[run],
+            examples=sum(run.counts),
+            seconds=round(time.monotonic() - start, 1),
+        )
 
 
 def train_mixture(
@@ -118,14 +134,26 @@ def train_mixture(
     lora = config.lora is not None
     trainable = models.init_lora(config, jax.random.key(seed)) if lora else params
     state = training.create_state(
-        optimizer, trainable, params if lora else None, mesh=context.mesh,
-        axes=trained_axes(config), rules=context.rules,
+        optimizer,
+        trainable,
+        params if lora else None,
+        mesh=context.mesh,
+        axes=trained_axes(config),
+        rules=context.rules,
     )
     batches = tasks.stream(rows, batch_size=section.batch_size, seed=seed)
     state = training.fit(
-        step, state, batches.__getitem__, steps=steps, directory=folder, name=run.name, seed=seed,
-        checkpoint_every=section.checkpoint_every, log_every=context.config.log_every,
-        keep=section.keep, put=partial(training.put_batch, mesh=context.mesh, rules=context.rules),
+        step,
+        state,
+        batches.__getitem__,
+        steps=steps,
+        directory=folder,
+        name=run.name,
+        seed=seed,
+        checkpoint_every=section.checkpoint_every,
+        log_every=context.config.log_every,
+        keep=section.keep,
+        put=partial(training.put_batch, mesh=context.mesh, rules=context.rules),
         flops_per_token=partial(
             training.flops_per_token, config, context.config.tasks.length, section.mode
         ),
@@ -134,7 +162,11 @@ def train_mixture(
 
 
 def save_model(
-    context: Context, source: Source, folder: Path, config: models.DecoderConfig, state: Any,
+    context: Context,
+    source: Source,
+    folder: Path,
+    config: models.DecoderConfig,
+    state: Any,
     mode: str,
 ) -> None:
     """A Hugging Face folder that `transformers` opens: adapters merged, the tokenizer beside it."""

@@ -33,10 +33,20 @@ from taskpgm.tasks.source import Source, pick_splits
 from taskpgm.tasks.tables import READERS, Table, is_saved, read_file, read_named, read_saved
 
 KEYS = {
-    "name": str, "family": str, "source": str, "config": str, "split": str, "heldout_split": str,
-    "columns": Mapping, "template": Mapping, "labels": Mapping, "task_column": str,
-    "family_column": str, "limit": int, "heldout_limit": int,
-}  # fmt: skip
+    "name": str,
+    "family": str,
+    "source": str,
+    "config": str,
+    "split": str,
+    "heldout_split": str,
+    "columns": Mapping,
+    "template": Mapping,
+    "labels": Mapping,
+    "task_column": str,
+    "family_column": str,
+    "limit": int,
+    "heldout_limit": int,
+}
 
 
 def read(path: Path) -> list[Source]:

@@ -30,8 +30,14 @@ def example(row: Mapping[str, Any], where: str, form: Form) -> Example:
     An instruction and its input stand a blank line apart. Raises ValueError for a row with no
     response, or with columns that nobody has named.
     """
-    row = {**row, **{name: _label(row[name], name, words, where)
-                     for name, words in form.labels.items() if name in row}}  # fmt: skip
+    row = {
+        **row,
+        **{
+            name: _label(row[name], name, words, where)
+            for name, words in form.labels.items()
+            if name in row
+        },
+    }
     if form.template is not None:
         prompt, response = (
             _fill(form.template[part], part, row, where) for part in ("prompt", "response")

@@ -51,10 +51,38 @@ class Recipe:
 # Inputs
 
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
-SCRIPTS = ((0x41, 0x5B), (0x61, 0x7B), (0xC0, 0xD7), (0xD8, 0xF7), (0x391, 0x3A2), (0x3B1, 0x3CA),
-           (0x400, 0x460), (0x531, 0x557), (0x561, 0x587), (0x5D0, 0x5EB))  # fmt: skip
-STATUSES = (200, 201, 202, 204, 301, 302, 304, 400, 401, 403, 404, 405, 409, 410, 500, 501, 502,
-            503)  # fmt: skip
+SCRIPTS = (
+    (0x41, 0x5B),
+    (0x61, 0x7B),
+    (0xC0, 0xD7),
+    (0xD8, 0xF7),
+    (0x391, 0x3A2),
+    (0x3B1, 0x3CA),
+    (0x400, 0x460),
+    (0x531, 0x557),
+    (0x561, 0x587),
+    (0x5D0, 0x5EB),
+)
+STATUSES = (
+    200,
+    201,
+    202,
+    204,
+    301,
+    302,
+    304,
+    400,
+    401,
+    403,
+    404,
+    405,
+    409,
+    410,
+    500,
+    501,
+    502,
+    503,
+)
 ENDINGS = "css csv gif html jpg json pdf png txt xml zip".split()
 NETWORKS = ("10", "127", "169.254", "172.20", "192.168", "8", "77", "130", "224", "239")
 
@@ -102,8 +130,17 @@ def _address(rng: random.Random) -> str:
 def _member(rng: random.Random) -> str:
     """A name and a value in JSON."""
     number, word = rng.randrange(-99, 100), _word(rng)
-    values = ({word: number}, [number, word], [], word, str(number), number, number / 4, number > 0,
-              None)  # fmt: skip
+    values = (
+        {word: number},
+        [number, word],
+        [],
+        word,
+        str(number),
+        number,
+        number / 4,
+        number > 0,
+        None,
+    )
     return json.dumps({_word(rng): rng.choice(values)})[1:-1]
 
 
@@ -119,8 +156,9 @@ def _colour(rng: random.Random) -> str:
 # Answers
 
 # Neither names nor strftime of the library: they follow the locale of whoever runs this.
-MONTHS = ("January February March April May June July August September October November "
-          "December").split()  # fmt: skip
+MONTHS = (
+    "January February March April May June July August September October November December"
+).split()
 HUES = "red yellow green cyan blue magenta".split()
 
 
@@ -180,55 +218,114 @@ def _hue(colour: str) -> str:
 
 SUITE = (
     Recipe("month_short", "month", 900, _day, lambda x: f"Date {x}. Month in short?", _short),
-    Recipe("month_abbreviated", "month", 300, _day,
-           lambda x: f"Date {x}. Abbreviate its month.", _short),
-    Recipe("month_dotted", "month", 150, _day,
-           lambda x: f"Born {'.'.join(x.split('-')[::-1])}. Month?", _month),
-    Recipe("month_compact", "month", 90, _day,
-           lambda x: f"Stamp {x.replace('-', '')}. Month?", _month),
-    Recipe("month_ordinal", "month", 240, _day,
-           lambda x: f"Day {date.fromisoformat(x):%j} of {x[:4]}. Month?", _month),
-    Recipe("month_american", "month", 60, _day,
-           lambda x: f"Due {x[5:7]}/{x[8:]}/{x[:4]}. Month?", _month),
-
-    Recipe("hexadecimal", "number", 600, _number(16, 4096),
-           lambda x: f"Number {x}. In hexadecimal?", _hexadecimal),
-    Recipe("base_sixteen", "number", 500, _number(16, 4096),
-           lambda x: f"Number {x}. In base sixteen?", _hexadecimal),
-    Recipe("octal", "number", 200, _number(4096, 65536),
-           lambda x: f"Octal {int(x):o} as hex?", _hexadecimal),
-    Recipe("binary", "number", 120, _number(4096, 65536),
-           lambda x: f"Bits {int(x):b} as hex?", _hexadecimal),
-
+    Recipe(
+        "month_abbreviated",
+        "month",
+        300,
+        _day,
+        lambda x: f"Date {x}. Abbreviate its month.",
+        _short,
+    ),
+    Recipe(
+        "month_dotted",
+        "month",
+        150,
+        _day,
+        lambda x: f"Born {'.'.join(x.split('-')[::-1])}. Month?",
+        _month,
+    ),
+    Recipe(
+        "month_compact", "month", 90, _day, lambda x: f"Stamp {x.replace('-', '')}. Month?", _month
+    ),
+    Recipe(
+        "month_ordinal",
+        "month",
+        240,
+        _day,
+        lambda x: f"Day {date.fromisoformat(x):%j} of {x[:4]}. Month?",
+        _month,
+    ),
+    Recipe(
+        "month_american",
+        "month",
+        60,
+        _day,
+        lambda x: f"Due {x[5:7]}/{x[8:]}/{x[:4]}. Month?",
+        _month,
+    ),
+    Recipe(
+        "hexadecimal",
+        "number",
+        600,
+        _number(16, 4096),
+        lambda x: f"Number {x}. In hexadecimal?",
+        _hexadecimal,
+    ),
+    Recipe(
+        "base_sixteen",
+        "number",
+        500,
+        _number(16, 4096),
+        lambda x: f"Number {x}. In base sixteen?",
+        _hexadecimal,
+    ),
+    Recipe(
+        "octal",
+        "number",
+        200,
+        _number(4096, 65536),
+        lambda x: f"Octal {int(x):o} as hex?",
+        _hexadecimal,
+    ),
+    Recipe(
+        "binary",
+        "number",
+        120,
+        _number(4096, 65536),
+        lambda x: f"Bits {int(x):b} as hex?",
+        _hexadecimal,
+    ),
     Recipe("reason", "http", 480, _request, lambda x: f"GET {x}. Reason?", _reason),
-    Recipe("reason_header", "http", 120, _request,
-           lambda x: f"HTTP/1.1 {x.split()[1]} at {x.split()[0]}. Phrase?", _reason),
-    Recipe("reason_error", "http", 60, _request,
-           lambda x: f"Server {x.split()[0][1:]} answered {x.split()[1]}. Meaning?", _reason),
-
+    Recipe(
+        "reason_header",
+        "http",
+        120,
+        _request,
+        lambda x: f"HTTP/1.1 {x.split()[1]} at {x.split()[0]}. Phrase?",
+        _reason,
+    ),
+    Recipe(
+        "reason_error",
+        "http",
+        60,
+        _request,
+        lambda x: f"Server {x.split()[0][1:]} answered {x.split()[1]}. Meaning?",
+        _reason,
+    ),
     Recipe("script", "script", 240, _letters(1), lambda x: f"Letter {x}. Script?", _script),
-    Recipe("script_of_code", "script", 80, _letters(1), lambda x: f"U+{ord(x):04X}. Script?",
-           _script),
+    Recipe(
+        "script_of_code", "script", 80, _letters(1), lambda x: f"U+{ord(x):04X}. Script?", _script
+    ),
     Recipe("script_of_text", "script", 400, _letters(3), lambda x: f"Text {x}. Script?", _script),
-
     Recipe("media_type", "media", 400, _file, lambda x: f"URL /img/{x}. Media type?", _media_type),
     Recipe("media_attached", "media", 80, _file, lambda x: f'Attached "{x}". Type?', _media_type),
-
     Recipe("scope", "address", 360, _address, lambda x: f"Address {x}. Scope?", _scope),
     Recipe("scope_of_host", "address", 90, _address, lambda x: f"http://{x}:80/. Scope?", _scope),
-
     Recipe("json_type", "type", 450, _member, lambda x: f"Member {x}. Type?", _type),
-    Recipe("python_type", "type", 100, _member,
-           lambda x: f"{x.split(chr(34))[1]} = {_value(x)!r}. Type?", _type),
-
+    Recipe(
+        "python_type",
+        "type",
+        100,
+        _member,
+        lambda x: f"{x.split(chr(34))[1]} = {_value(x)!r}. Type?",
+        _type,
+    ),
     Recipe("sum_of_two", "sum", 1200, _numbers(2), lambda x: f"Add {x}.", _sum),
     Recipe("sum_of_three", "sum", 240, _numbers(3), lambda x: f"Add {x}.", _sum),
-
     Recipe("last_letter", "letter", 1000, _word, lambda x: f"Word {x}. Last letter?", _last),
     Recipe("last_of_two", "letter", 150, _words, lambda x: f"Phrase {x}. Ends in?", _last),
-
     Recipe("hue", "colour", 240, _colour, lambda x: f"Colour {x}. Hue?", _hue),
-)  # fmt: skip
+)
 
 # Each pair asks the same of the same kind of input, in other words, and has about as many rows: a
 # divergence also sees for how long a model was trained (base_sixteen with 300 rows, half of

@@ -97,7 +97,12 @@ def estimate_memory(
 
 
 def forward_memory(
-    config: DecoderConfig, *, mode: str, rows: int, length: int, group: int = 1,
+    config: DecoderConfig,
+    *,
+    mode: str,
+    rows: int,
+    length: int,
+    group: int = 1,
     mesh: Mapping[str, int] | None = None,
 ) -> float:
     """Bytes on one device for a forward pass of `group` models on the same rows, nothing kept.

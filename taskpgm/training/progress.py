@@ -57,8 +57,9 @@ class Reporter:
             print(
                 f"{self.name}: {done} of {self.total}, {rate:.3g} {self.unit}/s, {left} left"
                 + (f", {note}" if note else ""),
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def duration(seconds: float) -> str:

@@ -112,8 +112,10 @@ def make_train_step(
         axis = placed.spec[0] if placed else None
         each = jax.vmap(
             partial(one, axis_name="group"),
-            in_axes=(0, None, 0, 0, 0), axis_name="group", spmd_axis_name=axis,
-        )  # fmt: skip
+            in_axes=(0, None, 0, 0, 0),
+            axis_name="group",
+            spmd_axis_name=axis,
+        )
         if side == tasks:
             return each(state, frozen, batch, key, total)
 
@@ -124,8 +126,9 @@ def make_train_step(
             state, rest = some(k, done[0]), some(k, (batch, key, total))
             return jax.tree.map(
                 lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, k * side, 0),
-                done, each(state, frozen, *rest),
-            )  # fmt: skip
+                done,
+                each(state, frozen, *rest),
+            )
 
         _, metrics = jax.eval_shape(each, state, frozen, batch, key, total)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)

@@ -11,11 +11,19 @@ from taskpgm import affinity, training
 from taskpgm.affinity import predict
 from taskpgm.models import Decoder, DecoderConfig, LoraConfig, init_lora, init_params
 
-CONFIG = DecoderConfig.from_hf({
-    "model_type": "llama", "vocab_size": 37, "hidden_size": 16, "intermediate_size": 24,
-    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-    "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
-})  # fmt: skip
+CONFIG = DecoderConfig.from_hf(
+    {
+        "model_type": "llama",
+        "vocab_size": 37,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5,
+    }
+)
 
 
 LORA = LoraConfig(rank=2, targets=("q_proj", "up_proj"))
@@ -59,10 +67,18 @@ def alone(config, mode, params, stacked):
 def test_scores_equal_one_example_at_a_time(world, tmp_path, mode):
     config, params, stacked = models(mode)
     scores = affinity.compute_scores(
-        config, params, lambda some: jax.tree.map(lambda x: x[np.asarray(some)], stacked),
-        [rows for _, _, rows in world.tasks], [len(x) for x, _, _ in world.tasks],
-        model_keys=["a", "b", "c"], folder=tmp_path, memory=2**20, batch_size=2, group=2, mode=mode,
-    )  # fmt: skip
+        config,
+        params,
+        lambda some: jax.tree.map(lambda x: x[np.asarray(some)], stacked),
+        [rows for _, _, rows in world.tasks],
+        [len(x) for x, _, _ in world.tasks],
+        model_keys=["a", "b", "c"],
+        folder=tmp_path,
+        memory=2**20,
+        batch_size=2,
+        group=2,
+        mode=mode,
+    )
     say, at = alone(config, mode, params, stacked), 0
     for k, (examples, prompts, _) in enumerate(world.tasks):
         values, _ = scores.divergence(k)
@@ -106,9 +122,15 @@ def compiled_memory(config, mode, g, rows, length):
 @pytest.mark.parametrize("length", [128, 1024])
 def test_the_plans_memory_is_near_the_compilers(mode, length):
     config = dataclasses.replace(
-        CONFIG, hidden_size=256, intermediate_size=704, vocab_size=512, num_heads=8,
-        num_kv_heads=8, head_dim=32, lora=LORA if mode == "lora" else None,
-    )  # fmt: skip
+        CONFIG,
+        hidden_size=256,
+        intermediate_size=704,
+        vocab_size=512,
+        num_heads=8,
+        num_kv_heads=8,
+        head_dim=32,
+        lora=LORA if mode == "lora" else None,
+    )
     use = compiled_memory(config, mode, 3, rows=8, length=length)
     guess = training.forward_memory(config, mode=mode, rows=8, length=length, group=3)
     guess -= 3 * training.model_bytes(config, mode)  # the group that would be on its way

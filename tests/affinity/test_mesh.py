@@ -22,10 +22,19 @@ def compile_quickly():
 
 def decoder(attention):
     return DecoderConfig(
-        architecture="llama", vocab_size=64, hidden_size=32, intermediate_size=64, num_layers=2,
-        num_heads=4, num_kv_heads=2, head_dim=8, max_position=LENGTH, initializer_range=0.2,
-        lora=LoraConfig(rank=4, alpha=8.0), attention=attention,
-    )  # fmt: skip
+        architecture="llama",
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        max_position=LENGTH,
+        initializer_range=0.2,
+        lora=LoraConfig(rank=4, alpha=8.0),
+        attention=attention,
+    )
 
 
 def window():

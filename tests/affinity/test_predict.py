@@ -10,9 +10,15 @@ from taskpgm.affinity import predict
 def test_log_likelihoods_equal_one_example_alone(world, batch_size, chunk):
     for examples, prompts, rows in world.tasks:
         got, tokens = predict.score_examples(
-            None, world.shared, world.models, rows, len(examples),
-            batch_size=batch_size, chunk=chunk, forward=world.forward,
-        )  # fmt: skip
+            None,
+            world.shared,
+            world.models,
+            rows,
+            len(examples),
+            batch_size=batch_size,
+            chunk=chunk,
+            forward=world.forward,
+        )
         want = [
             [world.log_likelihood_alone(i, *e) for e in zip(examples, prompts, strict=True)]
             for i in range(5)
@@ -25,9 +31,14 @@ def test_no_task_compiles_anew(world):
     predict._target_log_probs.clear_cache()
     for examples, _, rows in world.tasks:
         predict.score_examples(
-            None, world.shared, world.models, rows, len(examples),
-            batch_size=2, forward=world.forward,
-        )  # fmt: skip
+            None,
+            world.shared,
+            world.models,
+            rows,
+            len(examples),
+            batch_size=2,
+            forward=world.forward,
+        )
     assert predict._target_log_probs._cache_size() == 1
 
 

@@ -25,10 +25,19 @@ def compute(world, folder, models, tasks=None, cut=CUT, **options):
         return jax.tree.map(lambda x: x[chosen], world.models)
 
     return affinity.compute_scores(
-        None, world.shared, models_of, [world.tasks[k][2] for k in tasks],
-        [len(world.tasks[k][0]) for k in tasks], model_keys=[f"model {i}" for i in models],
-        folder=folder, memory=1e9, batch_size=2, forward=world.forward, cut=cut, **options,
-    )  # fmt: skip
+        None,
+        world.shared,
+        models_of,
+        [world.tasks[k][2] for k in tasks],
+        [len(world.tasks[k][0]) for k in tasks],
+        model_keys=[f"model {i}" for i in models],
+        folder=folder,
+        memory=1e9,
+        batch_size=2,
+        forward=world.forward,
+        cut=cut,
+        **options,
+    )
 
 
 def test_a_cell_is_read_as_written(tmp_path):

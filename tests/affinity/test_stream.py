@@ -102,11 +102,18 @@ def test_one_program_for_all_tasks(world):
     assert stream._reduce._cache_size() == 1
 
 
-CONFIG = DecoderConfig.from_hf({
-    "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
-    "num_hidden_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-})  # fmt: skip
+CONFIG = DecoderConfig.from_hf(
+    {
+        "model_type": "llama",
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+    }
+)
 
 
 @pytest.mark.parametrize("memory", [8 * 2**20, 300 * 2**20, 8 * 2**30])
@@ -121,10 +128,15 @@ def test_316_tasks_fit(memory):
     rows = [jax.ShapeDtypeStruct((8, 512), jnp.int32)] * 3
     window = stream.Window(*rows, *whole, jax.ShapeDtypeStruct((), jnp.int32))
     lowered = stream._reduce.lower(
-        (hidden, head), (hidden, head) if two else None, window, whole[0],
+        (hidden, head),
+        (hidden, head) if two else None,
+        window,
+        whole[0],
         jax.ShapeDtypeStruct((cut.window,), jnp.float32),
-        most=cut.bins, span=cut.positions, top_k=None,
-    )  # fmt: skip
+        most=cut.bins,
+        span=cut.positions,
+        top_k=None,
+    )
     use = lowered.compile().memory_analysis()
     weights = np.prod(head.shape) * 4
     held = use.temp_size_in_bytes + use.output_size_in_bytes + use.argument_size_in_bytes
@@ -162,10 +174,12 @@ def test_models_read_as_often_as_planned(world, cut, monkeypatch):
     scored = (rows.weights > 0).sum(1)
     real, seen = stream.hidden_states, []
     monkeypatch.setattr(
-        stream, "hidden_states",
-        lambda forward, shared, models, window: seen.append(len(models["a"])) or real(
-            forward, shared, models, window),
-    )  # fmt: skip
+        stream,
+        "hidden_states",
+        lambda forward, shared, models, window: (
+            seen.append(len(models["a"])) or real(forward, shared, models, window)
+        ),
+    )
     run(world, 0, range(5), [], cut)
     blocks = -(-5 // cut.models)
     held = -(-cut.models // cut.group) * min(cut.group, cut.models) * blocks  # with fillers
@@ -178,18 +192,29 @@ def test_models_read_as_often_as_planned(world, cut, monkeypatch):
 
 def test_plan_shows_its_arithmetic():
     got = plan(
-        CONFIG, num_tasks=316, heldout_tokens=316 * 5000, length=512, batch_size=8,
-        memory=8 * 2**30, scored_tokens=316 * 1000, heldout_examples=316 * 50,
-    )  # fmt: skip
+        CONFIG,
+        num_tasks=316,
+        heldout_tokens=316 * 5000,
+        length=512,
+        batch_size=8,
+        memory=8 * 2**30,
+        scored_tokens=316 * 1000,
+        heldout_examples=316 * 50,
+    )
     assert got.layout.models == 316 and got.memory <= 8 * 2**30
     assert got.flops > 49770 * 32000 * 316 * 1000 * 20
     assert got.disk == pytest.approx(316 * 50 * (49770 * 4 + 316 * 8))
     for part in ("316 x 316", "49,770 pairs (pool)", "316 models x"):
         assert part in got.text
     alone = plan(
-        CONFIG, num_tasks=316, heldout_tokens=316 * 5000, length=512, batch_size=8,
-        memory=8 * 2**30, contexts=None,
-    )  # fmt: skip
+        CONFIG,
+        num_tasks=316,
+        heldout_tokens=316 * 5000,
+        length=512,
+        batch_size=8,
+        memory=8 * 2**30,
+        contexts=None,
+    )
     assert alone.disk < got.disk and "pairs" not in alone.text
 
 

@@ -19,9 +19,15 @@ def tiny() -> SimpleNamespace:
     tokenizer = corpus.train_tokenizer(texts, 400)
     config = DecoderConfig.from_hf(
         {
-            "model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 32,
-            "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+            "model_type": "llama",
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 64,
+            "rms_norm_eps": 1e-5,
             "tie_word_embeddings": True,
         }
     )
@@ -47,6 +53,11 @@ def tiny() -> SimpleNamespace:
         return np.asarray(table(padded[None]), np.float64)[0, : len(ids)]
 
     return SimpleNamespace(
-        tokenizer=tokenizer, config=config, params=params, tasks=tasks, rows=rows, length=LENGTH,
+        tokenizer=tokenizer,
+        config=config,
+        params=params,
+        tasks=tasks,
+        rows=rows,
+        length=LENGTH,
         log_probs=log_probs,
     )

@@ -111,13 +111,15 @@ def test_lm_eval_runs_a_task_of_our_own(tiny, tmp_path):
         "metric_list:\n  - metric: word_perplexity\n" + common
     )
     found = run_harness(
-        tiny.config, tiny.params, tiny.tokenizer,
-        ["tiny_choose", "tiny_write", "tiny_roll"], batch_size=2, include_path=tmp_path,
+        tiny.config,
+        tiny.params,
+        tiny.tokenizer,
+        ["tiny_choose", "tiny_write", "tiny_roll"],
+        batch_size=2,
+        include_path=tmp_path,
     )
     assert 0 <= found["tiny_choose"]["acc,none"] <= 1
     assert found["tiny_write"]["exact_match,none"] == 0
     assert found["tiny_roll"]["word_perplexity,none"] > 1
     with pytest.raises(ValueError, match="no task 'tiny_chose'"):
-        run_harness(
-            tiny.config, tiny.params, tiny.tokenizer, ["tiny_chose"], include_path=tmp_path
-        )
+        run_harness(tiny.config, tiny.params, tiny.tokenizer, ["tiny_chose"], include_path=tmp_path)

@@ -117,9 +117,7 @@ def test_rows_must_belong_to_the_tasks(tiny):
         heldout_loss(tiny.config, tiny.params, tiny.tasks, tiny.rows[:2], batch_size=4)
     nothing = pack(encode(tiny.tokenizer, (), tiny.length), tiny.length)
     with pytest.raises(ValueError, match="'third': no held-out token"):
-        heldout_loss(
-            tiny.config, tiny.params, tiny.tasks, [*tiny.rows[:2], nothing], batch_size=4
-        )
+        heldout_loss(tiny.config, tiny.params, tiny.tasks, [*tiny.rows[:2], nothing], batch_size=4)
 
 
 def test_averages_over_tasks_and_over_families():
@@ -140,7 +138,12 @@ def test_samples_are_those_that_every_run_answered():
     task = Task("t", "f", examples, examples)
     runs = {"a": {"t": {"predictions": [None, "x", "y"]}}, "b": {"t": {"predictions": ["u", "v"]}}}
     assert samples([task], runs, per_task=2) == [
-        {"task": "t", "family": "f", "prompt": "p1", "response": "r1",
-         "predictions": {"a": "x", "b": "v"}}
+        {
+            "task": "t",
+            "family": "f",
+            "prompt": "p1",
+            "response": "r1",
+            "predictions": {"a": "x", "b": "v"},
+        }
     ]
     assert samples([task], {}) == []

@@ -23,10 +23,13 @@ def test_uniform_and_sizes():
     flat = baselines.size_proportional(sizes, temperature=np.inf)
     np.testing.assert_allclose(flat, [1 / 3, 1 / 3, 0, 1 / 3])
     assert is_mixture(baselines.size_proportional([10**15, 1], temperature=0.01))
-    for bad in (lambda: baselines.uniform(0), lambda: baselines.size_proportional([0, 0]),
-                lambda: baselines.size_proportional([1, -1]),
-                lambda: baselines.size_proportional([1], cap=0),
-                lambda: baselines.size_proportional([1], temperature=0)):  # fmt: skip
+    for bad in (
+        lambda: baselines.uniform(0),
+        lambda: baselines.size_proportional([0, 0]),
+        lambda: baselines.size_proportional([1, -1]),
+        lambda: baselines.size_proportional([1], cap=0),
+        lambda: baselines.size_proportional([1], temperature=0),
+    ):
         with pytest.raises(ValueError):
             bad()
 
@@ -130,15 +133,17 @@ def test_mixmin_finds_the_source_of_the_data():
     def loss(p):
         return -np.log(p @ models[:, words]).mean()
 
-    grid = np.array([p for p in itertools.product(np.linspace(0, 1, 41), repeat=3)
-                     if abs(sum(p) - 1) < 1e-9])  # fmt: skip
+    grid = np.array(
+        [p for p in itertools.product(np.linspace(0, 1, 41), repeat=3) if abs(sum(p) - 1) < 1e-9]
+    )
     assert loss(found) <= min(loss(p) for p in grid) + 1e-3
     # Log space holds: sequences whose probability is far below the smallest float.
     low = np.log(models)[:, words[:50]] - 5000
     np.testing.assert_allclose(
         baselines.mixmin(low, np.full(50, 3)),
-        baselines.mixmin(low + 5000, np.full(50, 3)), rtol=1e-6,
-    )  # fmt: skip
+        baselines.mixmin(low + 5000, np.full(50, 3)),
+        rtol=1e-6,
+    )
 
 
 def test_chameleon():

@@ -76,8 +76,12 @@ def minimum_by_enumeration(energy):
     for size in range(1, n + 1):
         for f in itertools.combinations(range(n), size):
             f = list(f)
-            a = np.block([[energy.pairwise[np.ix_(f, f)], np.ones((size, 1))],
-                          [np.ones((1, size)), np.zeros((1, 1))]])  # fmt: skip
+            a = np.block(
+                [
+                    [energy.pairwise[np.ix_(f, f)], np.ones((size, 1))],
+                    [np.ones((1, size)), np.zeros((1, 1))],
+                ]
+            )
             p = np.linalg.solve(a, np.append(energy.unary[f], 1))[:-1]
             if (p >= -1e-12).all():
                 best = min(best, value(energy.unary[f], energy.pairwise[np.ix_(f, f)], p))

@@ -50,8 +50,11 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
     (workdir / "affinity").mkdir(parents=True)
     for kind, matrix in (("pmi", pmi), ("jsd", jsd)):
         np.savez(
-            workdir / "affinity" / f"{kind}.npz", affinity=matrix, tasks=np.array(names),
-            low=matrix - 0.08, high=matrix + 0.08,
+            workdir / "affinity" / f"{kind}.npz",
+            affinity=matrix,
+            tasks=np.array(names),
+            low=matrix - 0.08,
+            high=matrix + 0.08,
         )
     np.savez(workdir / "affinity" / "scores.npz", log_likelihood=np.zeros((2, 2)))
 
@@ -67,10 +70,14 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
             unary, pairwise = matrix.sum(1) / n, shifted @ weights
             gradient = pairwise - ratio * unary
             entry = {
-                "affinity": name[-3:], "method": "exact", "ratio": ratio, "gap": 3e-12,
+                "affinity": name[-3:],
+                "method": "exact",
+                "ratio": ratio,
+                "gap": 3e-12,
                 "energy": float(weights @ pairwise / 2 - ratio * unary @ weights),
                 "explain": {
-                    "representativeness": unary.tolist(), "redundancy": pairwise.tolist(),
+                    "representativeness": unary.tolist(),
+                    "redundancy": pairwise.tolist(),
                     "reduced_cost": np.where(
                         weights > 0, 0, gradient - gradient[weights > 0].mean()
                     ).tolist(),
@@ -82,38 +89,67 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
                 },
             }
         entry |= {
-            "weights": weights.tolist(), "counts": np.floor(weights * budget).astype(int).tolist(),
+            "weights": weights.tolist(),
+            "counts": np.floor(weights * budget).astype(int).tolist(),
         }
         mixtures[name] = entry
     (workdir / "mixture").mkdir()
-    _dump(workdir / "mixture" / "weights.json", {
-        "tasks": names, "families": family, "sizes": sizes.tolist(), "mixtures": mixtures,
-        "main": "taskpgm-pmi", **mixtures["taskpgm-pmi"],
-    })
+    _dump(
+        workdir / "mixture" / "weights.json",
+        {
+            "tasks": names,
+            "families": family,
+            "sizes": sizes.tolist(),
+            "mixtures": mixtures,
+            "main": "taskpgm-pmi",
+            **mixtures["taskpgm-pmi"],
+        },
+    )
     _dump(
         workdir / "config.json",
         {"seed": 0, "mixture": {"ratio": 1.6}, "compare": list(MIXTURES)},
     )
-    _dump(workdir / "tasks.json", {"tasks": [
-        {"name": t, "family": f, "train": int(s), "heldout": int(s) // 8, "hash": "0" * 8,
-         "notes": ["a held-out split was cut off"] if i == 0 else []}
-        for i, (t, f, s) in enumerate(zip(names, family, sizes, strict=True))
-    ]})
+    _dump(
+        workdir / "tasks.json",
+        {
+            "tasks": [
+                {
+                    "name": t,
+                    "family": f,
+                    "train": int(s),
+                    "heldout": int(s) // 8,
+                    "hash": "0" * 8,
+                    "notes": ["a held-out split was cut off"] if i == 0 else [],
+                }
+                for i, (t, f, s) in enumerate(zip(names, family, sizes, strict=True))
+            ]
+        },
+    )
 
     def report(shift: float) -> dict:
         loss = 0.9 + 0.25 * np.sin(of) + shift * np.clip(1 + 0.8 * rng.normal(size=n), 0.1, 3)
         tasks = {
-            t: {"loss": float(v), "exact_match": float(np.clip(1.1 - v, 0, 1)), "examples": 30,
-                "tokens": 240}
+            t: {
+                "loss": float(v),
+                "exact_match": float(np.clip(1.1 - v, 0, 1)),
+                "examples": 30,
+                "tokens": 240,
+            }
             for t, v in zip(names, loss, strict=True)
         }
         mean = lambda reports: {  # noqa: E731
             key: float(np.mean([r[key] for r in reports])) for key in ("loss", "exact_match")
         }
-        groups = {f: mean([tasks[t] for t, g in zip(names, family, strict=True) if g == f])
-                  for f in dict.fromkeys(family)}
-        return {"tasks": tasks, "families": groups, "mean": mean(tasks.values()),
-                "family_mean": mean(groups.values())}
+        groups = {
+            f: mean([tasks[t] for t, g in zip(names, family, strict=True) if g == f])
+            for f in dict.fromkeys(family)
+        }
+        return {
+            "tasks": tasks,
+            "families": groups,
+            "mean": mean(tasks.values()),
+            "family_mean": mean(groups.values()),
+        }
 
     runs = {}
     for i, name in enumerate(MIXTURES):
@@ -122,17 +158,26 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
         folder = workdir / "runs" / name
         folder.mkdir(parents=True)
         loss = 1 + 2 * np.exp(-np.arange(100) / 15) + 0.08 * rng.normal(size=100) + 0.1 * i
-        lines = [json.dumps({"step": 4 * k, "loss": float(v), "tokens": 100})
-                 for k, v in enumerate(loss)]
+        lines = [
+            json.dumps({"step": 4 * k, "loss": float(v), "tokens": 100}) for k, v in enumerate(loss)
+        ]
         (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 40')
-    _dump(workdir / "evaluation" / "results.json", {
-        "base": report(1.4), "runs": runs,
-        "samples": [{
-            "task": names[0], "family": family[0], "prompt": "upper: <b>&amp;</b>\nanswer:",
-            "response": "YES", "predictions": {name: "YES" if name == winner else "no"
-                                               for name in MIXTURES},
-        }],
-    })
+    _dump(
+        workdir / "evaluation" / "results.json",
+        {
+            "base": report(1.4),
+            "runs": runs,
+            "samples": [
+                {
+                    "task": names[0],
+                    "family": family[0],
+                    "prompt": "upper: <b>&amp;</b>\nanswer:",
+                    "response": "YES",
+                    "predictions": {name: "YES" if name == winner else "no" for name in MIXTURES},
+                }
+            ],
+        },
+    )
     return workdir
 
 

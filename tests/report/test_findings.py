@@ -72,7 +72,11 @@ def test_the_table_is_aligned_and_marks_the_best(make_workdir, tmp_path):
     lines = results_table(make_workdir(tmp_path, 12, 4)).splitlines()
     assert lines[0].split()[0] == "mixture"
     assert [line.split("  ")[0] for line in lines[2:7]] == [
-        "base, not fine-tuned", "uniform", "size-proportional", "taskpgm-pmi", "taskpgm-jsd",
+        "base, not fine-tuned",
+        "uniform",
+        "size-proportional",
+        "taskpgm-pmi",
+        "taskpgm-jsd",
     ]
     assert lines[5].count("*") == 4
     assert all(line.count("*") == 0 for line in (*lines[2:5], lines[6]))

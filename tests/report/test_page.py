@@ -60,14 +60,29 @@ def test_the_page_shows_everything(whole):
     words = " ".join(Checker(text).words)
     for name in (*study.tasks, *study.families, *study.mixtures):
         assert name in words
-    for heading in ("Results", "How tasks relate", "The mixtures", "Why these weights",
-                    "Training", "Answers", "How to read this page", "Run it again"):
+    for heading in (
+        "Results",
+        "How tasks relate",
+        "The mixtures",
+        "Why these weights",
+        "Training",
+        "Answers",
+        "How to read this page",
+        "Run it again",
+    ):
         assert f"<h2>{heading}</h2>" in text
     assert "python launch.py '--config=configs/a b.py'" in words
     assert "upper: <b>&amp;</b>" in words  # shown, not interpreted
     drawn = {path.name for path in (workdir / "report").glob("*.png")}
-    names = ("affinity-pmi", "affinity-jsd", "weights", "gains", "training",
-             "reasons-taskpgm-pmi", "reasons-taskpgm-jsd")
+    names = (
+        "affinity-pmi",
+        "affinity-jsd",
+        "weights",
+        "gains",
+        "training",
+        "reasons-taskpgm-pmi",
+        "reasons-taskpgm-jsd",
+    )
     assert drawn == {f"{name}{theme}.png" for name in names for theme in ("", "-dark")}
     assert text.count('<source media="(prefers-color-scheme: dark)"') == len(names)
     assert not list((workdir / "report").glob(".*"))
@@ -151,10 +166,24 @@ def test_a_matrix_and_its_weights_are_enough(tmp_path):
     names = [f"task {i}" for i in range(n)]
     np.savez(tmp_path / "affinity" / "pmi.npz", affinity=noise + noise.T, tasks=np.array(names))
     weights = [0.5, 0.3, 0.2, 0.0, 0.0]
-    entry = {"affinity": "pmi", "method": "exact", "ratio": 2.0, "weights": weights,
-             "counts": None, "energy": -1.0, "gap": 0.0, "effective": 2.8, "explain": None}
-    value = {"tasks": names, "families": [""] * n, "sizes": None, "main": "taskpgm-pmi",
-             "mixtures": {"taskpgm-pmi": entry}}
+    entry = {
+        "affinity": "pmi",
+        "method": "exact",
+        "ratio": 2.0,
+        "weights": weights,
+        "counts": None,
+        "energy": -1.0,
+        "gap": 0.0,
+        "effective": 2.8,
+        "explain": None,
+    }
+    value = {
+        "tasks": names,
+        "families": [""] * n,
+        "sizes": None,
+        "main": "taskpgm-pmi",
+        "mixtures": {"taskpgm-pmi": entry},
+    }
     (tmp_path / "mixture" / "weights.json").write_text(json.dumps(value))
     text = write_page(tmp_path).read_text()
     assert "keeps 3 of 5 tasks" in text
@@ -168,8 +197,12 @@ def test_tiny_and_odd_studies_are_drawn(make_workdir, tmp_path):
     path = workdir / "evaluation" / "results.json"
     results = json.loads(path.read_text())
     for run in (results["base"], *results["runs"].values()):
-        for section in (run["tasks"], run["families"], {"mean": run["mean"]},
-                        {"mean": run["family_mean"]}):
+        for section in (
+            run["tasks"],
+            run["families"],
+            {"mean": run["mean"]},
+            {"mean": run["family_mean"]},
+        ):
             for report in section.values():
                 report["exact_match"] = None
     results["base"]["harness"] = {"mmlu": {"acc,none": 0.25, "acc_stderr,none": 0.1}}

@@ -32,9 +32,12 @@ def write_tasks(folder: Path, rows: int = 12) -> Path:
 def command(workdir, *options, config=TINY) -> list[str]:
     """The command line of a run."""
     return [
-        sys.executable, str(ROOT / "launch.py"), f"--config={config}", f"--workdir={workdir}",
+        sys.executable,
+        str(ROOT / "launch.py"),
+        f"--config={config}",
+        f"--workdir={workdir}",
         *options,
-    ]  # fmt: skip
+    ]
 
 
 def environment(devices: int = 1) -> dict[str, str]:
@@ -47,9 +50,13 @@ def environment(devices: int = 1) -> dict[str, str]:
 def launch(workdir, *options, config=TINY, code=0, devices=1) -> subprocess.CompletedProcess:
     """Runs launch.py to its end and checks its exit code."""
     done = subprocess.run(
-        command(workdir, *options, config=config), capture_output=True, text=True, cwd=ROOT,
-        env=environment(devices), timeout=300,
-    )  # fmt: skip
+        command(workdir, *options, config=config),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(devices),
+        timeout=300,
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return done
 
@@ -64,10 +71,14 @@ def start_pair(workdir, *options: str, second: tuple[str, ...] = ()) -> list[sub
         subprocess.Popen(
             [*command(workdir, *options), coordinator, "--num_processes=2", f"--process_id={i}"]
             + [*second] * i,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(2),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment(2),
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]
 
 
 def end_pair(pair: list[subprocess.Popen], code: int = 0) -> tuple[str, str]:

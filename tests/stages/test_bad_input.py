@@ -105,11 +105,19 @@ def test_no_such_stage(tmp_path, data):
 
 
 LLAMA = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32,
-    "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
-    "hidden_act": "silu", "tie_word_embeddings": True,
-}  # fmt: skip
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 32,
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
 
 
 def model_folder(tmp_path, **changes):
@@ -233,9 +241,12 @@ def test_a_full_disk_is_called_one():
 @pytest.mark.pipeline
 def test_nan_loss_ends_with_one_line_and_no_traceback(tasks_folder, tmp_path):
     done = launch(
-        tmp_path / "run", f"--config.tasks.source={tasks_folder}",
-        "--config.embedded.optimizer.lr=1e30", "--config.embedded.optimizer.clip=0.0", code=1,
-    )  # fmt: skip
+        tmp_path / "run",
+        f"--config.tasks.source={tasks_folder}",
+        "--config.embedded.optimizer.lr=1e30",
+        "--config.embedded.optimizer.clip=0.0",
+        code=1,
+    )
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "loss is" in lines[0] and "run base" in lines[0]
     assert "Traceback" not in done.stderr

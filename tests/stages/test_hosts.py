@@ -104,8 +104,10 @@ def test_batches_are_alike(one, two):
     logs = sorted(path.relative_to(one) for path in one.rglob("metrics.jsonl"))
     assert len(logs) == 1 + 2 + 2  # the base, two groups of adapters, two runs
     for log in logs:
-        a, b = ([{k: row[k] for k in ("step", "tokens", "loss")} for row in read(w / log)]
-                for w in (one, two))  # fmt: skip
+        a, b = (
+            [{k: row[k] for k in ("step", "tokens", "loss")} for row in read(w / log)]
+            for w in (one, two)
+        )
         assert a
         same(a, b)
 

@@ -12,25 +12,38 @@ pytestmark = pytest.mark.pipeline
 
 # What makes a recipe small: the model is a stand-in, and sizes follow it. The rest is the recipe's.
 SMALL = (
-    "--config.tasks.length=64", "--config.adapters.max_steps=2", "--config.mixture.budget=30",
-    "--config.train.batch_size=4", "--config.evaluation.max_new_tokens=2",
-    "--config.evaluation.exact_match_examples=1", "--config.evaluation.harness=()",
-    "--config.affinity.bootstrap=4", "--config.compare=('uniform','taskpgm-jsd')",
-)  # fmt: skip
+    "--config.tasks.length=64",
+    "--config.adapters.max_steps=2",
+    "--config.mixture.budget=30",
+    "--config.train.batch_size=4",
+    "--config.evaluation.max_new_tokens=2",
+    "--config.evaluation.exact_match_examples=1",
+    "--config.evaluation.harness=()",
+    "--config.affinity.bootstrap=4",
+    "--config.compare=('uniform','taskpgm-jsd')",
+)
 
 FAMILIES = {
     "llama": {"architectures": ["LlamaForCausalLM"], "num_key_value_heads": 2},
     "mistral": {
-        "architectures": ["MistralForCausalLM"], "num_key_value_heads": 1, "sliding_window": 16,
+        "architectures": ["MistralForCausalLM"],
+        "num_key_value_heads": 1,
+        "sliding_window": 16,
     },
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 1},
-}  # fmt: skip
+}
 
 GPT2 = {
-    "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 16, "n_layer": 1,
-    "n_head": 2, "n_positions": 64, "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
-}  # fmt: skip
+    "model_type": "gpt2",
+    "architectures": ["GPT2LMHeadModel"],
+    "n_embd": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_positions": 64,
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "tie_word_embeddings": True,
+}
 
 
 def stand_in(folder, family: str):
@@ -41,11 +54,22 @@ def stand_in(folder, family: str):
 
     words = ["upper shout reverse length w0123456789 abcdefghij ABCDEFGHIJ !: " * 8]
     tokenizer = tasks.corpus.train_tokenizer(words, 300)
-    described = GPT2 if family == "gpt2" else {
-        "model_type": family, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
-        "hidden_act": "silu", "tie_word_embeddings": False, **FAMILIES[family],
-    }  # fmt: skip
+    described = (
+        GPT2
+        if family == "gpt2"
+        else {
+            "model_type": family,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 128,
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            **FAMILIES[family],
+        }
+    )
     config = models.DecoderConfig.from_hf(
         described | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     )
@@ -57,9 +81,12 @@ def stand_in(folder, family: str):
 def test_the_llama2_recipe(tasks_folder, tmp_path):
     model = stand_in(tmp_path / "model", "llama")
     launch(
-        tmp_path / "run", f"--config.base.path={model}", f"--config.tasks.source={tasks_folder}",
-        *SMALL, config="configs/llama2_mix.py",
-    )  # fmt: skip
+        tmp_path / "run",
+        f"--config.base.path={model}",
+        f"--config.tasks.source={tasks_folder}",
+        *SMALL,
+        config="configs/llama2_mix.py",
+    )
     weights = json.loads((tmp_path / "run" / "mixture" / "weights.json").read_text())
     assert sum(weights["counts"]) == 30
     results = json.loads((tmp_path / "run" / "evaluation" / "results.json").read_text())
@@ -73,9 +100,14 @@ def test_the_llama2_recipe(tasks_folder, tmp_path):
 def test_the_recipes_that_differ_by_their_model_alone(recipe, family, tasks_folder, tmp_path):
     model = stand_in(tmp_path / "model", family)
     launch(
-        tmp_path / "run", f"--config.base.path={model}", f"--config.tasks.source={tasks_folder}",
-        *SMALL, "--config.compare=('taskpgm-jsd',)", "--stage=runs", config=f"configs/{recipe}.py",
-    )  # fmt: skip
+        tmp_path / "run",
+        f"--config.base.path={model}",
+        f"--config.tasks.source={tasks_folder}",
+        *SMALL,
+        "--config.compare=('taskpgm-jsd',)",
+        "--stage=runs",
+        config=f"configs/{recipe}.py",
+    )
     written = tmp_path / "run" / "runs" / "taskpgm-jsd" / "hf" / "config.json"
     assert json.loads(written.read_text())["model_type"] == family
 
@@ -83,10 +115,14 @@ def test_the_recipes_that_differ_by_their_model_alone(recipe, family, tasks_fold
 def test_the_proxy_differs_from_the_model_that_the_mixture_trains(tasks_folder, tmp_path):
     proxy, base = stand_in(tmp_path / "gpt2", "gpt2"), stand_in(tmp_path / "llama", "llama")
     launch(
-        tmp_path / "run", f"--config.base.path={base}", f"--config.proxy.path={proxy}",
-        f"--config.tasks.source={tasks_folder}", *SMALL, "--stage=runs",
+        tmp_path / "run",
+        f"--config.base.path={base}",
+        f"--config.proxy.path={proxy}",
+        f"--config.tasks.source={tasks_folder}",
+        *SMALL,
+        "--stage=runs",
         config="configs/gpt2_proxy.py",
-    )  # fmt: skip
+    )
     written = json.loads((tmp_path / "run" / "runs" / "uniform" / "hf" / "config.json").read_text())
     assert written["model_type"] == "llama"
 
@@ -97,9 +133,10 @@ def test_weights_from_a_matrix_alone(tmp_path):
     lines = [",".join(names)] + [",".join(map(str, row)) for row in noise + noise.T]
     (tmp_path / "S.csv").write_text("\n".join(lines))
     launch(
-        tmp_path / "run", f"--config.affinity.matrix={tmp_path / 'S.csv'}",
+        tmp_path / "run",
+        f"--config.affinity.matrix={tmp_path / 'S.csv'}",
         config="configs/mix_from_affinity.py",
-    )  # fmt: skip
+    )
     weights = json.loads((tmp_path / "run" / "mixture" / "weights.json").read_text())
     assert weights["tasks"] == names
     assert abs(sum(weights["weights"]) - 1) < 1e-12
@@ -107,9 +144,7 @@ def test_weights_from_a_matrix_alone(tmp_path):
 
 
 def test_a_dry_run_prints_the_plan_and_makes_nothing(tasks_folder, tmp_path):
-    said = launch(
-        tmp_path / "run", "--dry_run", f"--config.tasks.source={tasks_folder}"
-    ).stdout
+    said = launch(tmp_path / "run", "--dry_run", f"--config.tasks.source={tasks_folder}").stdout
     for stage in ("tasks", "base", "adapters", "affinity", "mixture", "runs", "evaluation"):
         assert any(line.startswith(stage) and "to do" in line for line in said.splitlines()), said
     assert "FLOPs" in said and "memory/device" in said

@@ -26,9 +26,12 @@ MOMENTS = (
 def kill_when(workdir, pattern: str, notice: signal.Signals, options: list[str]) -> None:
     """Starts the run and kills it as soon as `pattern` has a match in the workdir."""
     process = subprocess.Popen(
-        command(workdir, *options), cwd=ROOT, env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        command(workdir, *options),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         end = time.monotonic() + 200
         while process.poll() is None and not any(workdir.glob(pattern)):

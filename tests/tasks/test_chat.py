@@ -66,8 +66,9 @@ def test_what_comes_after_the_last_answer_is_cut_off(tokenizer):
 
 
 def test_an_answer_that_stands_first_has_context(tokenizer):
-    runs, encoded = scored(tokenizer, "{% for m in messages %}{{ m.content }}{% endfor %}",
-                           (("assistant", "hello"),))  # fmt: skip
+    runs, encoded = scored(
+        tokenizer, "{% for m in messages %}{{ m.content }}{% endfor %}", (("assistant", "hello"),)
+    )
     assert runs == ["hello</s>"] and encoded.ids[0][0] == tokenizer.bos_token_id
 
 

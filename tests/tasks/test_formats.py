@@ -47,7 +47,10 @@ def test_a_folder_of_jsonl_and_parquet_with_families(tmp_path):
     write(tmp_path / ".hidden" / "d.jsonl", plain(10))
     tasks = by_name(load_tasks(tmp_path))
     assert {task.name: task.family for task in tasks.values()} == {
-        "alone": "alone", "b": "logic", "c": "logic/deep"}  # fmt: skip
+        "alone": "alone",
+        "b": "logic",
+        "c": "logic/deep",
+    }
     assert tasks["b"].train[0] == Example("q0?\n", "a0")
     assert [row.prompt for row in tasks["b"].heldout] == ["held0?\n", "held1?\n", "held2?\n"]
     assert len(tasks["b"].train) == 10 and tasks["b"].notes == ()
@@ -75,8 +78,10 @@ def test_a_missing_heldout_split_is_cut_off_and_said(tmp_path):
 
 
 def test_a_split_column_says_which_rows_are_held_out(tmp_path):
-    rows = [{**row, "split": split} for row, split in zip(
-        plain(4), ("train", "heldout", "train", "validation"), strict=True)]  # fmt: skip
+    rows = [
+        {**row, "split": split}
+        for row, split in zip(plain(4), ("train", "heldout", "train", "validation"), strict=True)
+    ]
     write(tmp_path / "a.jsonl", rows)
     write(tmp_path / "b.parquet", rows)
     for task in load_tasks(tmp_path):
@@ -108,10 +113,12 @@ def test_heldout_prompts_that_are_trained_on_are_said(tmp_path):
         ({"instruction": "p", "output": "r"}, Example("p\n", "r")),
         ({"instruction": "p", "input": "", "output": "r"}, Example("p\n", "r")),
         ({"instruction": "p", "input": "i", "output": "r"}, Example("p\n\ni\n", "r")),
-        ({"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}]},
-         Example("", "", (("user", "p"), ("assistant", "r")))),
+        (
+            {"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}]},
+            Example("", "", (("user", "p"), ("assistant", "r"))),
+        ),
     ],
-)  # fmt: skip
+)
 def test_row_schemas(tmp_path, row, expected):
     for suffix in ("jsonl", "parquet"):
         folder = tmp_path / suffix
@@ -125,11 +132,13 @@ def test_row_schemas(tmp_path, row, expected):
 def test_saved_data_sets(tmp_path):
     whole = datasets.Dataset.from_list(plain(20))
     whole.save_to_disk(tmp_path / "sets" / "cut")
-    parts = datasets.DatasetDict({
-        "train": datasets.Dataset.from_list(plain(6)),
-        "validation": datasets.Dataset.from_list(plain(2, "v")),
-        "test": datasets.Dataset.from_list(plain(3, "t")),
-    })  # fmt: skip
+    parts = datasets.DatasetDict(
+        {
+            "train": datasets.Dataset.from_list(plain(6)),
+            "validation": datasets.Dataset.from_list(plain(2, "v")),
+            "test": datasets.Dataset.from_list(plain(3, "t")),
+        }
+    )
     parts.save_to_disk(tmp_path / "sets" / "family" / "parts")
     tasks = by_name(load_tasks(tmp_path / "sets"))
     assert tasks["cut"].family == "cut" and len(tasks["cut"].heldout) == 2
@@ -167,28 +176,39 @@ def test_the_embedded_suite_by_name():
 
 
 BAD = {
-    "malformed": ('{"prompt": "p", "response": "r"}\n{"prompt": "p",\n',
-                  r"FILE:2: malformed JSON: .* at column 1\d$"),
+    "malformed": (
+        '{"prompt": "p", "response": "r"}\n{"prompt": "p",\n',
+        r"FILE:2: malformed JSON: .* at column 1\d$",
+    ),
     "not an object": ("[1, 2]\n", "FILE:1: a line must be a JSON object"),
     "null": ("null\n", "FILE:1: a line must be a JSON object"),
     "no response": ('\n{"prompt": "p"}\n', "FILE:2: a row with no response: 'response' is missing"),
-    "blank response": ('{"inputs": "p", "targets": " "}\n',
-                       "FILE:1: a row with no response: 'targets'"),
-    "null response": ('{"instruction": "p", "output": null}\n',
-                      "FILE:1: a row with no response: 'output'"),
-    "silent chat": ('{"messages": [{"role": "user", "content": "p"}]}\n',
-                    "FILE:1: a row with no response: the assistant says nothing"),
+    "blank response": (
+        '{"inputs": "p", "targets": " "}\n',
+        "FILE:1: a row with no response: 'targets'",
+    ),
+    "null response": (
+        '{"instruction": "p", "output": null}\n',
+        "FILE:1: a row with no response: 'output'",
+    ),
+    "silent chat": (
+        '{"messages": [{"role": "user", "content": "p"}]}\n',
+        "FILE:1: a row with no response: the assistant says nothing",
+    ),
     "broken chat": ('{"messages": [{"role": "user"}]}\n', "FILE:1: message 0 must have a `role`"),
     "chat of text": ('{"messages": "hello"}\n', "FILE:1: `messages` must be a list"),
-    "unknown columns": ('{"question": "p", "answer": "r"}\n',
-                        "FILE:1: the columns answer, question are not prompt/response, .*"),
-    "a list": ('{"prompt": ["p"], "response": "r"}\n',
-               "FILE:1: 'prompt' holds a list, not text"),
-    "surrogate": ('{"prompt": "p", "response": "\\ud800"}\n',
-                  r"FILE:1: a lone surrogate, '\\ud800'"),
+    "unknown columns": (
+        '{"question": "p", "answer": "r"}\n',
+        "FILE:1: the columns answer, question are not prompt/response, .*",
+    ),
+    "a list": ('{"prompt": ["p"], "response": "r"}\n', "FILE:1: 'prompt' holds a list, not text"),
+    "surrogate": (
+        '{"prompt": "p", "response": "\\ud800"}\n',
+        r"FILE:1: a lone surrogate, '\\ud800'",
+    ),
     "empty": ("", "FILE: an empty file"),
     "blank": ("\n\n", "FILE: an empty file"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("text, message", BAD.values(), ids=BAD)

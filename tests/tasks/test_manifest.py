@@ -9,8 +9,10 @@ import pytest
 
 from taskpgm.tasks import Example, load_tasks
 
-ROWS = [{"question": f"q{i}", "choice": i % 2, "kind": "even/odd"[5 * (i % 2) :][:4], "area": "n"}
-        for i in range(20)]  # fmt: skip
+ROWS = [
+    {"question": f"q{i}", "choice": i % 2, "kind": "even/odd"[5 * (i % 2) :][:4], "area": "n"}
+    for i in range(20)
+]
 
 
 @pytest.fixture
@@ -48,7 +50,9 @@ def one_line(spec, error=ValueError):
 
 
 def test_many_sources_with_defaults(folder):
-    path = manifest(folder, """
+    path = manifest(
+        folder,
+        """
 defaults:
   columns: {prompt: question, response: choice}
   family: questions
@@ -64,7 +68,8 @@ tasks:
     template: {prompt: "Q: {question}\\nA: ", response: "{choice}"}
     labels: {choice: ["no", "yes"]}
     heldout_split: test
-""")
+""",
+    )
     rows, stored, named = load_tasks(path)
     assert (rows.name, rows.family) == ("rows", "questions")
     assert (len(rows.train), len(rows.heldout)) == (18, 2)
@@ -73,7 +78,9 @@ tasks:
     assert len(stored.train) == 5 and len(stored.heldout) == 2
     assert {row.response for row in stored.train + stored.heldout} <= {"no", "yes"}
     assert stored.notes == (
-        "limited to 5 training rows (seeded)", "limited to 2 held-out rows (seeded)")  # fmt: skip
+        "limited to 5 training rows (seeded)",
+        "limited to 2 held-out rows (seeded)",
+    )
     assert named.family == "questions" and len(named.train) == 20
     assert named.heldout == (Example("Q: q19\nA: ", "yes"),)
 
@@ -109,8 +116,11 @@ def test_names_out_of_data_are_made_fit_for_folders(folder):
 def test_nested_fields_in_a_template(folder):
     rows = [{"id": i, "answers": {"text": [f"a{i}"]}} for i in range(4)]
     (folder / "squad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    entry = {"source": str(folder / "squad.jsonl"), "name": "a",
-             "template": {"prompt": "{id}", "response": "{answers[text][0]}"}}  # fmt: skip
+    entry = {
+        "source": str(folder / "squad.jsonl"),
+        "name": "a",
+        "template": {"prompt": "{id}", "response": "{answers[text][0]}"},
+    }
     task = load_tasks({"tasks": [entry, {**entry, "name": "b"}]})[0]
     assert {row.response for row in task.train + task.heldout} == {"a0", "a1", "a2", "a3"}
 
@@ -127,40 +137,58 @@ GOOD = "{source: rows.jsonl, columns: {prompt: question, response: choice}}"
         ("tasks: []", "PATH: `tasks` must be a list"),
         ("task: []", "PATH: unknown key 'task': did you mean 'tasks'?"),
         ("tasks: [{sorce: a}]", "PATH: task 1: unknown key 'sorce': did you mean 'source'?"),
-        ("tasks: [{name: x, held_out: a}]",
-         r"PATH: task 1 \(x\): unknown key 'held_out': did you mean 'heldout_split'?"),
+        (
+            "tasks: [{name: x, held_out: a}]",
+            r"PATH: task 1 \(x\): unknown key 'held_out': did you mean 'heldout_split'?",
+        ),
         ("tasks: [{zzz: a}]", "PATH: task 1: unknown key 'zzz': known: columns, "),
-        ("defaults: {limits: 3}\ntasks: [{source: a}]",
-         "PATH: defaults: unknown key 'limits': did you mean 'limit'?"),
+        (
+            "defaults: {limits: 3}\ntasks: [{source: a}]",
+            "PATH: defaults: unknown key 'limits': did you mean 'limit'?",
+        ),
         ("tasks: [rows.jsonl]", "PATH: task 1: must be a mapping"),
         ("tasks: [{name: a}]", r"PATH: task 1 \(a\): no `source`"),
         ("tasks: [{source: 3}]", "PATH: task 1: `source` must be text, not 3"),
         ("tasks: [{source: a, limit: many}]", "PATH: task 1: `limit` must be a whole number"),
         ("tasks: [{source: a, limit: true}]", "PATH: task 1: `limit` must be a whole number"),
         ("tasks: [{source: a, heldout_limit: 0}]", "PATH: task 1: `heldout_limit` is 0: a split"),
-        ("tasks: [{source: a, columns: {promt: x}}]",
-         "PATH: task 1: columns: unknown key 'promt': did you mean 'prompt'?"),
+        (
+            "tasks: [{source: a, columns: {promt: x}}]",
+            "PATH: task 1: columns: unknown key 'promt': did you mean 'prompt'?",
+        ),
         ("tasks: [{source: a, template: {prompt: x}}]", "PATH: task 1: `template` needs both"),
-        ("tasks: [{source: a, columns: {prompt: x}, template: {prompt: x, response: y}}]",
-         "PATH: task 1: `columns` and `template` both"),
+        (
+            "tasks: [{source: a, columns: {prompt: x}, template: {prompt: x, response: y}}]",
+            "PATH: task 1: `columns` and `template` both",
+        ),
         ("tasks: [{source: rows.jsonl, split: dev}]", "PATH: task 1: no split 'dev': there are t"),
-        ("tasks: [{source: saved, heldout_split: train}]",
-         "PATH: task 1: 'train' cannot be the training and the held-out split at once"),
+        (
+            "tasks: [{source: saved, heldout_split: train}]",
+            "PATH: task 1: 'train' cannot be the training and the held-out split at once",
+        ),
         ("tasks: [{source: rows.jsonl, task_column: sort}]", ".*rows.jsonl: no column 'sort'"),
         ("tasks: [{source: saved, task_column: sort}]", r".*saved\[train\]: no column 'sort'"),
         (f"tasks: [{GOOD}]", r"only one task \(rows\) in PATH"),
         (f"tasks: [{GOOD}, {GOOD}]", "duplicate task name 'rows'"),
-        ("tasks: [{name: a/b, source: rows.jsonl}, {source: saved}]",
-         "task name 'a/b' cannot name a folder"),
-        (f"tasks: [{GOOD}, {{source: rows.jsonl, name: b, columns: {{prompt: query}}}}]",
-         ".*rows.jsonl:1: no column 'query' .named as prompt.: there are area, choice"),
-        (f"tasks: [{GOOD}, {{source: saved, template: {{prompt: '{{query}}', response: a}}}}]",
-         r".*saved\[train\], row 0: the prompt template '{query}' fails on 'query': there are"),
-        (f"tasks: [{GOOD}, {{source: rows.jsonl, name: b, labels: {{choice: [none]}}, "
-         "columns: {prompt: question, response: choice}}]",
-         ".*rows.jsonl:2: choice is 1, and there are labels for 0 to 0"),
+        (
+            "tasks: [{name: a/b, source: rows.jsonl}, {source: saved}]",
+            "task name 'a/b' cannot name a folder",
+        ),
+        (
+            f"tasks: [{GOOD}, {{source: rows.jsonl, name: b, columns: {{prompt: query}}}}]",
+            ".*rows.jsonl:1: no column 'query' .named as prompt.: there are area, choice",
+        ),
+        (
+            f"tasks: [{GOOD}, {{source: saved, template: {{prompt: '{{query}}', response: a}}}}]",
+            r".*saved\[train\], row 0: the prompt template '{query}' fails on 'query': there are",
+        ),
+        (
+            f"tasks: [{GOOD}, {{source: rows.jsonl, name: b, labels: {{choice: [none]}}, "
+            "columns: {prompt: question, response: choice}}]",
+            ".*rows.jsonl:2: choice is 1, and there are labels for 0 to 0",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named_with_its_key(folder, text, message):
     path = manifest(folder, text)
     assert re.match(message.replace("PATH", re.escape(str(path))), one_line(path))

@@ -85,9 +85,16 @@ def test_no_token_sees_another_segment():
     """A decoder's logits for a packed example are those it gives the example alone; and no other
     example, when its tokens change, moves them by a single bit."""
     config = DecoderConfig(
-        architecture="llama", vocab_size=50, hidden_size=16, intermediate_size=32, num_layers=2,
-        num_heads=2, num_kv_heads=2, head_dim=8, max_position=64,
-    )  # fmt: skip
+        architecture="llama",
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=8,
+        max_position=64,
+    )
     params = init_params(config, jax.random.key(0))
 
     @jax.jit

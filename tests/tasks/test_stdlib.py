@@ -116,8 +116,11 @@ def test_a_label_is_never_the_whole_answer(suite):
 
 
 def test_rows_are_short(suite, tokenizer):
-    lengths = [len(tokenizer(row.prompt + row.response)["input_ids"]) for task in suite
-               for row in task.heldout]  # fmt: skip
+    lengths = [
+        len(tokenizer(row.prompt + row.response)["input_ids"])
+        for task in suite
+        for row in task.heldout
+    ]
     assert sum(lengths) / len(lengths) < 32 and max(lengths) < 64
 
 

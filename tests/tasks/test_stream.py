@@ -61,9 +61,10 @@ def test_resuming_at_any_step_gives_the_same_batches(weights):
     rows = numbered([10, 3, 20])
     straight = [
         batch["tokens"]
-        for _, batch in zip(range(25), stream(rows, batch_size=4, seed=3, weights=weights),
-                            strict=False)
-    ]  # fmt: skip
+        for _, batch in zip(
+            range(25), stream(rows, batch_size=4, seed=3, weights=weights), strict=False
+        )
+    ]
     for start in (24, 11, 0):
         fresh = stream(rows, batch_size=4, seed=3, weights=weights)
         for step in range(start, 25):

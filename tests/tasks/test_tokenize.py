@@ -120,9 +120,18 @@ def test_sentencepiece_offsets_as_llama_has_them():
     encoded = encode(llama, [Example("a é:", " bé"), Example("a: ", "b"), Example("", "b")], 32)
     end = ("</s>", True)
     assert pieces(llama, encoded) == [
-        ("<s>", False), ("▁", False), ("a", False), ("▁", False), ("<0xC3>", False),
-        ("<0xA9>", False), (":", False), ("▁b", True), ("<0xC3>", True), ("<0xA9>", True), end,
-    ]  # fmt: skip
+        ("<s>", False),
+        ("▁", False),
+        ("a", False),
+        ("▁", False),
+        ("<0xC3>", False),
+        ("<0xA9>", False),
+        (":", False),
+        ("▁b", True),
+        ("<0xC3>", True),
+        ("<0xA9>", True),
+        end,
+    ]
     assert pieces(llama, encoded, 1)[-3:] == [(":", False), ("▁b", True), end]
     assert pieces(llama, encoded, 2) == [("<s>", False), ("▁b", True), end]
 
@@ -130,8 +139,10 @@ def test_sentencepiece_offsets_as_llama_has_them():
 def test_a_mark_the_tokenizer_closes_with_is_not_doubled(tokenizer):
     closing = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()),
-        bos_token="<s>", eos_token="</s>", pad_token="<pad>",
-    )  # fmt: skip
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+    )
     closing.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
@@ -154,8 +165,9 @@ def test_plain_text_predicts_every_token_once(tokenizer):
         if text:
             expected = [*tokenizer(text)["input_ids"][1:], tokenizer.eos_token_id]
             assert np.concatenate(predicted).tolist() == expected
-    assert all(2 <= len(ids) <= 16 and not s[0]
-               for ids, s in zip(encoded.ids, encoded.scored, strict=True))  # fmt: skip
+    assert all(
+        2 <= len(ids) <= 16 and not s[0] for ids, s in zip(encoded.ids, encoded.scored, strict=True)
+    )
 
 
 def test_a_tokenizer_that_cannot_be_used_is_refused(tokenizer):
