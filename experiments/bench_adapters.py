@@ -82,7 +82,7 @@ def train_ours(folder: Path, n: int, steps: int, group: int) -> list[list[float]
     lora, start = models.load_peft(folder / "start", config)
     adapted = dataclasses.replace(config, lora=lora)
     optimizer = training.make_optimizer(OPTIMIZER)
-    step = training.make_train_step(adapted, optimizer, mode="lora", group=True)
+    step = training.make_train_step(adapted, optimizer, group=True)
     losses = []
     for first in range(0, n, group):
         tokens = np.stack([np.load(folder / f"task{i}.npy") for i in range(first, first + group)])

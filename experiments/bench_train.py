@@ -184,7 +184,7 @@ def build(config, mode, rows, length, group=0):
     from taskpgm.models import init_lora, init_params
 
     optimizer = training.make_optimizer({"lr": 1e-4})
-    step = training.make_train_step(config, optimizer, mode=mode, group=bool(group), chunk=1024)
+    step = training.make_train_step(config, optimizer, group=bool(group), chunk=1024)
     params = init_params(config, jax.random.key(0))
     batch, key, total = random_batch(config.vocab_size, rows, length), jax.random.key(1), 10**6
     if group:
@@ -227,7 +227,7 @@ def ours(shape, mode, seconds, group=0, layers=0, batch=None):
         "tokens_per_second": tokens / median,
         "compile_seconds": first - median,
         "peak_bytes": peak_memory(),
-        "flops_per_token": flops_per_token(config, length, mode),
+        "flops_per_token": flops_per_token(config, length),
         "layers": config.num_layers,
         "rows": rows,
         "length": length,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from taskpgm.models import DecoderConfig
-from taskpgm.training.flops import flops_per_token
+from taskpgm.training.flops import forward_flops_per_token
 
 FLOAT32 = 4
 # Logits and their log-softmax exist together, with a tenth for what the reduction itself holds.
@@ -34,7 +34,6 @@ def layout(
     scored: int | None = None,
     group: int = 8,
     bins: int = 64,
-    mode: str = "lora",
     contexts: str | None = "pool",
 ) -> Layout:
     """Blocks within `memory` bytes that need the fewest forward passes (`passes`).
@@ -45,7 +44,7 @@ def layout(
       ValueError: not even one position of two models fits.
     """
     d, v, row = config.hidden_size, config.vocab_size, min(scored or length, length)
-    head, found = _own_head(config, mode), []
+    head, found = _own_head(config), []
     for blocks in range(1, n + 1):
         models = -(-n // blocks)
         held = _held(models, n, contexts)
@@ -86,9 +85,9 @@ def _held(models: int, n: int, contexts: str | None) -> int:
     return models if models == n else models + (1 if contexts == "pair" else models)
 
 
-def _own_head(config: DecoderConfig, mode: str) -> float:
+def _own_head(config: DecoderConfig) -> float:
     """Bytes of an unembedding that a model does not share with the others."""
-    return FLOAT32 * config.hidden_size * config.vocab_size if mode == "full" else 0
+    return FLOAT32 * config.hidden_size * config.vocab_size if config.lora is None else 0
 
 
 def _position(v: int, models: int, held: int) -> float:
@@ -143,7 +142,7 @@ def plan(
       heldout_tokens, scored_tokens: over all tasks; without the second, all tokens count as scored.
       heldout_examples: over all tasks, for the disk; without it, every bin is full.
       contexts: "pool", "pair", or None for log-likelihoods alone.
-      sizes: group, bins, mode of `layout`.
+      sizes: group and bins of `layout`.
     """
     n, pairs = num_tasks, num_tasks * (num_tasks - 1) // 2
     d, v = config.hidden_size, config.vocab_size
@@ -161,7 +160,7 @@ def plan(
     )
     reads = passes(cut, n, scored_of_row, contexts) if contexts else 1
     unembed = 2.0 * d * v
-    body = flops_per_token(config, length, "forward") - unembed
+    body = forward_flops_per_token(config, length) - unembed
     models = n * reads * (heldout_tokens * body + scored * unembed)
     # Every scored position meets all pairs; with "pair" only those of its own task's model.
     meeting = {"pool": pairs, "pair": n - 1, None: 0}[contexts]
@@ -170,7 +169,7 @@ def plan(
     disk = FLOAT32 * values * meeting + 2.0 * FLOAT32 * n * (heldout_examples or values)
     held = _held(cut.models, n, contexts)
     used = held * FLOAT32 * cut.window * d + cut.positions * _position(v, cut.models, held)
-    used += 3 * FLOAT32 * cut.bins * cut.models**2 + held * _own_head(config, sizes.get("mode"))
+    used += 3 * FLOAT32 * cut.bins * cut.models**2 + held * _own_head(config)
     text = (
         f"{n} x {n} scores of {heldout_tokens:,} held-out tokens ({scored:,} scored): "
         f"{n} models read them {reads:g} x, {models:.2e} FLOPs"

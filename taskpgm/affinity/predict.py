@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
-from taskpgm.models import Decoder, DecoderConfig, to_host, unembedding
+from taskpgm.models import Decoder, DecoderConfig, to_host, trained_variables, unembedding
 from taskpgm.tasks import Rows
 from taskpgm.training import ShardingRules
 from taskpgm.training.activations import kept_by_rows
@@ -29,31 +29,22 @@ class Forward(NamedTuple):
     head_is_shared: bool  # then `own` may be None
 
 
-# mode -> (the variables of a model, whether its unembedding is the base's)
-_BINDINGS = {
-    "lora": (lambda shared, own: {"params": shared, "lora": own}, True),
-    "full": (lambda shared, own: {"params": own}, False),
-}
-
-
 @lru_cache(maxsize=32)
-def decoder_forward(config: DecoderConfig, mode: str = "lora") -> Forward:
-    """The project's decoder, with adapters on one base (`lora`) or weights of its own (`full`).
+def decoder_forward(config: DecoderConfig) -> Forward:
+    """The project's decoder: adapters on one base if the config has them, else whole models.
 
     Cached, since compiled programs are kept by the identity of these functions.
     """
-    if mode not in _BINDINGS:
-        raise ValueError(f"mode must be one of {sorted(_BINDINGS)}; got {mode!r}")
-    bind, shared_head = _BINDINGS[mode]
     decoder = Decoder(config)
 
     def hidden(shared, own, tokens, positions, segment_ids):
-        return decoder.apply(bind(shared, own), tokens, positions, segment_ids, method="hidden")
+        variables = trained_variables(config, own, shared)
+        return decoder.apply(variables, tokens, positions, segment_ids, method="hidden")
 
     def head(shared, own):
-        return unembedding(config, bind(shared, own)["params"])
+        return unembedding(config, trained_variables(config, own, shared)["params"])
 
-    return Forward(hidden, head, shared_head)
+    return Forward(hidden, head, head_is_shared=config.lora is not None)
 
 
 class Window(NamedTuple):
@@ -160,15 +151,14 @@ def score_examples(
     num_examples: int,
     *,
     batch_size: int,
-    mode: str = "lora",
     chunk: int = 64,
     forward: Forward | None = None,
 ) -> tuple[Float[np.ndarray, "g m"], Int[np.ndarray, "m"]]:
     """Log-likelihood of every example's response under each model of a group, and its tokens.
 
     Args:
-      config, params: the base; `params` is unused (None) in mode "full".
-      models: adapters (`lora`) or parameters (`full`), stacked on a leading axis g.
+      config, params: the base; `params` is unused (None) where models are whole.
+      models: adapters if config.lora, else parameters, stacked on a leading axis g.
       rows: packed rows; a position is scored where its weight is above zero.
       num_examples: m; `rows.example` lies in 0..m-1 where a position is scored.
       batch_size: rows at a time. Calls with one batch size, row length and g share a program.
@@ -178,7 +168,7 @@ def score_examples(
     Returns:
       float64 sums over response tokens, nats, ["g m"], and the number of those tokens ["m"].
     """
-    forward = forward or decoder_forward(config, mode)
+    forward = forward or decoder_forward(config)
     g = jax.tree.leaves(models)[0].shape[0]
     total, tokens = np.zeros((g, num_examples)), np.zeros(num_examples, np.int64)
     head = heads(forward, params, models)

@@ -82,7 +82,6 @@ def compute_scores(
     memory: float,
     batch_size: int,
     group: int = 8,
-    mode: str = "lora",
     contexts: str | None = "pool",
     most_bins: int = 64,
     vocab_top_k: int | None = None,
@@ -93,9 +92,9 @@ def compute_scores(
     """Scores every model on every task's held-out examples, or reads what is stored.
 
     Args:
-      config, params: the base; `params` may be None in mode "full".
-      models_of: indices of at most `group` models (with repeats) -> adapters (`lora`) or
-        parameters (`full`), stacked on a leading axis. Called for every window of every task: keep
+      config, params: the base; `params` may be None where models are whole.
+      models_of: indices of at most `group` models (with repeats) -> adapters if config.lora,
+        else parameters, stacked on a leading axis. Called for every window of every task: keep
         what is slow to load.
       rows: packed held-out rows of each task, all of one row length. Model i is the one of task i.
       num_examples: of each task; every example must have a scored position.
@@ -115,7 +114,7 @@ def compute_scores(
       OSError: the store cannot be written.
     """
     _check(rows, num_examples, model_keys, contexts)
-    forward = forward or decoder_forward(config, mode)
+    forward = forward or decoder_forward(config)
     most = min(most_bins, max(num_examples))
     if cut is None:
         cut = layout(
@@ -127,7 +126,6 @@ def compute_scores(
             scored=max(int((part.weights > 0).sum(1).max()) for part in rows),
             group=group,
             bins=most,
-            mode=mode,
             contexts=contexts,
         )
         sizes, parts = [len(part.tokens) for part in rows], shards(over_devices(), -2)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from taskpgm.affinity.predict import Forward, score_examples
-from taskpgm.models import Decoder, DecoderConfig, unembedding
+from taskpgm.models import Decoder, DecoderConfig, unembedding, variables
 from taskpgm.models.generate import generate
 from taskpgm.tasks import Example, Rows, Task, encode
 
@@ -102,7 +102,7 @@ def heldout_loss(
     together, task_of = _concatenate(rows)
     log_likelihood, tokens = score_examples(
         config,
-        _variables(params, lora),
+        variables(params, lora),
         jnp.zeros(1),  # a group of one model, which is held once, in the place of the shared base
         together,
         len(task_of),
@@ -123,10 +123,6 @@ def heldout_loss(
         }
         for i, task in enumerate(tasks)
     }
-
-
-def _variables(params: Any, lora: Any) -> dict[str, Any]:
-    return {"params": params} if lora is None else {"params": params, "lora": lora}
 
 
 @lru_cache(maxsize=32)

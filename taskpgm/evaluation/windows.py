@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from taskpgm.models import Decoder, DecoderConfig, unembedding
+from taskpgm.models import Decoder, DecoderConfig, unembedding, variables
 
 SHORTEST = 32  # ids; windows are padded to this times a power of two, so programs are few
 CHUNK = 128  # positions whose logits exist at once
@@ -35,8 +35,9 @@ def score_windows(
 
     `read` is 1 for ids and 0 for padding. Logits exist for CHUNK positions at a time.
     """
-    variables = {"params": params} if lora is None else {"params": params, "lora": lora}
-    hidden = Decoder(config).apply(variables, inputs, segment_ids=read, method="hidden")
+    hidden = Decoder(config).apply(
+        variables(params, lora), inputs, segment_ids=read, method="hidden"
+    )
     matrix = unembedding(config, params)
     steps = -(-inputs.shape[1] // CHUNK)
     width = -(-inputs.shape[1] // steps)

@@ -7,7 +7,9 @@ from taskpgm.models.decoder import (
     init_params,
     logical_axes,
     lora_logical_axes,
+    trained_variables,
     unembedding,
+    variables,
 )
 from taskpgm.models.generate import generate
 from taskpgm.models.hf import check_hf, load_hf, save_hf, to_host
@@ -31,5 +33,7 @@ __all__ = [
     "save_hf",
     "save_peft",
     "to_host",
+    "trained_variables",
     "unembedding",
+    "variables",
 ]

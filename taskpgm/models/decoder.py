@@ -145,6 +145,17 @@ class Decoder(nn.Module):
 # ---------------------------------------------------------------- parameters
 
 
+def variables(params, lora=None) -> dict:
+    """What `Decoder.apply` takes: the weights, and an adapter where there is one."""
+    return {"params": params} if lora is None else {"params": params, "lora": lora}
+
+
+def trained_variables(config: DecoderConfig, trained, frozen=None) -> dict:
+    """`variables` of a fine-tuned model: `trained` is an adapter beside the `frozen` base where
+    the config has one, else all weights."""
+    return variables(trained) if config.lora is None else variables(frozen, trained)
+
+
 def unembedding(config: DecoderConfig, params) -> Float[Array, "d v"]:
     """The matrix from hidden states to logits: the embedding, transposed, if they are tied."""
     return params["embedding"].T if config.tie_embeddings else params["head"]

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from taskpgm.models.config import DecoderConfig
-from taskpgm.models.decoder import Cache, Decoder
+from taskpgm.models.decoder import Cache, Decoder, variables
 from taskpgm.models.hf import to_host
 
 SMALLEST_BUCKET = 16
@@ -52,12 +52,19 @@ def generate(
             f" {config.max_position} positions"
         )
     tokens, segment_ids = left_pad(prompts, bucket(longest))
-    variables = {"params": params} if lora is None else {"params": params, "lora": lora}
     stops = jnp.asarray(sorted(set(stop_ids)) or [-1], jnp.int32)
     key = jax.random.key(0) if key is None else key
     capacity = bucket(max_new_tokens)
     new, count = _decode(
-        config, capacity, variables, tokens, segment_ids, stops, temperature, key, max_new_tokens
+        config,
+        capacity,
+        variables(params, lora),
+        tokens,
+        segment_ids,
+        stops,
+        temperature,
+        key,
+        max_new_tokens,
     )
     new, count = to_host(new), to_host(count)
     return [row[:n].tolist() for row, n in zip(new, count, strict=True)]

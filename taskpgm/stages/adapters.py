@@ -77,7 +77,6 @@ def adapters_stage(context: Context) -> None:
     step = training.make_train_step(
         config,
         training.make_optimizer(section.optimizer.to_dict()),
-        mode=section.mode,
         group=True,
         rules=context.rules,
     )
@@ -146,7 +145,6 @@ def group_size(context: Context, config: models.DecoderConfig, count: int) -> in
         config,
         count,
         section.memory * 2**30 or None,
-        mode=section.mode,
         rows=section.batch_size,
         length=context.config.tasks.length,
         mesh=context.mesh.shape,
@@ -184,7 +182,7 @@ def train_group(
         jax.tree.map, lambda x: np.broadcast_to(models.to_host(x), (len(group), *x.shape))
     )
     optimizer = training.make_optimizer(section.optimizer.to_dict())
-    if section.mode == "lora":
+    if config.lora:
         trainable, frozen = stack(models.init_lora(config, jax.random.key(seed))), params
     else:
         trainable, frozen = stack(params), {}
@@ -223,7 +221,7 @@ def train_group(
         wd.mark_done(target, key, steps=steps[task.name], seconds=round(seconds / len(group), 2))
     # Thrice the size of what it led to, and no use any more.
     wd.remove(folder / "checkpoints")
-    return state.frozen if section.mode == "lora" else params
+    return state.frozen if config.lora else params
 
 
 def load_adapters(

@@ -128,7 +128,7 @@ def plan_base(estimate: Estimate) -> list[Row]:
             tokens * training.flops_per_token(config, length),
             FLOAT32 * config.num_params,
             training.estimate_memory(
-                config, mode="full", rows=section.batch_size, length=length, mesh=context.mesh.shape
+                config, rows=section.batch_size, length=length, mesh=context.mesh.shape
             ).total,
         )
     ]
@@ -152,12 +152,11 @@ def plan_adapters(estimate: Estimate) -> list[Row]:
             state(done, len(steps)),
             f"{len(steps)} x {each / 1e6:,.2f}M {section.mode} parameters, {group} side by side, "
             f"{min(steps)} to {max(steps)} steps, {tokens:,} tokens",
-            tokens * training.flops_per_token(config, length, section.mode),
+            tokens * training.flops_per_token(config, length),
             # the models, and two checkpoints of the group at hand, each with two moments a weight
             FLOAT32 * each * (len(steps) + 2 * 3 * group),
             training.estimate_memory(
                 config,
-                mode=section.mode,
                 rows=section.batch_size,
                 length=length,
                 group=group,
@@ -173,7 +172,7 @@ def plan_affinity(estimate: Estimate) -> list[Row]:
         return [Row("affinity", "to do", f"read {context.config.affinity.matrix}")]
     section, length = context.config.affinity, context.config.tasks.length
     config = adapters.with_lora(estimate.decoder(context.proxy), context.config.adapters)
-    mode, n = context.config.adapters.mode, len(context.tasks)
+    n = len(context.tasks)
     tokens, scored = estimate.heldout(context.proxy)
     plan = affinity.plan(
         config,
@@ -185,18 +184,16 @@ def plan_affinity(estimate: Estimate) -> list[Row]:
         batch_size=section.batch_size,
         memory=section.memory * 2**30,
         contexts=section.contexts,
-        mode=mode,
     )
     group = min(plan.layout.group, n)
     memory = plan.memory + training.forward_memory(
         config,
-        mode=mode,
         rows=plan.layout.batch_size,
         length=length,
         group=group,
         mesh=context.mesh.shape,
     )
-    each = training.model_bytes(config, mode)
+    each = training.model_bytes(config)
     text = (
         f"{plan.text}; the models wait in the host's memory, {size(n * each)} (it has "
         f"{size(training.host_memory())}), {group} at a time compute, {size(plan.loads * each)} go "
@@ -234,12 +231,11 @@ def plan_runs(estimate: Estimate) -> list[Row]:
             state(done, count),
             f"{count} x {config.num_params / 1e6:,.2f}M parameters ({section.mode}), about "
             f"{steps} steps, {tokens:,} tokens",
-            tokens * training.flops_per_token(config, length, section.mode),
+            tokens * training.flops_per_token(config, length),
             # the model, and a checkpoint with two moments for each trained weight
-            count * FLOAT32 * config.num_params * (4 if section.mode == "full" else 1),
+            count * FLOAT32 * config.num_params * (4 if config.lora is None else 1),
             training.estimate_memory(
                 config,
-                mode=section.mode,
                 rows=section.batch_size,
                 length=length,
                 accumulate=section.accumulate,
@@ -260,7 +256,7 @@ def plan_evaluation(estimate: Estimate) -> list[Row]:
             "evaluation",
             state(done, count),
             f"{count} models on {tokens:,} held-out tokens each",
-            count * tokens * training.flops_per_token(config, length, "forward"),
+            count * tokens * training.forward_flops_per_token(config, length),
         )
     ]
 

@@ -66,7 +66,7 @@ def affinity_key(context: Context) -> str:
 
 def compute_scores(context: Context, folder: Path) -> affinity.Scores:
     """Every single-task model on every held-out set; what is stored in `folder` is only read."""
-    section, mode = context.config.affinity, context.config.adapters.mode
+    section = context.config.affinity
     config, params = context.load_model(context.proxy)
     config = adapters.with_lora(config, context.config.adapters)
     models_of = adapters.load_adapters(context, config, context.names)
@@ -85,7 +85,6 @@ def compute_scores(context: Context, folder: Path) -> affinity.Scores:
             folder=folder,
             memory=section.memory * 2**30,
             batch_size=section.batch_size,
-            mode=mode,
             contexts=section.contexts,
             vocab_top_k=section.vocab_top_k or None,
             progress=lambda done, total, text: report.update(done, text),

@@ -84,7 +84,7 @@ def runs_stage(context: Context) -> None:
     config = with_lora(
         context.decoder_config(models.DecoderConfig.from_hf(context.base.path)), section
     )
-    if section.mode == "full" and jax.numpy.dtype(config.param_dtype).itemsize == 2:
+    if config.lora is None and jax.numpy.dtype(config.param_dtype).itemsize == 2:
         say(
             "runs",
             f"weights are kept in {config.param_dtype}: an update below 1/256 of a weight is lost. "
@@ -93,7 +93,6 @@ def runs_stage(context: Context) -> None:
     step = training.make_train_step(
         config,
         training.make_optimizer(section.optimizer.to_dict()),
-        mode=section.mode,
         accumulate=section.accumulate,
         rules=context.rules,
     )
@@ -154,11 +153,9 @@ def train_mixture(
         log_every=context.config.log_every,
         keep=section.keep,
         put=partial(training.put_batch, mesh=context.mesh, rules=context.rules),
-        flops_per_token=partial(
-            training.flops_per_token, config, context.config.tasks.length, section.mode
-        ),
+        flops_per_token=partial(training.flops_per_token, config, context.config.tasks.length),
     )
-    save_model(context, context.base, folder / "hf", config, state, section.mode)
+    save_model(context, context.base, folder / "hf", config, state)
 
 
 def save_model(
@@ -167,10 +164,8 @@ def save_model(
     folder: Path,
     config: models.DecoderConfig,
     state: Any,
-    mode: str,
 ) -> None:
     """A Hugging Face folder that `transformers` opens: adapters merged, the tokenizer beside it."""
-    params = state.trainable if mode == "full" else state.frozen
-    lora = state.trainable if mode == "lora" else None
-    models.save_hf(folder, config, params, lora=lora)
+    variables = models.trained_variables(config, state.trainable, state.frozen)
+    models.save_hf(folder, config, **variables)
     training.by_first(context.tokenizer(source).save_pretrained)(folder)

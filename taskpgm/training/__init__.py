@@ -1,7 +1,12 @@
 """How it learns: mesh, loss, optimizer, step, loop, checkpoints, metrics."""
 
 from taskpgm.training.checkpoint import Damaged, restore_tree, save_tree
-from taskpgm.training.flops import flops_per_token, num_adapter_params, peak_flops
+from taskpgm.training.flops import (
+    flops_per_token,
+    forward_flops_per_token,
+    num_adapter_params,
+    peak_flops,
+)
 from taskpgm.training.hosts import agree, by_first, fail, initialize_distributed
 from taskpgm.training.loop import Preempted, fit
 from taskpgm.training.loss import cross_entropy
@@ -47,6 +52,7 @@ __all__ = [
     "fail",
     "fit",
     "flops_per_token",
+    "forward_flops_per_token",
     "forward_memory",
     "group_size",
     "host_memory",

@@ -42,28 +42,30 @@ def mean_context(length: int, window: int | None = None) -> float:
     return (window * (window + 1) / 2 + (length - window) * window) / length
 
 
-def flops_per_token(
-    config: DecoderConfig, length: int, mode: str = "full", scored: float = 1.0
-) -> float:
-    """Floating-point operations for one token of a packed row of `length`.
+def flops_per_token(config: DecoderConfig, length: int, scored: float = 1.0) -> float:
+    """Floating-point operations of a training step for one token of a packed row of `length`.
 
-    mode: "full" and "lora" are training steps, "forward" a forward pass (without adapters).
+    With config.lora, adapters are trained beside frozen weights, else all weights.
     scored: the share of the positions that have a weight in the loss.
     """
-    layer = {name: 2.0 * i * o for name, (i, o) in matrices(config).items()}
-    base = config.num_layers * sum(layer.values())
-    base += 2.0 * config.hidden_size * config.vocab_size * scored
+    base, attention = _forward(config, length, scored)
+    if config.lora is None:
+        return 3 * base + 3 * attention
+    return 2 * base + 3 * attention + 3 * 2.0 * num_adapter_params(config)
+
+
+def forward_flops_per_token(config: DecoderConfig, length: int) -> float:
+    """Floating-point operations of a forward pass for one token, every position unembedded;
+    adapters are not counted."""
+    return sum(_forward(config, length, 1.0))
+
+
+def _forward(config: DecoderConfig, length: int, scored: float) -> tuple[float, float]:
+    """Operations per token, forward: of the weights' matrices, and of attention."""
+    weights = config.num_layers * sum(2.0 * i * o for i, o in matrices(config).values())
+    weights += 2.0 * config.hidden_size * config.vocab_size * scored
     context = mean_context(length, config.sliding_window)
-    attention = config.num_layers * 4.0 * config.num_heads * config.head_dim * context
-    adapters = 2.0 * num_adapter_params(config)
-    by_mode = {
-        "forward": base + attention,
-        "full": 3 * base + 3 * attention,
-        "lora": 2 * base + 3 * attention + 3 * adapters,
-    }
-    if mode not in by_mode:
-        raise ValueError(f"flops: mode {mode!r} is unknown; known: {', '.join(by_mode)}")
-    return by_mode[mode]
+    return weights, config.num_layers * 4.0 * config.num_heads * config.head_dim * context
 
 
 def num_adapter_params(config: DecoderConfig) -> int:

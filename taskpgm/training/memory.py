@@ -32,7 +32,7 @@ SHARE = 0.85  # of a device's memory that is planned with; the rest is the alloc
 
 
 class Memory(NamedTuple):
-    """Bytes on one device. `params` are the frozen ones in "lora" mode."""
+    """Bytes on one device. `params` are frozen ones, which only adapters have."""
 
     params: float
     trained: float
@@ -49,7 +49,6 @@ class Memory(NamedTuple):
 def estimate_memory(
     config: DecoderConfig,
     *,
-    mode: str,
     rows: int,
     length: int,
     group: int = 1,
@@ -66,8 +65,8 @@ def estimate_memory(
     split = axes["fsdp"] * axes["tensor"]
     here = math.ceil(group / axes["task"])
     base = config.num_params * stored / split
-    count = num_adapter_params(config) if mode == "lora" else config.num_params
-    trained = count * (4 if mode == "lora" else stored) / split
+    count = num_adapter_params(config) if config.lora else config.num_params
+    trained = count * (4 if config.lora else stored) / split
     local = math.ceil(rows / accumulate / (axes["data"] * axes["fsdp"]))
     alone = math.prod(axes.values()) == 1 and jax.default_backend() == "cpu"
     computing = min(here, max(ON_A_CPU)) if alone else here  # at most: see `at_once`
@@ -85,9 +84,9 @@ def estimate_memory(
     lines = min(chunk, tokens)
     vocabulary = config.vocab_size / axes["tensor"]
     # The gradient of the unembedding is summed on each device before it is split over fsdp.
-    unembedding = 4 * config.hidden_size * vocabulary if mode == "full" else 0
+    unembedding = 4 * config.hidden_size * vocabulary if config.lora is None else 0
     return Memory(
-        params=base if mode == "lora" else 0.0,
+        params=base if config.lora else 0.0,
         trained=here * trained,
         gradients=computing * count * 4 / split,
         moments=2 * here * count * 4 / split,
@@ -99,7 +98,6 @@ def estimate_memory(
 def forward_memory(
     config: DecoderConfig,
     *,
-    mode: str,
     rows: int,
     length: int,
     group: int = 1,
@@ -107,25 +105,25 @@ def forward_memory(
 ) -> float:
     """Bytes on one device for a forward pass of `group` models on the same rows, nothing kept.
 
-    The base (or none, in "full" mode), two groups of models, one of them on its way, and what one
+    The base (none without adapters), two groups of models, one of them on its way, and what one
     layer has in hand: attention's scores thrice, with its inputs, or the MLP's. On a CPU the models
     of a group follow each other. Within 10% of the compiler's figure there, at widths of 256.
     """
     axes = {"fsdp": 1, "tensor": 1} | dict(mesh or {})
     e, stored = np.dtype(_name(config.dtype)).itemsize, np.dtype(_name(config.param_dtype)).itemsize
     computing = 1 if jax.default_backend() == "cpu" else group
-    base = config.num_params * stored / (axes["fsdp"] * axes["tensor"]) if mode == "lora" else 0
+    base = config.num_params * stored / (axes["fsdp"] * axes["tensor"]) if config.lora else 0
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     scores = 3 * 4 * config.num_heads * min(length, BLOCK)
     attention = scores + e * (2 * config.hidden_size + q + 2 * kv)
     mlp = e * (2 * config.hidden_size + (2 if config.gated_mlp else 1) * config.intermediate_size)
     tokens = computing * rows * length
-    return base + 2 * group * model_bytes(config, mode) + tokens * max(attention, mlp)
+    return base + 2 * group * model_bytes(config) + tokens * max(attention, mlp)
 
 
-def model_bytes(config: DecoderConfig, mode: str) -> float:
+def model_bytes(config: DecoderConfig) -> float:
     """Of one single-task model: its adapter, which is float32, or all its weights."""
-    if mode == "lora":
+    if config.lora:
         return 4.0 * num_adapter_params(config)
     return float(config.num_params * np.dtype(_name(config.param_dtype)).itemsize)
 
@@ -178,9 +176,9 @@ def group_size(config: DecoderConfig, tasks: int, available: float | None = None
     if not best:
         need = estimate_memory(config, group=step, **kwargs).total / 2**30
         raise ValueError(
-            f"one {kwargs['mode']} model at a time needs about {need:.2f} GiB a device, and "
-            f"{SHARE * available / 2**30:.2f} GiB are to be had: use fewer rows, a shorter length, "
-            "remat, more devices on fsdp, or say how many there are (adapters.memory, in GiB)"
+            f"one {'adapter' if config.lora else 'model'} at a time needs {need:.2f} GiB of a "
+            f"device, and it has {SHARE * available / 2**30:.2f} GiB: use fewer rows, a shorter "
+            "length, remat, more devices on fsdp, or set adapters.memory (GiB) if it has more"
         )
     return best
 

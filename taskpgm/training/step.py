@@ -16,7 +16,7 @@ import optax
 from jax.sharding import NamedSharding
 from jaxtyping import Array
 
-from taskpgm.models import Decoder, DecoderConfig, unembedding
+from taskpgm.models import Decoder, DecoderConfig, trained_variables, unembedding
 from taskpgm.training.activations import kept_by_rows
 from taskpgm.training.loss import cross_entropy
 from taskpgm.training.memory import at_once
@@ -28,18 +28,10 @@ Tree = Any
 Batch = Mapping[str, Array]
 
 
-# The variables of the decoder, from what is trained and what is not.
-VARIABLES: dict[str, Callable[[Tree, Tree], dict[str, Tree]]] = {
-    "full": lambda trainable, frozen: {"params": trainable},
-    "lora": lambda trainable, frozen: {"params": frozen, "lora": trainable},
-}
-
-
 def make_train_step(
     config: DecoderConfig,
     optimizer: Optimizer,
     *,
-    mode: str = "full",
     accumulate: int = 1,
     group: bool = False,
     chunk: int = 1024,
@@ -47,12 +39,13 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, dict[str, Array]]]:
     """The compiled step(state, batch, key, total) -> (state, metrics).
 
+    It trains an adapter beside frozen params where the config has `lora`, else the params.
+
     What of the state is trained is donated; `frozen` is not, so that many runs may share a base.
     The state comes back sharded as it came, whatever the partitioner would have chosen. The step
     has `.trace(...)` and `.lower(...)`, as a jitted function has.
 
     Args:
-      mode: "full" trains the params, "lora" an adapter beside frozen params.
       accumulate: micro-batches per step; must divide the batch's rows.
       group: tasks stand side by side on a leading axis g of the state's trained parts, the batch
         [g b t], key [g] and total [g]; the frozen base is there once. Clipping is per task. A task
@@ -67,13 +60,9 @@ def make_train_step(
     clipping), lr; of [g] with a group.
 
     Raises:
-      ValueError: for an unknown mode, or (when called) rows that `accumulate` does not divide.
+      ValueError: when called with rows that `accumulate` does not divide.
     """
-    if mode not in VARIABLES:
-        raise ValueError(f"train step: mode {mode!r} is unknown; known: {', '.join(VARIABLES)}")
-    loss_and_grad = jax.value_and_grad(
-        partial(_loss, config, VARIABLES[mode], rules or ShardingRules())
-    )
+    loss_and_grad = jax.value_and_grad(partial(_loss, config, rules or ShardingRules()))
 
     def step(state, frozen, batch, key, total, *, chunk, placed, axis_name=None):
         key = jax.random.fold_in(key, state.step)
@@ -186,10 +175,8 @@ def shards(placed: NamedSharding | None, axis: int) -> int:
     return math.prod(placed.mesh.shape[name] for name in names)
 
 
-def _loss(
-    config, variables, rules, trainable, frozen, batch, key, *, scale, chunk, placed, axis_name
-):
-    variables = variables(trainable, frozen)
+def _loss(config, rules, trainable, frozen, batch, key, *, scale, chunk, placed, axis_name):
+    variables = trained_variables(config, trainable, frozen)
     with kept_by_rows(placed, batch["tokens"].shape):
         hidden = Decoder(config).apply(
             variables,

@@ -37,24 +37,24 @@ def drawn(shapes, seed, *lead):
     )
 
 
-def models(mode):
+def models(adapters):
     """Three models that differ, stacked; and the base."""
     key = jax.random.key(0)
     params = jax.eval_shape(lambda: init_params(CONFIG, key))
-    if mode == "full":
+    if not adapters:
         return CONFIG, None, drawn(params, 1, 3)
     config = dataclasses.replace(CONFIG, lora=LORA)
     lora = jax.eval_shape(lambda: init_lora(config, key))
     return config, drawn(params, 0), drawn(lora, 1, 3)
 
 
-def alone(config, mode, params, stacked):
+def alone(config, params, stacked):
     """Log-probabilities of all models on one example that stands alone in a row, float64."""
 
     @jax.jit
     def apply(ids):
         def one(model):
-            variables = {"params": model} if mode == "full" else {"params": params, "lora": model}
+            variables = {"params": params, "lora": model} if config.lora else {"params": model}
             return jax.nn.log_softmax(Decoder(config).apply(variables, ids[None])[0])
 
         return jax.lax.map(one, stacked)
@@ -63,9 +63,9 @@ def alone(config, mode, params, stacked):
     return lambda ids: np.asarray(apply(np.pad(ids, (0, 16 - len(ids)))), np.float64)
 
 
-@pytest.mark.parametrize("mode", ["lora", "full"])
-def test_scores_equal_one_example_at_a_time(world, tmp_path, mode):
-    config, params, stacked = models(mode)
+@pytest.mark.parametrize("adapters", [True, False], ids=["lora", "full"])
+def test_scores_equal_one_example_at_a_time(world, tmp_path, adapters):
+    config, params, stacked = models(adapters)
     scores = affinity.compute_scores(
         config,
         params,
@@ -77,9 +77,8 @@ def test_scores_equal_one_example_at_a_time(world, tmp_path, mode):
         memory=2**20,
         batch_size=2,
         group=2,
-        mode=mode,
     )
-    say, at = alone(config, mode, params, stacked), 0
+    say, at = alone(config, params, stacked), 0
     for k, (examples, prompts, _) in enumerate(world.tasks):
         values, _ = scores.divergence(k)
         for e, (ids, prompt) in enumerate(zip(examples, prompts, strict=True)):
@@ -100,27 +99,27 @@ def test_the_base_is_not_copied_for_each_adapter():
     config = dataclasses.replace(
         CONFIG, hidden_size=256, intermediate_size=1024, vocab_size=512, head_dim=128, lora=LORA
     )
-    one, eight = (compiled_memory(config, "lora", g, rows=1, length=8) for g in (1, 8))
+    one, eight = (compiled_memory(config, g, rows=1, length=8) for g in (1, 8))
     weights = 4 * config.num_params
     assert eight.temp_size_in_bytes - one.temp_size_in_bytes < 0.25 * weights
 
 
-def compiled_memory(config, mode, g, rows, length):
+def compiled_memory(config, g, rows, length):
     """What the compiler says of the forward pass of g models, every position scored."""
     key = jax.random.key(0)
     params = jax.eval_shape(lambda: init_params(config, key))
-    one = jax.eval_shape(lambda: init_lora(config, key)) if mode == "lora" else params
+    one = jax.eval_shape(lambda: init_lora(config, key)) if config.lora else params
     own = jax.tree.map(lambda x: jax.ShapeDtypeStruct((g, *x.shape), x.dtype), one)
     row = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     run = jax.ShapeDtypeStruct((rows * length,), jnp.int32)
     window = predict.Window(row, row, row, run, run, run, jax.ShapeDtypeStruct((), jnp.int32))
-    shared, forward = params if mode == "lora" else None, predict.decoder_forward(config, mode)
+    shared, forward = params if config.lora else None, predict.decoder_forward(config)
     return predict.hidden_states.lower(forward, shared, own, window).compile().memory_analysis()
 
 
-@pytest.mark.parametrize("mode", ["lora", "full"])
+@pytest.mark.parametrize("adapters", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize("length", [128, 1024])
-def test_the_plans_memory_is_near_the_compilers(mode, length):
+def test_the_plans_memory_is_near_the_compilers(adapters, length):
     config = dataclasses.replace(
         CONFIG,
         hidden_size=256,
@@ -129,17 +128,12 @@ def test_the_plans_memory_is_near_the_compilers(mode, length):
         num_heads=8,
         num_kv_heads=8,
         head_dim=32,
-        lora=LORA if mode == "lora" else None,
+        lora=LORA if adapters else None,
     )
-    use = compiled_memory(config, mode, 3, rows=8, length=length)
-    guess = training.forward_memory(config, mode=mode, rows=8, length=length, group=3)
-    guess -= 3 * training.model_bytes(config, mode)  # the group that would be on its way
-    # In "full" mode a lone CPU copies the model whose turn it is.
-    copied = training.model_bytes(config, mode)
+    use = compiled_memory(config, 3, rows=8, length=length)
+    guess = training.forward_memory(config, rows=8, length=length, group=3)
+    guess -= 3 * training.model_bytes(config)  # the group that would be on its way
+    # Without adapters a lone CPU copies the model whose turn it is.
+    copied = training.model_bytes(config)
     seen = use.temp_size_in_bytes + use.argument_size_in_bytes
     assert 0.85 * (seen - copied) < guess < 1.15 * seen
-
-
-def test_unknown_mode():
-    with pytest.raises(ValueError, match="mode must be one of"):
-        predict.decoder_forward(CONFIG, "half")

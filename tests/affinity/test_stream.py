@@ -1,5 +1,7 @@
 """Streamed divergences: the same whatever the blocks, and within the stated bytes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from taskpgm.affinity import fused, kernels, stream
 from taskpgm.affinity.budget import Layout, fused_sums, layout, passes, plan, rows_at_a_time
-from taskpgm.models import DecoderConfig
+from taskpgm.models import DecoderConfig, LoraConfig
 
 
 def run(world, task, new, old, cut, **options):
@@ -114,6 +116,7 @@ CONFIG = DecoderConfig.from_hf(
         "rms_norm_eps": 1e-5,
     }
 )
+CONFIG = dataclasses.replace(CONFIG, lora=LoraConfig())  # its unembedding is the base's
 
 
 @pytest.mark.parametrize("memory", [8 * 2**20, 300 * 2**20, 8 * 2**30])

@@ -101,7 +101,7 @@ def train_group(folder):
         lora = init_lora(config, jax.random.key(1))
         both = jax.tree.map(lambda x: np.stack([to_host(x)] * 2), lora)
         state = create_state(optimizer, both, params, group=True, mesh=mesh, axes=axes)
-        step = make_train_step(config, optimizer, mode="lora", group=True, chunk=8)
+        step = make_train_step(config, optimizer, group=True, chunk=8)
         key, total = jax.random.split(jax.random.key(2)), jax.numpy.full(2, 4)
         losses = []
         for k in range(4):

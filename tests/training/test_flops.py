@@ -37,25 +37,25 @@ def dot_flops(jaxpr, times=1):
     return total
 
 
-@pytest.mark.parametrize("mode", ["full", "lora"])
-def test_counts_the_products_of_the_step(tiny, make_batch, mode):
+@pytest.mark.parametrize("adapters", [False, True], ids=["full", "lora"])
+def test_counts_the_products_of_the_step(tiny, make_batch, adapters):
     config = tiny
-    if mode == "lora":
+    if adapters:
         config = dataclasses.replace(tiny, lora=LoraConfig(rank=4, targets=ALL))
     rows, length = 4, 12
     optimizer = make_optimizer()
     params = init_params(tiny, jax.random.key(0))
-    if mode == "lora":
+    if adapters:
         state = create_state(optimizer, init_lora(config, jax.random.key(0)), params)
     else:
         state = create_state(optimizer, params)
-    step = make_train_step(config, optimizer, mode=mode, chunk=rows * length)  # one round
+    step = make_train_step(config, optimizer, chunk=rows * length)  # one round
     batch = make_batch(0, rows=rows, length=length)
     jaxpr = step.trace(state, batch, jax.random.key(0), jnp.int32(1)).jaxpr
     # The plain attention computes the masked half too; the formula counts what is of use.
     attention = config.num_layers * 4 * config.num_heads * config.head_dim * (length - 1) / 2 * 3
     counted = dot_flops(jaxpr.jaxpr) / (rows * length) - attention
-    assert counted == pytest.approx(flops_per_token(config, length, mode), rel=1e-6)
+    assert counted == pytest.approx(flops_per_token(config, length), rel=1e-6)
 
 
 def test_a_seven_billion_model(tiny):
@@ -71,9 +71,9 @@ def test_a_seven_billion_model(tiny):
         head_dim=128,
     )
     weights = llama.num_params - 32000 * 4096  # the embedding is looked up, not multiplied
-    full = flops_per_token(llama, 4096)
+    full, adapted = flops_per_token(llama, 4096), dataclasses.replace(llama, lora=LoraConfig())
     assert full == pytest.approx(6 * weights + 12 * 32 * 4096 * 2048.5, rel=1e-3)
-    assert 0.66 < flops_per_token(llama, 4096, "lora") / full < 0.7
+    assert 0.66 < flops_per_token(adapted, 4096) / full < 0.7
     assert full - flops_per_token(llama, 4096, scored=0.5) == 3 * 32000 * 4096
     assert sum(i * o for i, o in matrices(llama).values()) * 32 < weights
 
@@ -98,27 +98,27 @@ def test_memory_is_near_the_compilers(tiny, make_batch):
     lora = jax.vmap(partial(init_lora, config))(keys)
     state = create_state(optimizer, lora, init_params(config, keys[0]), group=True)
     batch = jax.tree.map(lambda x: np.stack([x] * 4), make_batch(rows=4, length=64))
-    step = make_train_step(config, optimizer, mode="lora", group=True, chunk=256)
+    step = make_train_step(config, optimizer, group=True, chunk=256)
     stats = step.lower(state, batch, keys, jnp.ones(4, jnp.int32)).compile().memory_analysis()
-    guess = estimate_memory(config, mode="lora", rows=4, length=64, group=4, chunk=256)
+    guess = estimate_memory(config, rows=4, length=64, group=4, chunk=256)
     given = guess.params + guess.trained + guess.moments
     assert stats.argument_size_in_bytes == pytest.approx(given, rel=0.1)
     assert stats.temp_size_in_bytes == pytest.approx(guess.total - given, rel=0.5)
 
 
 def test_group_size(tiny_lora):
-    options = {"mode": "lora", "rows": 4, "length": 64}
+    options = {"rows": 4, "length": 64}
     one, eight = (estimate_memory(tiny_lora, group=g, **options).total for g in (1, 8))
     assert group_size(tiny_lora, 20, eight / 0.85 * 1.001, **options) == 8
     assert group_size(tiny_lora, 3, eight / 0.85 * 1.001, **options) == 3
     assert group_size(tiny_lora, 20, eight, mesh={"task": 4}, **options) % 4 == 0
-    with pytest.raises(ValueError, match="one lora model at a time needs about .* GiB"):
+    with pytest.raises(ValueError, match="one adapter at a time needs .* GiB"):
         group_size(tiny_lora, 20, one / 2, **options)
     assert device_memory() > 2**20
 
 
 def test_sharding_divides_memory(tiny):
-    options = {"mode": "full", "rows": 8, "length": 64}
+    options = {"rows": 8, "length": 64}
     whole = estimate_memory(tiny, **options)
     split = estimate_memory(tiny, mesh={"fsdp": 8}, **options)
     assert split.trained == whole.trained / 8 and split.moments == whole.moments / 8

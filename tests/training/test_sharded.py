@@ -78,7 +78,7 @@ def test_group_over_tasks_equals_one_device(tiny_lora, make_batch):
     ]
     config = dataclasses.replace(tiny_lora, lora=dataclasses.replace(tiny_lora.lora, dropout=0.0))
     start = jax.vmap(partial(init_lora, config))
-    step = make_train_step(config, OPTIMIZER, mode="lora", group=True, chunk=8)
+    step = make_train_step(config, OPTIMIZER, group=True, chunk=8)
 
     params = init_params(config, jax.random.key(0))
     state = create_state(OPTIMIZER, start(keys), params, group=True)
@@ -109,12 +109,12 @@ def test_a_fused_kernel_finds_its_mesh_in_a_step(tiny_lora, make_batch):
     batch = jax.tree.map(lambda *x: np.stack(x), *[make_batch(i) for i in range(g)])
     totals = jnp.full(g, STEPS, jnp.int32)
     make, start = partial(init_params, config), jax.vmap(partial(init_lora, config))
-    step = make_train_step(config, OPTIMIZER, mode="lora", group=True, chunk=8)
+    step = make_train_step(config, OPTIMIZER, group=True, chunk=8)
     state = create_state(OPTIMIZER, start(keys), make(jax.random.key(0)), group=True)
     wanted, _ = curve(step, state, [batch] * 3, keys, totals)
 
     config = dataclasses.replace(config, attention="triton")
-    step = make_train_step(config, OPTIMIZER, mode="lora", group=True, chunk=8)
+    step = make_train_step(config, OPTIMIZER, group=True, chunk=8)
     mesh = make_mesh({"task": 2, "data": 2, "tensor": 2})
     params = init_sharded(make, jax.random.key(0), axes=logical_axes(config), mesh=mesh)
     moved, axes = jax.tree.map(np.asarray, start(keys)), lora_logical_axes(config)

@@ -50,7 +50,7 @@ def losses(config, batches, mesh, group):
         if group:
             key, total = jax.random.split(key, TASKS), jnp.full(TASKS, 9)
             lora = jax.vmap(partial(init_lora, config))(key)
-            step = make_train_step(config, OPTIMIZER, mode="lora", group=True, chunk=64)
+            step = make_train_step(config, OPTIMIZER, group=True, chunk=64)
             state = create_state(
                 OPTIMIZER, lora, params, group=True, mesh=mesh, axes=lora_logical_axes(config)
             )

@@ -110,20 +110,20 @@ def run_alone(step, trainable, frozen, batches, key, total):
     return state, losses
 
 
-@pytest.mark.parametrize("mode", ["lora", "full"])
-def test_group_equals_each_alone(tiny, tiny_lora, make_params, make_batch, mode):
+@pytest.mark.parametrize("adapters", [True, False], ids=["lora", "full"])
+def test_group_equals_each_alone(tiny, tiny_lora, make_params, make_batch, adapters):
     g, steps = 3, 5
     totals = jnp.array([5, 3, 4], jnp.int32)
-    config = tiny_lora if mode == "lora" else tiny
-    frozen = make_params() if mode == "lora" else None
+    config = tiny_lora if adapters else tiny
+    frozen = make_params() if adapters else None
     keys = jax.vmap(jax.random.key)(jnp.arange(g))
-    if mode == "lora":
+    if adapters:
         starts = [init_lora(config, key) for key in keys]
     else:
         starts = [make_params(seed) for seed in range(g)]
     batches = [[make_batch(100 * i + k) for k in range(steps)] for i in range(g)]
 
-    step = step_of(config, mode=mode, group=True)
+    step = step_of(config, group=True)
     state = create_state(OPTIMIZER, stack(starts), frozen, group=True)
     losses = []
     for k in range(steps):
@@ -132,19 +132,19 @@ def test_group_equals_each_alone(tiny, tiny_lora, make_params, make_batch, mode)
         losses.append(metrics["loss"])
     np.testing.assert_array_equal(state.step, totals)
 
-    single = step_of(config, mode=mode)
+    single = step_of(config)
     for i in range(g):
         alone, wanted = run_alone(single, copied(starts[i]), frozen, batches[i], keys[i], totals[i])
         got = [np.asarray(loss)[i] for loss in losses[: int(totals[i])]]
         close(got, wanted)
         mine = jax.tree.map(lambda x, i=i: np.asarray(x)[i], (state.trainable, state.opt_state))
         close(mine, (alone.trainable, alone.opt_state), rtol=1e-4, atol=1e-5)
-    if mode == "lora":
+    if adapters:
         close(frozen, make_params(), rtol=0, atol=0)  # the base is as it was, and still there
 
 
 def test_dropout_depends_on_key_and_step(tiny_lora, make_params, make_batch):
-    step, batch, params = step_of(tiny_lora, mode="lora"), make_batch(), make_params()
+    step, batch, params = step_of(tiny_lora), make_batch(), make_params()
     lora = jax.tree.map(lambda x: np.asarray(x) + 0.1, init_lora(tiny_lora, KEY))
 
     def loss(seed, at=0):
@@ -158,7 +158,7 @@ def test_dropout_depends_on_key_and_step(tiny_lora, make_params, make_batch):
 
 def test_frozen_base_costs_no_weight_gradient(tiny_lora, make_params, make_batch):
     """Neither a gradient nor a moment of the shape of a base matrix stands in the program."""
-    step = step_of(tiny_lora, mode="lora")
+    step = step_of(tiny_lora)
     state = create_state(OPTIMIZER, init_lora(tiny_lora, KEY), make_params())
     text = step.lower(state, make_batch(), KEY, jnp.int32(1)).as_text()
     assert "tensor<2x32x64xf32>" in text  # the up projections, in
@@ -177,7 +177,7 @@ def test_base_is_held_once(tiny_lora, make_batch, monkeypatch):
     config = dataclasses.replace(tiny_lora, lora=thin, **wide)
     base = jax.eval_shape(partial(init_params, config), KEY)
     params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), base)
-    step = make_train_step(config, OPTIMIZER, mode="lora", group=True, chunk=4)
+    step = make_train_step(config, OPTIMIZER, group=True, chunk=4)
     arguments, working = [], []
     for g in (1, 8):
         lora = jax.vmap(partial(init_lora, config))(jax.random.split(KEY, g))
@@ -192,11 +192,6 @@ def test_base_is_held_once(tiny_lora, make_batch, monkeypatch):
     size = sum(x.nbytes for x in jax.tree.leaves(params))
     assert arguments[1] - arguments[0] < 0.1 * size
     assert working[1] - working[0] < size
-
-
-def test_unknown_mode_is_named(tiny):
-    with pytest.raises(ValueError, match="mode 'half' is unknown; known: full, lora"):
-        make_train_step(tiny, make_optimizer(), mode="half")
 
 
 def test_compiled_once(tiny, make_params, make_batch, caplog):
