@@ -49,7 +49,7 @@ def get_config():
     config.train.checkpoint_every = 100
 
     config.evaluation.max_new_tokens = 64
-    config.evaluation.harness = ("mmlu", "bbh")  # needs `pip install lm-eval`
+    config.evaluation.harness = ("mmlu", "bbh")  # needs `pip install -e '.[eval]'`
 
     config.mesh.data = 1
     config.mesh.fsdp = -1

@@ -3,7 +3,7 @@
     python experiments/bench_adapters.py            # a few minutes on 2 CPU cores
     python experiments/bench_adapters.py --quick    # tiny shapes: does it run at all?
 
-Needs requirements-dev.txt. Both sides are whole processes: imports, loading the base, compiling,
+Needs the extra `dev`. Both sides are whole processes: imports, loading the base, compiling,
 training, saving the adapters as PEFT folders. They start from the same adapters, see the same
 batches in the same order under the same learning rates (AdamW, cosine, clipping at 1), and have to
 end at the same losses within 2%. The tasks are random Markov chains over the vocabulary, so that
@@ -23,9 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
-
-from experiments.record import header, machine  # noqa: E402
+from record import header, machine
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "flax", "optax", "torch", "transformers", "peft")

@@ -3,7 +3,7 @@
     python experiments/bench_affinity.py            # everything, three minutes on 2 CPU cores
     python experiments/bench_affinity.py --quick    # tiny shapes: does it run at all?
 
-Needs requirements-dev.txt, scipy and peft. Writes experiments/results/bench_affinity.json, .md and
+Needs the extra `dev`. Writes experiments/results/bench_affinity.json, .md and
 .png, with the machine, the versions and the command. All rows of one table come from one run, the
 best of several repeats each; rows of hardware that is not at hand say so.
 
@@ -30,9 +30,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
-
-from experiments.record import header, machine  # noqa: E402
+from record import header, machine  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "numpy", "torch", "scipy", "transformers", "peft")

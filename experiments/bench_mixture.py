@@ -27,7 +27,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -36,11 +35,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
-
-from experiments.record import header, machine  # noqa: E402
-from taskpgm import mixture  # noqa: E402
-from taskpgm.mixture import baselines  # noqa: E402
+from record import header, machine
+from taskpgm import mixture
+from taskpgm.mixture import baselines
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "numpy", "cvxpy", "osqp", "clarabel", "submodlib-py")

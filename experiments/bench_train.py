@@ -4,7 +4,7 @@
     python experiments/bench_train.py --quick         # tiny shapes: does it run at all?
     python experiments/bench_train.py --only gpt2     # the tables whose name begins like this
 
-Needs requirements-dev.txt and peft for the peers. Writes experiments/results/bench_train.json and
+Needs the extra `dev` for the peers. Writes experiments/results/bench_train.json and
 .md with the machine, the versions and the command. Each number comes from a process of its own, the
 two sides of a row one after the other in one run; a step's time is the median of several. Rows of
 hardware that is not at hand say "not measured".
@@ -36,11 +36,9 @@ from pathlib import Path
 
 import numpy as np
 
+from record import header, machine
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a clone need not be installed
-
-from experiments.record import header, machine  # noqa: E402
-
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft")
 RESULTS = ROOT / "experiments" / "results"
 ACCELERATOR = ("1b", "7b")  # shapes that only an accelerator is asked for

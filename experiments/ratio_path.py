@@ -17,17 +17,12 @@ repository ParthPratim/task-mixtures, commit 8d76569) expect 6 tasks at r = 158,
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
-
-from taskpgm.mixture import (  # noqa: E402
-    Path as RatioPath,
-)
-from taskpgm.mixture import (  # noqa: E402
+from taskpgm.mixture import Path as RatioPath
+from taskpgm.mixture import (
     Solution,
     effective_tasks,
     energy_from_affinity,

@@ -8,25 +8,24 @@ every fourth task's held-out examples. Writes experiments/results/vocab_top_k.js
 
 import argparse
 import json
+import runpy
 import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone need not be installed
-
-from configs import quickstart  # noqa: E402
-from taskpgm.affinity.budget import layout  # noqa: E402
-from taskpgm.affinity.predict import decoder_forward  # noqa: E402
-from taskpgm.affinity.stream import accumulate, conclude  # noqa: E402
-from taskpgm.stages import adapters  # noqa: E402
-from taskpgm.stages.context import Context  # noqa: E402
+from taskpgm.affinity.budget import layout
+from taskpgm.affinity.predict import decoder_forward
+from taskpgm.affinity.stream import accumulate, conclude
+from taskpgm.stages import adapters
+from taskpgm.stages.context import Context
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
-    settings = quickstart.get_config()
+    recipe = Path(__file__).parents[1] / "configs" / "quickstart.py"
+    settings = runpy.run_path(str(recipe))["get_config"]()
     context = Context(settings, parser.parse_args().workdir, sys.argv)
     config, params = context.load_model(context.proxy)
     config = adapters.with_lora(config, settings.adapters)
