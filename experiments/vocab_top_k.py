@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from taskpgm.affinity.budget import layout
-from taskpgm.affinity.predict import decoder_forward
 from taskpgm.affinity.stream import accumulate, conclude
+from taskpgm.models.scoring import decoder_forward
 from taskpgm.stages import adapters
 from taskpgm.stages.context import Context
 

@@ -22,12 +22,11 @@ from jaxtyping import Float, Int
 from taskpgm.affinity import store
 from taskpgm.affinity.budget import Layout, layout, rows_at_a_time
 from taskpgm.affinity.cells import Grid
-from taskpgm.affinity.predict import Forward, decoder_forward, over_devices, score_examples
 from taskpgm.affinity.stream import ModelsOf, accumulate, bins, conclude, split
 from taskpgm.models import DecoderConfig
+from taskpgm.models.scoring import Forward, decoder_forward, row_shards, score_examples
 from taskpgm.tasks import Rows
 from taskpgm.training import by_first
-from taskpgm.training.step import shards
 
 KEEP_EVERY = 20.0  # seconds between two writes of the sums of a task
 Progress = Callable[[int, int, str], None]  # tasks done, tasks, what was done
@@ -128,7 +127,7 @@ def compute_scores(
             bins=most,
             contexts=contexts,
         )
-        sizes, parts = [len(part.tokens) for part in rows], shards(over_devices(), -2)
+        sizes, parts = [len(part.tokens) for part in rows], row_shards()
         cut = cut._replace(batch_size=rows_at_a_time(sizes, cut.batch_size, parts))
     tasks = tuple(store.fingerprint(x) for x in rows)
     counts = tuple(map(int, num_examples))
@@ -190,7 +189,7 @@ def _score_task(
         grid.write_divergence(k, owners, values)
     for part in split(unread, cut.group):
         sums, tokens = score_examples(
-            None, params, models_of(part), rows, count, batch_size=cut.batch_size, forward=forward
+            forward, params, models_of(part), rows, count, batch_size=cut.batch_size
         )
         for i, row in zip(part, sums, strict=True):
             grid.write_likelihood(i, k, row, tokens)

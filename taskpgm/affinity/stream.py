@@ -21,17 +21,17 @@ from taskpgm.affinity import kernels
 from taskpgm.affinity.budget import Layout
 from taskpgm.affinity.divergence import LN2
 from taskpgm.affinity.pairs import pairwise
-from taskpgm.affinity.predict import (
-    Forward,
-    Window,
-    at_targets,
-    heads,
-    hidden_states,
-    late,
-    log_probs,
-    windows,
-)
 from taskpgm.models import to_host
+from taskpgm.models.scoring import (
+    Forward,
+    TargetWindow,
+    at_targets,
+    hidden_states,
+    logits,
+    one_behind,
+    target_windows,
+    unembeddings,
+)
 from taskpgm.tasks import Rows
 
 ModelsOf = Callable[[Sequence[int]], Any]  # indices -> the models, stacked on a leading axis
@@ -74,7 +74,7 @@ def coarsen(values: Sequence[Float[Array, "_ c v"]], k: int) -> list[Array]:
 def _reduce(
     left: tuple[Array, Array],
     right: tuple[Array, Array] | None,
-    window: Window,
+    window: TargetWindow,
     bin_of: Int[Array, "r"],
     scale: Float[Array, "r"],
     *,
@@ -97,7 +97,9 @@ def _reduce(
             jax.lax.dynamic_slice_in_dim(x, k * span, span) for x in (window.targets, bin_of, scale)
         )
         values = [
-            log_probs(jax.lax.dynamic_slice_in_dim(hidden, k * span, span, 1), head)
+            jax.nn.log_softmax(
+                logits(jax.lax.dynamic_slice_in_dim(hidden, k * span, span, 1), head)
+            )
             for hidden, head in blocks
         ]
         at = [
@@ -138,7 +140,7 @@ def _block(
     shared: Any,
     models_of: ModelsOf,
     indices: Sequence[int],
-    window: Window,
+    window: TargetWindow,
     group: int,
 ) -> tuple[Float[Array, "B r d"], Float[Array, "*B d v"]]:
     """What a block of models needs to predict a window, computed `group` models at a time."""
@@ -147,7 +149,7 @@ def _block(
         models = models_of(part)
         hidden.append(hidden_states(forward, shared, models, window))
         if not (head and forward.head_is_shared):
-            head.append(heads(forward, shared, models))
+            head.append(unembeddings(forward, shared, models))
     size = len(indices)
     hidden = jnp.concatenate(hidden)[:size] if len(hidden) > 1 else hidden[0]
     return hidden, jnp.concatenate(head)[:size] if len(head) > 1 else head[0]
@@ -189,11 +191,11 @@ def accumulate(
         0, np.zeros((len(names), num_examples)), np.zeros((layout.bins, len(names), len(names)))
     )
 
-    def load(block: Sequence[int], window: Window):
+    def load(block: Sequence[int], window: TargetWindow):
         return _block(forward, shared, models_of, [names[x] for x in block], window, layout.group)
 
     def results() -> Iterator[tuple]:
-        every = windows(rows, layout.batch_size, layout.window)
+        every = target_windows(rows, layout.batch_size, layout.window)
         for number, window in islice(enumerate(every), sums.windows, None):
             example, on_device = window.example, jax.device_put(window)
             scale = (1.0 / (tokens[example] * count[of[example]])).astype(np.float32)
@@ -219,12 +221,12 @@ def accumulate(
                         ),
                     )
 
-    def tell(window: Window, block: Sequence[int], at) -> None:
+    def tell(window: TargetWindow, block: Sequence[int], at) -> None:
         example = window.example[: window.count]
         at = to_host(at).astype(np.float64)[: len(set(block)), : window.count]
         np.add.at(sums.log_likelihood.T, (example[:, None], np.unique(block)), at.T)
 
-    for number, some in groupby(late(results()), key=itemgetter(0)):
+    for number, some in groupby(one_behind(results()), key=itemgetter(0)):
         # Beyond len(set(block)) a block only repeats its last model.
         for _, window, block, other, (at, pairs) in some:
             first, pairs = len(set(block)), to_host(pairs).astype(np.float64)

@@ -6,15 +6,13 @@ free-running: the greedy continuation of the prompt, cut at end-of-sequence, equ
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from taskpgm.affinity.predict import Forward, score_examples
-from taskpgm.models import Decoder, DecoderConfig, unembedding, variables
+from taskpgm.models import DecoderConfig
 from taskpgm.models.generate import generate
+from taskpgm.models.scoring import score_model
 from taskpgm.tasks import Example, Rows, Task, encode
 
 Report = dict[str, Any]
@@ -100,16 +98,10 @@ def heldout_loss(
     if len(rows) != len(tasks):
         raise ValueError(f"{len(rows)} sets of held-out rows for {len(tasks)} tasks")
     together, task_of = _concatenate(rows)
-    log_likelihood, tokens = score_examples(
-        config,
-        variables(params, lora),
-        jnp.zeros(1),  # a group of one model, which is held once, in the place of the shared base
-        together,
-        len(task_of),
-        batch_size=batch_size,
-        forward=_single(config),
+    log_likelihood, tokens = score_model(
+        config, params, together, len(task_of), lora=lora, batch_size=batch_size
     )
-    nats = np.bincount(task_of, -log_likelihood[0], len(tasks))
+    nats = np.bincount(task_of, -log_likelihood, len(tasks))
     scored = np.bincount(task_of, tokens, len(tasks)).astype(int)
     examples = np.bincount(task_of, minlength=len(tasks))
     for task, count in zip(tasks, scored, strict=True):
@@ -123,17 +115,6 @@ def heldout_loss(
         }
         for i, task in enumerate(tasks)
     }
-
-
-@lru_cache(maxsize=32)
-def _single(config: DecoderConfig) -> Forward:
-    """One model as a group of one. Cached, since programs are kept by the functions' identity."""
-    decoder = Decoder(config)
-
-    def hidden(variables, own, tokens, positions, segment_ids):
-        return decoder.apply(variables, tokens, positions, segment_ids, method="hidden")
-
-    return Forward(hidden, lambda variables, own: unembedding(config, variables["params"]), True)
 
 
 def _concatenate(rows: Sequence[Rows]) -> tuple[Rows, np.ndarray]:

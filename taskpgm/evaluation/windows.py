@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from taskpgm.models import Decoder, DecoderConfig, unembedding, variables
+from taskpgm.models.scoring import target_log_probs
 
 SHORTEST = 32  # ids; windows are padded to this times a power of two, so programs are few
 CHUNK = 128  # positions whose logits exist at once
@@ -31,34 +32,27 @@ def score_windows(
     targets: Int[Array, "b t"],
     scored: Bool[Array, "b t"],
 ) -> tuple[Float[Array, "b"], Bool[Array, "b"]]:
-    """Sum of the scored targets' log-probabilities (nats), and whether each is the argmax.
+    """Sum of the scored targets' log-probabilities (nats), and whether each is the likeliest.
 
-    `read` is 1 for ids and 0 for padding. Logits exist for CHUNK positions at a time.
+    `read` is 1 for ids and 0 for padding. Only scored positions are unembedded, CHUNK at a time.
     """
     hidden = Decoder(config).apply(
         variables(params, lora), inputs, segment_ids=read, method="hidden"
     )
-    matrix = unembedding(config, params)
-    steps = -(-inputs.shape[1] // CHUNK)
-    width = -(-inputs.shape[1] // steps)
-
-    def chunked(x: Array) -> Array:
-        padding = [(0, 0), (0, steps * width - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-        x = jnp.pad(x, padding)
-        return x.reshape(x.shape[0], steps, width, *x.shape[2:]).swapaxes(0, 1)
-
-    def chunk(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        hidden, target, scored = part
-        logits = jnp.einsum(
-            "btd,dv->btv", hidden, matrix, preferred_element_type=jnp.float32
-        ).astype(jnp.float32)
-        chosen = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
-        nats = chosen - jax.nn.logsumexp(logits, axis=-1)
-        same = jnp.argmax(logits, axis=-1) == target
-        return jnp.where(scored, nats, 0.0).sum(1), (same | ~scored).all(1)
-
-    nats, same = jax.lax.map(chunk, (chunked(hidden), chunked(targets), chunked(scored)))
-    return nats.sum(0), same.all(0)
+    # Scored positions come first, and the last chunk is filled up with padding.
+    order = jnp.argsort(~scored.reshape(-1), stable=True)
+    places = jnp.pad(order, (0, -len(order) % CHUNK))
+    found, likeliest = target_log_probs(
+        hidden.reshape(-1, hidden.shape[-1])[places][None],
+        unembedding(config, params),
+        targets.reshape(-1)[places],
+        scored.sum(),
+        chunk=CHUNK,
+    )
+    nats = jnp.zeros(scored.size, jnp.float32).at[order].set(found[0, : scored.size])
+    same = jnp.ones(scored.size, bool).at[order].set(likeliest[0, : scored.size])
+    nats, same = (x.reshape(scored.shape) for x in (nats, same))
+    return jnp.where(scored, nats, 0.0).sum(1), (same | ~scored).all(1)
 
 
 def rolling_windows(ids: Sequence[int], prefix: int, length: int) -> Iterator[Window]:

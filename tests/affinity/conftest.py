@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskpgm.affinity.predict import Forward
+from taskpgm.models.scoring import Forward
 from taskpgm.tasks import Rows
 
 

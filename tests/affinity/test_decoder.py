@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from taskpgm import affinity, training
-from taskpgm.affinity import predict
-from taskpgm.models import Decoder, DecoderConfig, LoraConfig, init_lora, init_params
+from taskpgm.models import Decoder, DecoderConfig, LoraConfig, init_lora, init_params, scoring
 
 CONFIG = DecoderConfig.from_hf(
     {
@@ -112,9 +111,9 @@ def compiled_memory(config, g, rows, length):
     own = jax.tree.map(lambda x: jax.ShapeDtypeStruct((g, *x.shape), x.dtype), one)
     row = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     run = jax.ShapeDtypeStruct((rows * length,), jnp.int32)
-    window = predict.Window(row, row, row, run, run, run, jax.ShapeDtypeStruct((), jnp.int32))
-    shared, forward = params if config.lora else None, predict.decoder_forward(config)
-    return predict.hidden_states.lower(forward, shared, own, window).compile().memory_analysis()
+    window = scoring.TargetWindow(row, row, row, run, run, run, jax.ShapeDtypeStruct((), jnp.int32))
+    shared, forward = params if config.lora else None, scoring.decoder_forward(config)
+    return scoring.hidden_states.lower(forward, shared, own, window).compile().memory_analysis()
 
 
 @pytest.mark.parametrize("adapters", [True, False], ids=["lora", "full"])

@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from taskpgm.affinity import predict
-from taskpgm.models import DecoderConfig, LoraConfig, init_lora, init_params, logical_axes
+from taskpgm.models import DecoderConfig, LoraConfig, init_lora, init_params, logical_axes, scoring
 from taskpgm.training import init_sharded, make_mesh
 
 ROWS, LENGTH = 8, 128
@@ -44,7 +43,7 @@ def window():
     where = np.arange(3, ROWS * LENGTH, 4, dtype=np.int32)
     rest = [np.zeros(len(where), np.int32)] * 2
     segments = np.where(at < 50, 1, 2).astype(np.int32)
-    return predict.Window(tokens, at % 50, segments, where, *rest, np.int32(len(where)))
+    return scoring.TargetWindow(tokens, at % 50, segments, where, *rest, np.int32(len(where)))
 
 
 def hidden(attention, axes):
@@ -56,10 +55,10 @@ def hidden(attention, axes):
         params = init_sharded(make, jax.random.key(0), axes=logical_axes(config), mesh=mesh)
         lora = jax.vmap(partial(init_lora, config))(jax.random.split(jax.random.key(1)))
         lora = jax.tree.map(lambda x: x + 0.02, lora)  # a zero would change nothing
-        args = predict.decoder_forward(config), params, lora, window()
-        costs = predict.hidden_states.lower(*args).compile().cost_analysis()
+        args = scoring.decoder_forward(config), params, lora, window()
+        costs = scoring.hidden_states.lower(*args).compile().cost_analysis()
         costs = costs[0] if isinstance(costs, list) else costs
-        return np.asarray(predict.hidden_states(*args)), costs["flops"]
+        return np.asarray(scoring.hidden_states(*args)), costs["flops"]
 
 
 @pytest.mark.parametrize(

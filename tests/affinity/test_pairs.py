@@ -90,7 +90,9 @@ def test_the_stream_uses_it_as_well(offer):
     hidden = jnp.asarray(rng.normal(size=(4, 6, 8)), jnp.float32)
     head = jnp.asarray(rng.normal(size=(8, 70)), jnp.float32)
     whole = np.zeros(6, np.int32)
-    window = stream.Window(*[np.zeros((1, 6), np.int32)] * 3, whole, whole, whole, np.int32(6))
+    window = stream.TargetWindow(
+        *[np.zeros((1, 6), np.int32)] * 3, whole, whole, whole, np.int32(6)
+    )
     run = partial(stream._reduce, most=1, span=3, top_k=None)
     ones = np.full(6, 1 / 6, np.float32)
     _, got = run((hidden, head), None, window, whole, ones)

@@ -11,7 +11,7 @@ import pytest
 from taskpgm import affinity
 from taskpgm.affinity import store
 from taskpgm.affinity.budget import Layout
-from taskpgm.affinity.predict import score_examples
+from taskpgm.models.scoring import score_examples
 
 CUT = Layout(2, 2, 5, 24, 6, 64)
 
@@ -250,7 +250,7 @@ def test_log_likelihoods_alone(world, tmp_path):
     examples, _, rows = world.tasks[1]
     model = jax.tree.map(lambda x: x[:3], world.models)
     want, tokens = score_examples(
-        None, world.shared, model, rows, len(examples), batch_size=2, forward=world.forward
+        world.forward, world.shared, model, rows, len(examples), batch_size=2
     )
     np.testing.assert_allclose(scores.log_likelihood[:, scores.task == 1], want, rtol=1e-6)
     assert (scores.tokens[scores.task == 1] == tokens).all()

@@ -129,7 +129,7 @@ def test_316_tasks_fit(memory):
     head = jax.ShapeDtypeStruct((CONFIG.hidden_size, CONFIG.vocab_size), jnp.float32)
     whole = [jax.ShapeDtypeStruct((cut.window,), jnp.int32)] * 3
     rows = [jax.ShapeDtypeStruct((8, 512), jnp.int32)] * 3
-    window = stream.Window(*rows, *whole, jax.ShapeDtypeStruct((), jnp.int32))
+    window = stream.TargetWindow(*rows, *whole, jax.ShapeDtypeStruct((), jnp.int32))
     lowered = stream._reduce.lower(
         (hidden, head),
         (hidden, head) if two else None,

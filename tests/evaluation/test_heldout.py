@@ -37,12 +37,12 @@ def test_loss_is_that_of_single_unpacked_examples(tiny):
 
 
 def test_all_tasks_share_one_program(tiny):
-    from taskpgm.affinity import predict
+    from taskpgm.models import scoring
 
     heldout_loss(tiny.config, tiny.params, tiny.tasks, tiny.rows, batch_size=3)
-    before = predict._target_log_probs._cache_size()
+    before = scoring.target_log_probs._cache_size()
     heldout_loss(tiny.config, tiny.params, tiny.tasks[::-1], tiny.rows[::-1], batch_size=3)
-    assert predict._target_log_probs._cache_size() == before
+    assert scoring.target_log_probs._cache_size() == before
 
 
 def test_greedy_answers_do_not_depend_on_the_batch(tiny):
