@@ -1,14 +1,14 @@
-"""What a trained model is worth: held-out loss, exact match, and the public benchmarks."""
+"""What a trained model is worth: test loss, exact match, and the public benchmarks."""
 
+from taskpgm.evaluation.aggregate import aggregate, samples
 from taskpgm.evaluation.harness import HarnessModel, register, run_harness
-from taskpgm.evaluation.heldout import evaluate, heldout_loss
-from taskpgm.evaluation.summary import aggregate, samples
+from taskpgm.evaluation.measure import evaluate, task_losses
 
 __all__ = [
     "HarnessModel",
     "aggregate",
     "evaluate",
-    "heldout_loss",
+    "task_losses",
     "register",
     "run_harness",
     "samples",

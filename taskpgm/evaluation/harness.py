@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from taskpgm.evaluation.windows import Window, padded_length, rolling_windows, score_windows
+from taskpgm.evaluation.loglikelihood import Window, padded_length, rolling_windows, score_windows
 from taskpgm.models import DecoderConfig, to_host
 from taskpgm.models.generate import generate
 

@@ -65,6 +65,7 @@ class Study:
     family: Mapping[str, str]
     train: Mapping[str, int]
     heldout: Mapping[str, int]
+    test: Mapping[str, int]
     notes: Mapping[str, tuple[str, ...]]
     affinities: Mapping[str, Affinity]
     mixtures: Mapping[str, Mixture]
@@ -111,6 +112,7 @@ def read_study(workdir: str | Path) -> Study:
         family=family,
         train=train,
         heldout={task["name"]: task["heldout"] for task in described if "heldout" in task},
+        test={task["name"]: task["test"] for task in described if "test" in task},
         notes={task["name"]: tuple(task["notes"]) for task in described if task.get("notes")},
         affinities=affinities,
         mixtures=mixtures,

@@ -54,7 +54,7 @@ def weights(study: Study, theme: Theme) -> bytes:
 
 
 def gains(study: Study, reference: str, theme: Theme) -> bytes:
-    """Held-out loss of every run minus the reference's, task by task; left of zero is better."""
+    """Test loss of every run minus the reference's, task by task; left of zero is better."""
     names = [name for name in study.runs if name != reference][:MOST_PANELS]
     losses = {name: task_losses(study.runs[name]) for name in study.runs}
     difference = np.array(
@@ -77,7 +77,7 @@ def gains(study: Study, reference: str, theme: Theme) -> bytes:
         axes.axvline(0, color=theme.muted, linewidth=1.0, zorder=0.9)
         axes.grid(axis="x")
         axes.spines[:].set_visible(False)
-        axes.set_xlabel(f"held-out loss minus that of {reference}, nats per token (left is better)")
+        axes.set_xlabel(f"test loss minus that of {reference}, nats per token (left is better)")
         _legend_above(axes)
         _task_axis([axes], study, tasks, theme)
         return png(drawn)

@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Mean held-out loss of one run minus another's, paired by task; negative is better."""
+    """Mean test loss of one run minus another's, paired by task; negative is better."""
 
     difference: float
     low: float  # bounds of a 95% interval from resampling tasks
@@ -88,7 +88,7 @@ def task_losses(run: Mapping[str, Any]) -> dict[str, float]:
 
 
 def compare(study: Study, run: str, other: str, seed: int = 0) -> Comparison | None:
-    """How `run` fares against `other` in held-out loss; None without common tasks."""
+    """How `run` fares against `other` in test loss; None without common tasks."""
     ours, theirs = task_losses(study.runs[run]), task_losses(study.runs[other])
     common = [task for task in ours if task in theirs]
     if not common:
@@ -127,11 +127,11 @@ def finding(study: Study) -> str:
     first = ranked[0]
     if len(ranked) == 1:
         return (
-            f"Only one mixture, {first}, was trained: its mean held-out loss is "
+            f"Only one mixture, {first}, was trained: its mean test loss is "
             f"{loss[first]:.4f} nats per token; there is nothing to compare it with."
         )
     sentences = [
-        f"Of {len(ranked)} mixtures, {first} has the lowest mean held-out loss: "
+        f"Of {len(ranked)} mixtures, {first} has the lowest mean test loss: "
         f"{loss[first]:.4f} nats per token, {_apart(loss, first, ranked[1])}, the next.",
         *_about_taskpgm(study, ranked, loss),
     ]

@@ -103,7 +103,7 @@ def plan(study: Study) -> Iterator[tuple[str, str, Any]]:
     if reference and len(study.runs) > 1:
         yield (
             "gains",
-            f"held-out loss against {reference}, task by task",
+            f"test loss against {reference}, task by task",
             lambda theme: figures.gains(study, reference, theme),
         )
     if study.curves:

@@ -29,7 +29,9 @@ def facts(study: Study) -> list[tuple[str, str]]:
     if study.train:
         found.append((f"{sum(study.train.values()):,}", "training examples"))
     if study.heldout:
-        found.append((f"{sum(study.heldout.values()):,}", "held-out examples"))
+        found.append((f"{sum(study.heldout.values()):,}", "held-out examples, which choose"))
+    if study.test:
+        found.append((f"{sum(study.test.values()):,}", "test examples, which judge"))
     mixture = study.mixtures.get(study.main or "")
     if mixture and mixture.counts:
         found.append((f"{sum(mixture.counts):,}", "examples in a mixture"))

@@ -30,7 +30,7 @@ def adapter_key(context: Context, task: tasks.Task) -> str:
         section,
         context.config.tasks.length,
         context.config.seed,
-        [[x.prompt, x.response, x.messages] for x in task.train],
+        task.train_hash,
     )
 
 

@@ -48,14 +48,19 @@ class Context:
     # --- Tasks ---------------------------------------------------------------------------------
     @cached_property
     def tasks(self) -> list[Task]:
-        """All tasks, held-out splits cut to `tasks.max_heldout`."""
+        """All tasks, with at most `tasks.max_heldout` and `tasks.max_test` rows to measure by."""
         section = self.config.tasks
         loaded = load_tasks(
-            section.source, heldout_fraction=section.heldout_fraction, seed=self.config.seed
+            section.source,
+            heldout_fraction=section.heldout_fraction,
+            test_fraction=section.test_fraction,
+            seed=self.config.seed,
         )
-        if section.max_heldout:
-            loaded = [replace(t, heldout=t.heldout[: section.max_heldout]) for t in loaded]
-        return loaded
+        most_heldout, most_test = section.max_heldout or None, section.max_test or None
+        return [
+            replace(task, heldout=task.heldout[:most_heldout], test=task.test[:most_test])
+            for task in loaded
+        ]
 
     @cached_property
     def names(self) -> list[str]:

@@ -17,7 +17,9 @@ def default_config() -> ConfigDict:
     # `datasets`, a YAML manifest of many, or the name of a data set on the hub.
     config.tasks.source = "stdlib"
     config.tasks.heldout_fraction = 0.1  # cut off, seeded, where a task brings no held-out split
-    config.tasks.max_heldout = 0  # held-out examples used per task; 0: all
+    config.tasks.test_fraction = 0.1  # likewise, where a task brings no test split
+    config.tasks.max_heldout = 0  # held-out examples used per task to choose a mixture; 0: all
+    config.tasks.max_test = 0  # test examples used per task to judge a model; 0: all
     config.tasks.chat_template = ""  # a Jinja file, for chat rows where the tokenizer brings none
     config.tasks.length = 2048  # tokens in a packed row; longer prompts lose their beginning
 
@@ -96,7 +98,7 @@ def default_config() -> ConfigDict:
     # --- What it is worth ----------------------------------------------------------------------
     config.evaluation = ConfigDict()
     config.evaluation.batch_size = 16
-    config.evaluation.exact_match_examples = 0  # per task, answers generated; 0: all held out
+    config.evaluation.exact_match_examples = 0  # per task, answers generated; 0: all test rows
     config.evaluation.max_new_tokens = 32
     config.evaluation.harness = ()  # lm-evaluation-harness tasks, e.g. ("mmlu", "bbh")
 

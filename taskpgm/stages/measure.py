@@ -12,7 +12,7 @@ from taskpgm.stages.runs import planned_runs, run_folder
 
 @on_mesh
 def evaluation_stage(context: Context) -> None:
-    """Measures the base and the model of every mixture on all held-out examples.
+    """Measures the base and the model of every mixture on all test examples.
 
     Each model's measures are kept in evaluation/NAME/, so that one more mixture costs one more
     evaluation.
@@ -80,7 +80,7 @@ def measured_model(context: Context, name: str, source: Source) -> dict[str, Any
         params,
         context.tokenizer(source),
         context.tasks,
-        heldout_rows(context),
+        test_rows(context),
         batch_size=context.config.evaluation.batch_size,
         max_new_tokens=section["max_new_tokens"],
         exact_match_examples=section["exact_match_examples"] or None,
@@ -93,13 +93,13 @@ def measured_model(context: Context, name: str, source: Source) -> dict[str, Any
     wd.write_json(folder / "measures.json", measures)
     wd.mark_done(folder, key, seconds=round(time.monotonic() - start, 1))
     loss = mean(m["loss"] for m in per_task.values())
-    say("evaluation", f"{name}: mean held-out loss {loss:.4f} nats per token")
+    say("evaluation", f"{name}: mean test loss {loss:.4f} nats per token")
     return wd.read_json(folder / "measures.json")
 
 
-def heldout_rows(context: Context) -> list[tasks.Rows]:
-    """Every task's held-out examples, packed for the base's tokenizer."""
-    return [context.rows(context.base, task.heldout, task.name) for task in context.tasks]
+def test_rows(context: Context) -> list[tasks.Rows]:
+    """Every task's test examples, packed for the base's tokenizer."""
+    return [context.rows(context.base, task.test, task.name) for task in context.tasks]
 
 
 @training.by_first

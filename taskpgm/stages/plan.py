@@ -96,9 +96,9 @@ class Estimate:
             for task in self.context.tasks
         ]
 
-    def heldout(self, source: Source) -> tuple[int, int]:
-        """`count` of all tasks' held-out examples."""
-        each = [self.count(source, task.heldout) for task in self.context.tasks]
+    def split(self, source: Source, name: str) -> tuple[int, int]:
+        """`count` of all tasks' "heldout" or "test" examples."""
+        each = [self.count(source, getattr(task, name)) for task in self.context.tasks]
         return tuple(map(sum, zip(*each, strict=True)))
 
 
@@ -106,8 +106,9 @@ def plan_tasks(estimate: Estimate) -> list[Row]:
     context = estimate.context
     done = (context.folder / "tasks.json").is_file()
     text = (
-        f"{len(context.tasks)} tasks, {context.sizes.sum():,} training and "
-        f"{sum(len(t.heldout) for t in context.tasks):,} held-out examples"
+        f"{len(context.tasks)} tasks, {context.sizes.sum():,} training, "
+        f"{sum(len(t.heldout) for t in context.tasks):,} held-out and "
+        f"{sum(len(t.test) for t in context.tasks):,} test examples"
     )
     return [Row("tasks", "done" if done else "to do", text)]
 
@@ -173,7 +174,7 @@ def plan_affinity(estimate: Estimate) -> list[Row]:
     section, length = context.config.affinity, context.config.tasks.length
     config = adapters.with_lora(estimate.decoder(context.proxy), context.config.adapters)
     n = len(context.tasks)
-    tokens, scored = estimate.heldout(context.proxy)
+    tokens, scored = estimate.split(context.proxy, "heldout")
     plan = affinity.plan(
         config,
         num_tasks=n,
@@ -250,12 +251,12 @@ def plan_evaluation(estimate: Estimate) -> list[Row]:
     config, length = estimate.decoder(context.base), context.config.tasks.length
     count = len(context.config.compare) * context.config.train.seeds + 1
     done = len(list((context.folder / "evaluation").glob(f"*/{wd.MARK}")))
-    tokens, _ = estimate.heldout(context.base)
+    tokens, _ = estimate.split(context.base, "test")
     return [
         Row(
             "evaluation",
             state(done, count),
-            f"{count} models on {tokens:,} held-out tokens each",
+            f"{count} models on {tokens:,} test tokens each",
             count * tokens * training.forward_flops_per_token(config, length),
         )
     ]

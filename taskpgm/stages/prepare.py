@@ -27,6 +27,7 @@ def tasks_stage(context: Context) -> None:
                 "family": task.family,
                 "train": len(task.train),
                 "heldout": len(task.heldout),
+                "test": len(task.test),
                 "hash": task.content_hash,
                 "notes": list(task.notes),
             }
@@ -43,8 +44,9 @@ def tasks_stage(context: Context) -> None:
     families = len({task.family for task in context.tasks})
     say(
         "tasks",
-        f"{len(context.tasks)} tasks of {families} families, {context.sizes.sum()} training and "
-        f"{sum(len(task.heldout) for task in context.tasks)} held-out examples",
+        f"{len(context.tasks)} tasks of {families} families, {context.sizes.sum()} training, "
+        f"{sum(len(task.heldout) for task in context.tasks)} held-out and "
+        f"{sum(len(task.test) for task in context.tasks)} test examples",
     )
     for note in sorted({note for task in context.tasks for note in task.notes}):
         say("tasks", note)
@@ -89,7 +91,7 @@ def pretrain_embedded(context: Context) -> None:
     """Trains a tokenizer and a small Llama-shaped model, and saves them as a Hugging Face folder.
 
     The text is Python's own documentation and a thin sample of every task's training rows, so that
-    the prompts' formats are not strange to it; a held-out row is never seen.
+    the prompts' formats are not strange to it; a held-out or test row is never seen.
     """
     section, folder, seed = context.config.embedded, context.base.path, context.config.seed
     documentation, tokenizer = embedded_text(context)

@@ -33,7 +33,7 @@ from http import HTTPStatus
 
 from taskpgm.tasks.task import Task, join
 
-HELDOUT = 32  # rows of every task
+HELDOUT = TEST = 32  # rows of every task
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ SUITE = (
         lambda x: f"Server {x.split()[0][1:]} answered {x.split()[1]}. Meaning?",
         _reason,
     ),
-    Recipe("script", "script", 240, _letters(1), lambda x: f"Letter {x}. Script?", _script),
+    Recipe("script", "script", 200, _letters(1), lambda x: f"Letter {x}. Script?", _script),
     Recipe(
         "script_of_code", "script", 80, _letters(1), lambda x: f"U+{ord(x):04X}. Script?", _script
     ),
@@ -353,20 +353,31 @@ def stdlib_tasks(seed: int = 0) -> list[Task]:
     ]
 
 
-def inputs(seed: int = 0) -> dict[str, tuple[list[str], list[str]]]:
-    """The inputs behind each task's training and held-out rows.
+def inputs(seed: int = 0) -> dict[str, tuple[list[str], list[str], list[str]]]:
+    """The inputs behind each task's training, held-out and test rows.
 
-    No input of a held-out row of a family is behind a training row of that family: the question has
-    not been trained on in any wording.
+    No input of a family's held-out or test row is behind another split's row of that family: the
+    question has not been asked there in any wording.
     """
-    heldout = {recipe.name: _drawn(recipe, seed, "heldout", HELDOUT, set()) for recipe in SUITE}
-    reserved: dict[str, set[str]] = {}
-    for recipe in SUITE:
-        reserved.setdefault(recipe.family, set()).update(heldout[recipe.name])
+    reserved: dict[str, set[str]] = {recipe.family: set() for recipe in SUITE}
+    drawn: dict[str, list[list[str]]] = {recipe.name: [] for recipe in SUITE}
+    for split, count in (("heldout", HELDOUT), ("test", TEST)):
+        for recipe in SUITE:
+            drawn[recipe.name].append(
+                _drawn(
+                    recipe,
+                    seed,
+                    split,
+                    count,
+                    reserved[recipe.family] if split == "test" else set(),
+                )
+            )
+        for recipe in SUITE:
+            reserved[recipe.family].update(drawn[recipe.name][-1])
     return {
         recipe.name: (
             _drawn(recipe, seed, "train", recipe.train, reserved[recipe.family]),
-            heldout[recipe.name],
+            *drawn[recipe.name],
         )
         for recipe in SUITE
     }

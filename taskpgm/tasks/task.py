@@ -1,18 +1,19 @@
-"""What is mixed: a task is a name, a family, and two disjoint sets of examples."""
+"""A task: a name, a family, and three disjoint sets of examples."""
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row. Either a prompt and its response, or a chat.
+    """One row: a prompt with its response, or a chat.
 
-    The text of a plain row is `prompt + response`, nothing in between. In a chat row `messages`
-    holds ((role, content), ...), prompt and response are "", and the tokenizer's chat template
-    decides.
+    The text of a plain row is `prompt + response`, with nothing in between. A chat row holds
+    `messages`, ((role, content), ...); its prompt and response are "", and the tokenizer's chat
+    template writes its text.
     """
 
     prompt: str
@@ -21,8 +22,7 @@ class Example:
 
     @property
     def context(self) -> str | tuple[tuple[str, str], ...]:
-        """What stands before the (last) answer: two rows that share it must not be in two
-        splits."""
+        """Everything before the (last) answer. Rows that share it belong in the same split."""
         if self.messages is None:
             return self.prompt
         last = max(i for i, (role, _) in enumerate(self.messages) if role == "assistant")
@@ -31,32 +31,45 @@ class Example:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: `train` is what a mixture may draw from, `heldout` is what it is measured on.
+    """A task and its three splits.
 
-    `notes` says what was decided on the user's behalf while loading (a held-out split cut off,
-    ...).
+    `train` is what a mixture draws from, `heldout` is what chooses the mixture (affinities, ratio,
+    predicted loss), and `test` only judges the models trained on it. No prompt is in two of them.
+    `notes` tells what loading decided for the user (a split cut off, rows dropped, ...).
     """
 
     name: str
     family: str
     train: tuple[Example, ...]
     heldout: tuple[Example, ...]
+    test: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
 
     @cached_property
     def content_hash(self) -> str:
-        """sha256 (hex) of name, family and every row in order; the notes do not count."""
-        digest = hashlib.sha256()
-        for part in (self.name, self.family, len(self.train)):
-            digest.update(json.dumps(part).encode() + b"\n")
-        for example in self.train + self.heldout:
-            row = (example.prompt, example.response, example.messages)
-            digest.update(json.dumps(row).encode() + b"\n")
-        return digest.hexdigest()
+        """sha256 (hex) of the name, the family and every row in order, but not of the notes."""
+        sizes = (self.name, self.family, len(self.train), len(self.heldout))
+        return _hash(sizes, self.train + self.heldout + self.test)
+
+    @cached_property
+    def train_hash(self) -> str:
+        """sha256 (hex) of the training rows alone: what a model of this task depends on."""
+        return _hash((), self.train)
 
 
 def join(prompt: str, response: str) -> Example:
-    """An example whose prompt ends where the response begins: one newline is added to the prompt,
-    unless it is empty or one of the two already brings white space to the seam."""
-    seamless = not prompt or prompt[-1].isspace() or response[:1].isspace()
-    return Example(prompt if seamless else prompt + "\n", response)
+    """An example whose prompt ends where the response begins.
+
+    One newline is added to the prompt, unless the prompt is empty or one of the two already has
+    white space there.
+    """
+    separated = not prompt or prompt[-1].isspace() or response[:1].isspace()
+    return Example(prompt if separated else prompt + "\n", response)
+
+
+def _hash(header: tuple[str | int, ...], examples: Iterable[Example]) -> str:
+    digest = hashlib.sha256(json.dumps(header).encode())
+    for example in examples:
+        row = (example.prompt, example.response, example.messages)
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()

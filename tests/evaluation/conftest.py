@@ -38,10 +38,10 @@ def tiny() -> SimpleNamespace:
             Example(f"say {WORDS[i % 14]} then {WORDS[step * i % 14]}: ", f"{WORDS[i % 14]}.")
             for i in range(count)
         )
-        return Task(name, family, examples, examples)
+        return Task(name, family, examples, examples[:1], examples)
 
     tasks = [task("first", "f", 5, 1), task("second", "f", 9, 3), task("third", "g", 3, 5)]
-    rows = [pack(encode(tokenizer, t.heldout, LENGTH), LENGTH) for t in tasks]
+    rows = [pack(encode(tokenizer, t.test, LENGTH), LENGTH) for t in tasks]
 
     @jax.jit
     def table(ids):

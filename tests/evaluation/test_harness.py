@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from taskpgm.evaluation import HarnessModel, harness, run_harness, windows
+from taskpgm.evaluation import HarnessModel, harness, loglikelihood, run_harness
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +38,17 @@ def test_the_greedy_continuation_is_known_as_greedy(tiny, model):
     context = "say red then"
     ids = [model.prefix_id, *tiny.tokenizer(context, add_special_tokens=False)["input_ids"]]
     likeliest = int(tiny.log_probs(ids)[-1].argmax())
-    window = windows.Window(ids, [likeliest])
-    other = windows.Window(ids, [(likeliest + 1) % tiny.config.vocab_size])
+    window = loglikelihood.Window(ids, [likeliest])
+    other = loglikelihood.Window(ids, [(likeliest + 1) % tiny.config.vocab_size])
     assert [greedy for _, greedy in model._score([window, other])] == [True, False]
 
 
 def test_rolling_windows_score_each_token_once_with_full_context():
-    pieces = list(windows.rolling_windows(range(10), -1, 4))
+    pieces = list(loglikelihood.rolling_windows(range(10), -1, 4))
     assert [token for piece in pieces for token in piece.targets] == list(range(10))
     assert pieces[0] == ([-1, 0, 1, 2], [0, 1, 2, 3])
     assert pieces[-1] == ([5, 6, 7, 8], [8, 9])
-    assert list(windows.rolling_windows([], -1, 4)) == []
+    assert list(loglikelihood.rolling_windows([], -1, 4)) == []
 
 
 def test_rolling_likelihood_of_a_text_that_fits_is_plain(tiny, model):
@@ -76,7 +76,13 @@ def test_generation_stops_before_a_stop_string(model):
 
 
 def test_lengths_are_padded_to_few_sizes():
-    assert [windows.padded_length(n, 100) for n in (1, 32, 33, 65, 100)] == [32, 32, 64, 100, 100]
+    assert [loglikelihood.padded_length(n, 100) for n in (1, 32, 33, 65, 100)] == [
+        32,
+        32,
+        64,
+        100,
+        100,
+    ]
 
 
 def test_without_lm_eval_one_line_says_how_to_get_it(monkeypatch, tiny):

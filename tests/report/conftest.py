@@ -118,6 +118,7 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
                     "family": f,
                     "train": int(s),
                     "heldout": int(s) // 8,
+                    "test": int(s) // 8,
                     "hash": "0" * 8,
                     "notes": ["a held-out split was cut off"] if i == 0 else [],
                 }

@@ -17,7 +17,7 @@ def edited(workdir, edit, name="evaluation/results.json"):
 
 def test_a_win_is_told_with_its_interval(make_workdir, tmp_path):
     text = findings.finding(read_study(make_workdir(tmp_path, 12, 4)))
-    assert text.startswith("Of 4 mixtures, taskpgm-pmi has the lowest mean held-out loss: ")
+    assert text.startswith("Of 4 mixtures, taskpgm-pmi has the lowest mean test loss: ")
     assert "below uniform, the next. It is lower than uniform's on " in text
     assert "of 12 tasks (95% interval of the mean difference over tasks: \N{MINUS SIGN}" in text
     assert "does not win" not in text
@@ -25,7 +25,7 @@ def test_a_win_is_told_with_its_interval(make_workdir, tmp_path):
 
 def test_a_loss_is_told_as_one(make_workdir, tmp_path):
     text = findings.finding(read_study(make_workdir(tmp_path, 12, 4, winner="uniform")))
-    assert text.startswith("Of 4 mixtures, uniform has the lowest mean held-out loss")
+    assert text.startswith("Of 4 mixtures, uniform has the lowest mean test loss")
     assert "TaskPGM does not win here: taskpgm-pmi, its best mixture, is " in text
     assert "above uniform" in text
 

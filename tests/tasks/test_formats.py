@@ -34,6 +34,11 @@ def one_line(path_or_spec, error=ValueError, **options):
     return message
 
 
+def assert_disjoint(task):
+    prompts = [{row.context for row in rows} for rows in (task.train, task.heldout, task.test)]
+    assert not (prompts[0] & prompts[1] or prompts[0] & prompts[2] or prompts[1] & prompts[2])
+
+
 def by_name(tasks):
     return {task.name: task for task in tasks}
 
@@ -43,6 +48,7 @@ def test_a_folder_of_jsonl_and_parquet_with_families(tmp_path):
     write(tmp_path / "logic" / "b.parquet", plain(10))
     write(tmp_path / "logic" / "deep" / "c.jsonl", plain(10))
     write(tmp_path / "logic" / "b.heldout.jsonl", plain(3, "held"))
+    write(tmp_path / "logic" / "b.test.jsonl", plain(2, "test"))
     (tmp_path / "README.md").write_text("ignored")
     write(tmp_path / ".hidden" / "d.jsonl", plain(10))
     tasks = by_name(load_tasks(tmp_path))
@@ -53,21 +59,25 @@ def test_a_folder_of_jsonl_and_parquet_with_families(tmp_path):
     }
     assert tasks["b"].train[0] == Example("q0?\n", "a0")
     assert [row.prompt for row in tasks["b"].heldout] == ["held0?\n", "held1?\n", "held2?\n"]
+    assert [row.prompt for row in tasks["b"].test] == ["test0?\n", "test1?\n"]
     assert len(tasks["b"].train) == 10 and tasks["b"].notes == ()
+    assert tasks["alone"].notes[0].endswith(": README.md")
     assert load_tasks(str(tmp_path)) == load_tasks(tmp_path)
 
 
 def test_a_missing_heldout_split_is_cut_off_and_said(tmp_path):
     rows = plain(30) + plain(10)  # ten prompts come twice
     write(tmp_path / "a.jsonl", rows)
-    write(tmp_path / "b.jsonl", plain(2))
+    write(tmp_path / "b.jsonl", plain(3))
     a, b = load_tasks(tmp_path, heldout_fraction=0.25, seed=1)
-    assert len(a.train) + len(a.heldout) == 40 and 10 <= len(a.heldout) <= 11
-    assert not {row.prompt for row in a.train} & {row.prompt for row in a.heldout}
+    assert len(a.train + a.heldout + a.test) == 40 and 10 <= len(a.heldout) <= 11
+    assert 4 <= len(a.test) <= 5
+    assert_disjoint(a)
     assert a.notes == (
         f"no held-out split: {len(a.heldout)} of 40 rows cut off (fraction 0.25, seeded)",
+        f"no test split: {len(a.test)} of 40 rows cut off (fraction 0.1, seeded)",
     )
-    assert (len(b.train), len(b.heldout)) == (1, 1)
+    assert (len(b.train), len(b.heldout), len(b.test)) == (1, 1, 1)
     again = load_tasks(tmp_path, heldout_fraction=0.25, seed=1)
     assert [task.content_hash for task in again] == [a.content_hash, b.content_hash]
     other = load_tasks(tmp_path, heldout_fraction=0.25, seed=2)[0]
@@ -77,28 +87,53 @@ def test_a_missing_heldout_split_is_cut_off_and_said(tmp_path):
     assert load_tasks(tmp_path, heldout_fraction=0.25, seed=1)[1] == a
 
 
-def test_a_split_column_says_which_rows_are_held_out(tmp_path):
-    rows = [
-        {**row, "split": split}
-        for row, split in zip(plain(4), ("train", "heldout", "train", "validation"), strict=True)
-    ]
+def test_a_split_column_says_which_rows_are_of_which_split(tmp_path):
+    marks = ("train", "heldout", "test", "train", "validation", "Test")
+    rows = [{**row, "split": mark} for row, mark in zip(plain(6), marks, strict=True)]
     write(tmp_path / "a.jsonl", rows)
     write(tmp_path / "b.parquet", rows)
     for task in load_tasks(tmp_path):
-        assert [row.response for row in task.train] == ["a0", "a2"]
-        assert [row.response for row in task.heldout] == ["a1", "a3"]
+        assert [row.response for row in task.train] == ["a0", "a3"]
+        assert [row.response for row in task.heldout] == ["a1", "a4"]
+        assert [row.response for row in task.test] == ["a2", "a5"]
     write(tmp_path / "a.jsonl", [*rows, {**rows[0], "split": "maybe"}])
     assert one_line(tmp_path) == (
-        f"{tmp_path}/a.jsonl:5: `split` is 'maybe': it must be 'train' or 'heldout'"
+        f"{tmp_path}/a.jsonl:7: `split` is 'maybe': it must be 'train', 'heldout' or 'test'"
     )
 
 
-def test_heldout_prompts_that_are_trained_on_are_said(tmp_path):
-    write(tmp_path / "a.jsonl", plain(5))
-    write(tmp_path / "a.heldout.jsonl", plain(7)[3:])
+def test_a_prompt_in_two_splits_stays_where_it_judges(tmp_path):
+    write(tmp_path / "a.jsonl", plain(9))
+    write(tmp_path / "a.heldout.jsonl", plain(5)[2:])
+    write(tmp_path / "a.test.jsonl", plain(7)[4:])
     write(tmp_path / "b.jsonl", plain(5))
-    note = "2 of 4 held-out prompts also stand in training rows"
-    assert load_tasks(tmp_path)[0].notes == (note,)
+    task = load_tasks(tmp_path)[0]
+    assert [row.response for row in task.train] == ["a0", "a1", "a7", "a8"]
+    assert [row.response for row in task.heldout] == ["a2", "a3"]
+    assert [row.response for row in task.test] == ["a4", "a5", "a6"]
+    assert task.notes == (
+        "1 of 3 held-out rows dropped: their prompts also stand in test rows",
+        "5 of 9 training rows dropped: their prompts also stand in held-out or test rows",
+    )
+    write(tmp_path / "a.jsonl", plain(7)[2:])
+    assert "a.jsonl: every prompt also stands in held-out or test rows" in one_line(tmp_path)
+
+
+def test_a_missing_test_split_shares_no_prompt_with_a_given_heldout_split(tmp_path):
+    write(tmp_path / "a.jsonl", plain(20))
+    write(tmp_path / "a.heldout.jsonl", plain(5))
+    write(tmp_path / "b.jsonl", plain(20))
+    task = load_tasks(tmp_path, test_fraction=0.2)[0]
+    assert (len(task.train), len(task.heldout), len(task.test)) == (12, 5, 3)
+    assert_disjoint(task)
+
+
+@pytest.mark.parametrize("mark", ["test", "validation", "Dev", "heldout"])
+def test_rows_marked_test_or_validation_alone_are_never_trained_on(tmp_path, mark):
+    write(tmp_path / "a.jsonl", [{**row, "split": mark} for row in plain(9)])
+    write(tmp_path / "b.jsonl", plain(9))
+    message = one_line(tmp_path)
+    assert "a.jsonl: which split is for training?" in message and "`split`" in message
 
 
 @pytest.mark.parametrize(
@@ -124,9 +159,17 @@ def test_row_schemas(tmp_path, row, expected):
         folder = tmp_path / suffix
         for name in ("a", "b"):
             write(folder / f"{name}.{suffix}", [row])
-            write(folder / f"{name}.heldout.{suffix}", [row])
+            for split in ("heldout", "test"):
+                write(folder / f"{name}.{split}.{suffix}", [other_prompt(row, split)])
         for task in load_tasks(folder):
-            assert task.train == task.heldout == (expected,)
+            assert task.train == (expected,)
+
+
+def other_prompt(row, split):
+    key = next(key for key in ("prompt", "inputs", "instruction", "messages") if key in row)
+    if key == "messages":
+        return {"messages": [{"role": "user", "content": split}, row["messages"][1]]}
+    return {**row, key: split}
 
 
 def test_saved_data_sets(tmp_path):
@@ -144,6 +187,7 @@ def test_saved_data_sets(tmp_path):
     assert tasks["cut"].family == "cut" and len(tasks["cut"].heldout) == 2
     assert tasks["parts"].family == "family" and tasks["parts"].notes == ()
     assert [row.prompt for row in tasks["parts"].heldout] == ["v0?\n", "v1?\n"]
+    assert [row.prompt for row in tasks["parts"].test] == ["t0?\n", "t1?\n", "t2?\n"]
     message = one_line(tmp_path / "sets" / "cut")
     assert "only one task (cut)" in message
 
@@ -168,7 +212,8 @@ def test_a_data_set_by_name_is_one_task_a_configuration(tmp_path, monkeypatch):
     assert set(tasks) == {"one", "two"}
     assert {task.family for task in tasks.values()} == {"someone/glue"}
     assert [row.prompt for row in tasks["two"].heldout] == ["vtwo0?\n", "vtwo1?\n"]
-    assert len(tasks["one"].train) == 8 and tasks["one"].notes == ()
+    assert len(tasks["one"].train) == 7 and len(tasks["one"].test) == 1
+    assert tasks["one"].notes[0].startswith("no test split: 1 of 8 rows cut off")
 
 
 def test_the_embedded_suite_by_name():
@@ -228,7 +273,8 @@ def test_a_file_that_is_not_utf8_is_named_with_its_line_and_byte(tmp_path):
         f"{bad}:2: not UTF-8: byte 0xe9 at offset {len(first) + 12}; save the file as UTF-8"
     )
     # A byte order mark is no harm.
-    bad.write_bytes(b"\xef\xbb\xbf" + first + first.replace("é".encode(), b"e"))
+    more = first.replace("é".encode(), b"e") + first.replace("é".encode(), b"i")
+    bad.write_bytes(b"\xef\xbb\xbf" + first + more)
     assert len(load_tasks(tmp_path)[0].train) == 1
 
 
@@ -236,7 +282,7 @@ def test_bad_parquet_and_bad_saved_data_sets_are_named(tmp_path):
     write(tmp_path / "good.jsonl", plain(5))
     bad = tmp_path / "bad.parquet"
     bad.write_bytes(b"PAR1 this is none")
-    assert one_line(tmp_path).startswith(f"{bad}: not a Parquet file: ")
+    assert one_line(tmp_path).startswith(f"{bad}: cannot be read as Parquet: ")
     write(bad, plain(2)[:0] or [])
     assert one_line(tmp_path).startswith(f"{bad}: an empty file")
     write(bad, [{"prompt": "p", "response": "r"}, {"prompt": "p", "response": None}])
@@ -252,9 +298,12 @@ def test_a_heldout_split_of_size_0_is_refused(tmp_path):
     write(tmp_path / "b.jsonl", plain(1) * 3)
     for fraction in (0, 1, -0.5, 1.5):
         assert "leaves a split of size 0" in one_line(tmp_path, heldout_fraction=fraction)
+        assert "leaves a split of size 0" in one_line(tmp_path, test_fraction=fraction)
+    both = {"heldout_fraction": 0.5, "test_fraction": 0.5}
+    assert "training split of size 0" in one_line(tmp_path, **both)
     assert one_line(tmp_path) == (
-        f"{tmp_path}/b.jsonl: 3 row(s) with one prompt leave a held-out split of size 0: add rows, "
-        "or a held-out split"
+        f"{tmp_path}/b.jsonl: 3 row(s) with 1 different prompt(s) are too few to cut off a "
+        "held-out and a test split: add rows, or a file for each split"
     )
     (tmp_path / "b.heldout.jsonl").write_text("")
     assert one_line(tmp_path).startswith(f"{tmp_path}/b.heldout.jsonl: an empty file")
@@ -283,11 +332,13 @@ def test_names_must_differ_and_be_two(tmp_path):
 def test_nothing_to_read_is_named(tmp_path):
     assert one_line(tmp_path / "none", FileNotFoundError) == f"no such path: {tmp_path}/none"
     assert one_line("nowhere/tasks.jsonl", FileNotFoundError) == "no such path: nowhere/tasks.jsonl"
-    assert "no .jsonl or .parquet file" in one_line(tmp_path)
-    (tmp_path / "tasks.csv").write_text("a,b")
-    assert "tasks are read from .jsonl" in one_line(tmp_path / "tasks.csv")
-    write(tmp_path / "a.heldout.jsonl", plain(5))
-    assert "a held-out split without its training file" in one_line(tmp_path)
+    assert "no file that ends in .jsonl, .json" in one_line(tmp_path)
+    (tmp_path / "tasks.txt").write_text("a,b")
+    assert "tasks are read from .yaml, a folder, or .jsonl" in one_line(tmp_path / "tasks.txt")
+    for split in ("heldout", "test"):
+        write(tmp_path / f"a.{split}.jsonl", plain(5))
+        assert f"a {split} split without its training file" in one_line(tmp_path)
+        (tmp_path / f"a.{split}.jsonl").unlink()
 
 
 def test_a_name_that_the_hub_does_not_answer_is_named(monkeypatch):

@@ -63,6 +63,7 @@ tasks:
     family: other
     limit: 5
     heldout_limit: 2
+    test_limit: 3
   - name: named
     source: hub
     template: {prompt: "Q: {question}\\nA: ", response: "{choice}"}
@@ -72,16 +73,15 @@ tasks:
     )
     rows, stored, named = load_tasks(path)
     assert (rows.name, rows.family) == ("rows", "questions")
-    assert (len(rows.train), len(rows.heldout)) == (18, 2)
+    assert (len(rows.train), len(rows.heldout), len(rows.test)) == (16, 2, 2)
     assert {row.response for row in rows.train} == {"0", "1"}
     assert (stored.name, stored.family) == ("stored", "other")
-    assert len(stored.train) == 5 and len(stored.heldout) == 2
+    assert len(stored.train) == 5 and 1 <= len(stored.heldout) <= 2 and len(stored.test) == 3
     assert {row.response for row in stored.train + stored.heldout} <= {"no", "yes"}
-    assert stored.notes == (
-        "limited to 5 training rows (seeded)",
-        "limited to 2 held-out rows (seeded)",
-    )
-    assert named.family == "questions" and len(named.train) == 20
+    assert "limited to 5 training rows (seeded)" in stored.notes
+    assert "limited to 3 test rows (seeded)" in stored.notes
+    assert named.family == "questions" and len(named.train) == 17 and len(named.test) == 2
+    assert "1 of 20 training rows dropped" in named.notes[0]
     assert named.heldout == (Example("Q: q19\nA: ", "yes"),)
 
 
@@ -89,7 +89,7 @@ def test_a_limit_leaves_that_many_rows_after_the_cut(folder):
     entry = {"source": "rows.jsonl", "columns": {"inputs": "question", "targets": "choice"}}
     tasks = [{**entry, "name": "a", "limit": 8}, {**entry, "name": "b"}]
     a, b = load_tasks({"tasks": [{**t, "source": str(folder / "rows.jsonl")} for t in tasks]})
-    assert len(a.train) == 8 and len(a.heldout) >= 1 and len(b.train) == 18
+    assert len(a.train) == 8 and len(a.heldout) >= 1 <= len(a.test) and len(b.train) == 16
 
 
 def test_one_task_for_every_value_of_a_column(folder):
@@ -102,7 +102,7 @@ def test_one_task_for_every_value_of_a_column(folder):
         assert {task.family for task in load_tasks(spec)} == {"n"}
         assert all(int(row.prompt[1:]) % 2 == 1 for row in odd.train + odd.heldout)
         if source == "saved":
-            assert [row.prompt for row in odd.heldout] == ["q1\n", "q3\n"]
+            assert [row.prompt for row in odd.test] == ["q1\n", "q3\n"]
             assert {row.response for row in odd.train} == {"yes"}
 
 
@@ -122,7 +122,12 @@ def test_nested_fields_in_a_template(folder):
         "template": {"prompt": "{id}", "response": "{answers[text][0]}"},
     }
     task = load_tasks({"tasks": [entry, {**entry, "name": "b"}]})[0]
-    assert {row.response for row in task.train + task.heldout} == {"a0", "a1", "a2", "a3"}
+    assert {row.response for row in task.train + task.heldout + task.test} == {
+        "a0",
+        "a1",
+        "a2",
+        "a3",
+    }
 
 
 GOOD = "{source: rows.jsonl, columns: {prompt: question, response: choice}}"
@@ -148,7 +153,7 @@ GOOD = "{source: rows.jsonl, columns: {prompt: question, response: choice}}"
         ),
         ("tasks: [rows.jsonl]", "PATH: task 1: must be a mapping"),
         ("tasks: [{name: a}]", r"PATH: task 1 \(a\): no `source`"),
-        ("tasks: [{source: 3}]", "PATH: task 1: `source` must be text, not 3"),
+        ("tasks: [{source: [3]}]", r"PATH: task 1: `source` must be text, not \['3'\]"),
         ("tasks: [{source: a, limit: many}]", "PATH: task 1: `limit` must be a whole number"),
         ("tasks: [{source: a, limit: true}]", "PATH: task 1: `limit` must be a whole number"),
         ("tasks: [{source: a, heldout_limit: 0}]", "PATH: task 1: `heldout_limit` is 0: a split"),
@@ -172,15 +177,16 @@ GOOD = "{source: rows.jsonl, columns: {prompt: question, response: choice}}"
         (f"tasks: [{GOOD}, {GOOD}]", "duplicate task name 'rows'"),
         (
             "tasks: [{name: a/b, source: rows.jsonl}, {source: saved}]",
-            "task name 'a/b' cannot name a folder",
+            ".*rows.jsonl: task name 'a/b' cannot name a folder",
         ),
         (
-            f"tasks: [{GOOD}, {{source: rows.jsonl, name: b, columns: {{prompt: query}}}}]",
+            f"tasks: [{GOOD}, {{source: rows.jsonl, name: b, "
+            "columns: {prompt: query, response: choice}}]",
             ".*rows.jsonl:1: no column 'query' .named as prompt.: there are area, choice",
         ),
         (
             f"tasks: [{GOOD}, {{source: saved, template: {{prompt: '{{query}}', response: a}}}}]",
-            r".*saved\[train\], row 0: the prompt template '{query}' fails on 'query': there are",
+            r".*saved\[test\], row 0: the prompt template '{query}' fails on 'query': there are",
         ),
         (
             f"tasks: [{GOOD}, {{source: rows.jsonl, name: b, labels: {{choice: [none]}}, "

@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from taskpgm.tasks import NEAR_DUPLICATES, stdlib_tasks
-from taskpgm.tasks.stdlib import HELDOUT, SUITE, Recipe, _drawn, inputs
+from taskpgm.tasks.stdlib import HELDOUT, SUITE, TEST, Recipe, _drawn, inputs
 
 
 def test_it_is_large_and_uneven_enough(suite):
@@ -17,7 +17,7 @@ def test_it_is_large_and_uneven_enough(suite):
     assert len(families) >= 8 and len(set(families.values())) >= 5
     sizes = [len(task.train) for task in suite]
     assert max(sizes) >= 10 * min(sizes)
-    assert all(len(task.heldout) == HELDOUT for task in suite)
+    assert all(len(t.heldout) == HELDOUT and len(t.test) == TEST for t in suite)
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(suite):
@@ -32,23 +32,24 @@ def test_the_rows_are_the_same_on_every_python(suite):
     from hashlib import sha256
 
     digest = sha256("".join(task.content_hash for task in suite).encode()).hexdigest()
-    assert digest == "ee29a22c5de0486af5c82c958e0c8fb49f417331e8789bad97bc0200697ac460"
+    assert digest == "9fc85acafc9642c05c5bcdf4e556d1372026e15409fbc91e06daec36168a86e1"
 
 
 def test_no_prompt_stands_in_two_splits(suite):
-    prompts = [row.prompt for task in suite for row in task.train + task.heldout]
+    prompts = [row.prompt for task in suite for row in task.train + task.heldout + task.test]
     assert len(set(prompts)) == len(prompts)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_no_input_of_a_heldout_row_is_trained_on_in_its_family(seed):
+def test_no_input_stands_in_two_splits_of_its_family(seed):
     splits = inputs(seed)
     for recipe in SUITE:
-        train, heldout = splits[recipe.name]
-        assert len(set(train)) == recipe.train and len(set(heldout)) == HELDOUT
+        train, heldout, test = map(set, splits[recipe.name])
+        assert (len(train), len(heldout), len(test)) == (recipe.train, HELDOUT, TEST)
         for other in SUITE:
             if other.family == recipe.family:
-                assert not set(heldout) & set(splits[other.name][0])
+                assert not (heldout | test) & set(splits[other.name][0])
+                assert not test & set(splits[other.name][1])
     tasks = {task.name: task for task in stdlib_tasks(seed)}
     for recipe in SUITE:
         rows = tasks[recipe.name].heldout

@@ -1,4 +1,4 @@
-"""What a model is worth on held-out data: loss and exact match, per task, per family, on average.
+"""What a model is worth on test rows: loss and exact match of every task.
 
 Loss is teacher-forced: nats per scored token, every model on the same packed rows. Exact match is
 free-running: the greedy continuation of the prompt, cut at end-of-sequence, equals the response
@@ -39,12 +39,12 @@ def evaluate(
     max_new_tokens: int,
     exact_match_examples: int | None = None,
 ) -> dict[str, Report]:
-    """Measures one model on every task.
+    """Judges one model by the test rows of every task.
 
     Args:
       config, params, lora: the model; `lora` is one adapter (no leading axis) or None.
-      tasks: their held-out examples are what `rows` holds.
-      rows: one `Rows` per task, all of the same length t, packed from `task.heldout`.
+      tasks: their test examples are what `rows` holds.
+      rows: one `Rows` per task, all of the same length t, packed from `task.test`.
       batch_size: rows (and prompts) a step.
       max_new_tokens: a generation that is not finished by then does not match.
       exact_match_examples: at most so many examples of each task are generated, the first ones;
@@ -53,18 +53,18 @@ def evaluate(
     Returns:
       per task: "loss" (nats per scored token), "exact_match" (share in [0, 1]; None when nothing
       was generated), "examples" and "tokens" (how many the loss is over), "generated" (how many the
-      match is over), "predictions" (list: the answer to each of the first held-out examples, None
+      match is over), "predictions" (list: the answer to each of the first test examples, None
       where one did not fit).
 
     Raises:
       ValueError: rows and tasks do not fit together, or a task has no scored token.
     """
-    loss = heldout_loss(config, params, tasks, rows, lora=lora, batch_size=batch_size)
+    loss = task_losses(config, params, tasks, rows, lora=lora, batch_size=batch_size)
     prompts = _prompts(config, tokenizer, tasks, rows, max_new_tokens, exact_match_examples)
     texts = _continue(config, params, tokenizer, prompts, lora, batch_size, max_new_tokens)
 
     predictions: list[list[str | None]] = [
-        [None] * len(task.heldout[:exact_match_examples]) for task in tasks
+        [None] * len(task.test[:exact_match_examples]) for task in tasks
     ]
     generated, matched = np.zeros((2, len(tasks)), int)
     for prompt, text in zip(prompts, texts, strict=True):
@@ -82,7 +82,7 @@ def evaluate(
     }
 
 
-def heldout_loss(
+def task_losses(
     config: DecoderConfig,
     params: Any,
     tasks: Sequence[Task],
@@ -93,10 +93,11 @@ def heldout_loss(
 ) -> dict[str, Report]:
     """Loss of one model on every task: {task: {"loss", "examples", "tokens"}}.
 
-    All tasks' rows go through one compiled program; sums over examples are float64.
+    The rows are of any split: test rows judge, held-out rows choose (learning curves). All tasks'
+    rows go through one compiled program; sums over examples are float64.
     """
     if len(rows) != len(tasks):
-        raise ValueError(f"{len(rows)} sets of held-out rows for {len(tasks)} tasks")
+        raise ValueError(f"{len(rows)} sets of rows for {len(tasks)} tasks")
     together, task_of = _concatenate(rows)
     log_likelihood, tokens = score_model(
         config, params, together, len(task_of), lora=lora, batch_size=batch_size
@@ -106,7 +107,7 @@ def heldout_loss(
     examples = np.bincount(task_of, minlength=len(tasks))
     for task, count in zip(tasks, scored, strict=True):
         if count == 0:
-            raise ValueError(f"task {task.name!r}: no held-out token to score")
+            raise ValueError(f"task {task.name!r}: no token to score")
     return {
         task.name: {
             "loss": float(nats[i] / scored[i]),
@@ -141,7 +142,7 @@ def _prompts(
     max_new_tokens: int,
     limit: int | None,
 ) -> list[Prompt]:
-    """The ids before the (last) response of each held-out example, from the same tokenisation as
+    """The ids before the (last) response of each test example, from the same tokenisation as
     in training, so that the boundary is the same."""
     room = config.max_position - max_new_tokens
     if room < 1:
@@ -151,7 +152,7 @@ def _prompts(
         )
     prompts = []
     for i, (task, part) in enumerate(zip(tasks, rows, strict=True)):
-        examples = task.heldout[:limit]
+        examples = task.test[:limit]
         encoded = encode(tokenizer, examples, part.tokens.shape[1])
         for ids, scored, index in zip(encoded.ids, encoded.scored, encoded.index, strict=True):
             example = examples[int(index)]

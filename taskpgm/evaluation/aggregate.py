@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from taskpgm.evaluation.heldout import Report, asked
+from taskpgm.evaluation.measure import Report, asked
 from taskpgm.tasks import Task
 
 MEASURES = ("loss", "exact_match")
@@ -71,7 +71,7 @@ def samples(
             if all(texts[i] is not None for texts in answers.values())
         ]
         for i in answered[:per_task]:
-            prompt, response = asked(task.heldout[i])
+            prompt, response = asked(task.test[i])
             chosen.append(
                 {
                     "task": task.name,

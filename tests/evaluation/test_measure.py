@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from taskpgm.evaluation import aggregate, evaluate, heldout_loss, samples
-from taskpgm.evaluation import heldout as module
+from taskpgm.evaluation import aggregate, evaluate, samples, task_losses
+from taskpgm.evaluation import measure as module
 from taskpgm.models import LoraConfig, init_lora
 from taskpgm.tasks import Example, Task, encode, pack
 
@@ -13,7 +13,7 @@ from taskpgm.tasks import Example, Task, encode, pack
 def plain_loss(tiny, task):
     """One example at a time, whole logits, no packing."""
     nats, tokens = 0.0, 0
-    encoded = encode(tiny.tokenizer, task.heldout, tiny.length)
+    encoded = encode(tiny.tokenizer, task.test, tiny.length)
     for ids, scored in zip(encoded.ids, encoded.scored, strict=True):
         log_probs = tiny.log_probs(ids)
         for at in np.flatnonzero(scored):
@@ -28,20 +28,20 @@ def measure(tiny, **options):
 
 
 def test_loss_is_that_of_single_unpacked_examples(tiny):
-    measured = heldout_loss(tiny.config, tiny.params, tiny.tasks, tiny.rows, batch_size=2)
+    measured = task_losses(tiny.config, tiny.params, tiny.tasks, tiny.rows, batch_size=2)
     for task in tiny.tasks:
         loss, tokens = plain_loss(tiny, task)
         assert measured[task.name]["loss"] == pytest.approx(loss, rel=1e-5)
         assert measured[task.name]["tokens"] == tokens
-        assert measured[task.name]["examples"] == len(task.heldout)
+        assert measured[task.name]["examples"] == len(task.test)
 
 
 def test_all_tasks_share_one_program(tiny):
     from taskpgm.models import scoring
 
-    heldout_loss(tiny.config, tiny.params, tiny.tasks, tiny.rows, batch_size=3)
+    task_losses(tiny.config, tiny.params, tiny.tasks, tiny.rows, batch_size=3)
     before = scoring.target_log_probs._cache_size()
-    heldout_loss(tiny.config, tiny.params, tiny.tasks[::-1], tiny.rows[::-1], batch_size=3)
+    task_losses(tiny.config, tiny.params, tiny.tasks[::-1], tiny.rows[::-1], batch_size=3)
     assert scoring.target_log_probs._cache_size() == before
 
 
@@ -89,9 +89,9 @@ def test_an_adapter_is_measured_as_one(tiny):
     config = replace(tiny.config, lora=LoraConfig(rank=2, targets=("q_proj", "v_proj")))
     fresh = init_lora(config, jax.random.key(1))
     moved = jax.tree.map(lambda x: x + 0.1, fresh)
-    plain = heldout_loss(tiny.config, tiny.params, tiny.tasks, tiny.rows, batch_size=4)
+    plain = task_losses(tiny.config, tiny.params, tiny.tasks, tiny.rows, batch_size=4)
     zero, other = (
-        heldout_loss(config, tiny.params, tiny.tasks, tiny.rows, lora=lora, batch_size=4)
+        task_losses(config, tiny.params, tiny.tasks, tiny.rows, lora=lora, batch_size=4)
         for lora in (fresh, moved)
     )
     assert zero["first"]["loss"] == pytest.approx(plain["first"]["loss"], rel=1e-6)
@@ -113,11 +113,11 @@ def test_prompts_leave_room_for_the_answer(tiny):
 
 
 def test_rows_must_belong_to_the_tasks(tiny):
-    with pytest.raises(ValueError, match="2 sets of held-out rows for 3 tasks"):
-        heldout_loss(tiny.config, tiny.params, tiny.tasks, tiny.rows[:2], batch_size=4)
+    with pytest.raises(ValueError, match="2 sets of rows for 3 tasks"):
+        task_losses(tiny.config, tiny.params, tiny.tasks, tiny.rows[:2], batch_size=4)
     nothing = pack(encode(tiny.tokenizer, (), tiny.length), tiny.length)
-    with pytest.raises(ValueError, match="'third': no held-out token"):
-        heldout_loss(tiny.config, tiny.params, tiny.tasks, [*tiny.rows[:2], nothing], batch_size=4)
+    with pytest.raises(ValueError, match="'third': no token"):
+        task_losses(tiny.config, tiny.params, tiny.tasks, [*tiny.rows[:2], nothing], batch_size=4)
 
 
 def test_averages_over_tasks_and_over_families():
@@ -135,7 +135,7 @@ def test_averages_over_tasks_and_over_families():
 
 def test_samples_are_those_that_every_run_answered():
     examples = tuple(Example(f"p{i}", f"r{i}") for i in range(3))
-    task = Task("t", "f", examples, examples)
+    task = Task("t", "f", examples, (), examples)
     runs = {"a": {"t": {"predictions": [None, "x", "y"]}}, "b": {"t": {"predictions": ["u", "v"]}}}
     assert samples([task], runs, per_task=2) == [
         {

@@ -1,0 +1,169 @@
+"""A folder of files -> the tasks in it: which files belong together, and which are not read."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from taskpgm.tasks.readers import ENDINGS, Table, is_saved, read_saved, read_table, split_ending
+from taskpgm.tasks.splits import SPLIT_NAMES, TaskSource, by_split_column, choose_splits, role_of
+
+SHARD = re.compile(r".+-\d{5}-of-\d{5}")
+NOT_READ_NAMED = 8  # files that a note lists by name
+
+
+def read_folder(root: Path) -> list[TaskSource]:
+    """One task for every file or saved data set in a folder; the first one's notes say which files
+    are not read.
+
+    NAME.heldout.jsonl and NAME.test.jsonl (or another name or ending of a split) belong to NAME;
+    train.jsonl and test.jsonl in a folder NAME as well. Linked folders are followed.
+
+    Raises ValueError for a split without a training file, for two files of one split, for names
+    that look like splits (NAME_test.jsonl, shards), and for a link to nothing.
+    """
+    saved: list[Path] = []
+    files: dict[Path, dict[str, Path]] = {}  # by task, then by role
+    unread: list[Path] = []
+    for path in _walk(root):
+        if path.is_dir():
+            saved.append(path)
+            continue
+        if path.is_symlink() and not path.exists():
+            raise ValueError(f"{path}: a link to a file that is not there: mend or remove it")
+        ending = split_ending(path)
+        if ending is None or not path.is_file():
+            unread.append(path)
+            continue
+        _check_shard(path, ending[0])
+        task, role = _task_of(path, ending[0])
+        _put(files.setdefault(task, {}), role, path)
+    _check_names(files)
+    if not files and not saved:
+        raise ValueError(
+            f"{root}: no file that ends in {ENDINGS} and no saved data set in this folder"
+        )
+    sources = [_saved_source(path, root) for path in saved]
+    sources += [_source(task, parts, root) for task, parts in files.items()]
+    sources.sort(key=lambda source: source[0])
+    notes = _not_read(unread, root)
+    return [
+        TaskSource(name, family, **parts, notes=notes if number == 0 else ())
+        for number, (_, name, family, parts) in enumerate(sources)
+    ]
+
+
+def file_splits(path: Path) -> dict[str, Table]:
+    """The splits of one file's task: those that its column `split` names, and the files beside it.
+
+    A file that is itself a held-out or test split by its name has that split alone.
+    """
+    ending = split_ending(path)
+    if ending is None:
+        raise ValueError(f"{path}: rows are read from {ENDINGS}")
+    task, role = _task_of(path, ending[0])
+    if role != "train":
+        return {role: read_table(path)}
+    files = {role: path}
+    for beside in sorted(path.parent.iterdir()):
+        other = split_ending(beside)
+        if other is not None and beside != path and beside.is_file():
+            owner, role = _task_of(beside, other[0])
+            if owner == task and role != "train":
+                _put(files, role, beside)
+    return _read_splits(files)
+
+
+def _put(files: dict[str, Path], role: str, path: Path) -> None:
+    other = files.setdefault(role, path)
+    if other is not path:
+        raise ValueError(f"{path}: {other.name} beside it is the same split: keep one")
+
+
+def _read_splits(files: Mapping[str, Path]) -> dict[str, Table]:
+    train = files["train"]
+    splits = by_split_column(read_table(train))
+    for role in files.keys() - {"train"}:
+        if role in splits:
+            raise ValueError(
+                f"{files[role]}: rows of {train.name} are marked {role} as well: keep one"
+            )
+        splits[role] = read_table(files[role])
+    return splits
+
+
+def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Files and saved data sets below a folder, in order of name; hidden ones are passed over.
+
+    Links to folders are followed, but none into a folder that is being walked already.
+    """
+    above = (*above, os.path.realpath(folder))
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir() or is_saved(path):
+            yield path
+        elif os.path.realpath(path) not in above:
+            yield from _walk(path, above)
+
+
+def _task_of(path: Path, stem: str) -> tuple[Path, str]:
+    """The path that names a file's task, and the role of the file in it."""
+    if role_of(stem) is not None:
+        return path.parent, role_of(stem) or "train"
+    base, _, split = stem.rpartition(".")
+    if base and role_of(split) is not None:
+        return path.parent / base, role_of(split) or "train"
+    return path.parent / stem, "train"
+
+
+def _check_shard(path: Path, stem: str) -> None:
+    if SHARD.fullmatch(stem):
+        raise ValueError(
+            f"{path}: one of several pieces of a data set: name its folder as a `source` in a "
+            "manifest, or join the pieces into one file"
+        )
+
+
+def _check_names(files: dict[Path, dict[str, Path]]) -> None:
+    for task, parts in files.items():
+        if "train" not in parts:
+            role, path = next(iter(parts.items()))
+            raise ValueError(f"{path}: a {role} split without its training file beside it")
+        for names in SPLIT_NAMES.values():
+            for name in names:
+                for mark in "_-":
+                    looks = task.with_name(f"{task.name}{mark}{name}")
+                    if looks in files:
+                        raise ValueError(
+                            f"{files[looks]['train']}: looks like a split of {task.name}: call it "
+                            f"{task.name}.{name}{files[looks]['train'].suffix}, or rename it"
+                        )
+
+
+def _source(
+    task: Path, files: dict[str, Path], root: Path
+) -> tuple[str, str, str, dict[str, Table]]:
+    name, family = _named(task, root)
+    return task.as_posix(), name, family, choose_splits(_read_splits(files), str(files["train"]))
+
+
+def _saved_source(path: Path, root: Path) -> tuple[str, str, str, dict[str, Table]]:
+    name, family = _named(path, root)
+    return path.as_posix(), name, family, choose_splits(read_saved(path), str(path))
+
+
+def _named(task: Path, root: Path) -> tuple[str, str]:
+    """A task's name and family: the folder it lies in, or its own name at the top."""
+    if task == root:
+        return root.resolve().name, root.resolve().name
+    family = task.parent.relative_to(root).as_posix()
+    return task.name, task.name if family == "." else family
+
+
+def _not_read(paths: list[Path], root: Path) -> tuple[str, ...]:
+    if not paths:
+        return ()
+    names = [path.relative_to(root).as_posix() for path in paths[:NOT_READ_NAMED]]
+    more = f" and {len(paths) - len(names)} more" if len(paths) > len(names) else ""
+    return (f"not read (rows are in {ENDINGS}): {', '.join(names)}{more}",)

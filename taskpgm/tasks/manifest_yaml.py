@@ -1,0 +1,53 @@
+"""YAML whose words stay as they are written, and whose aliases cannot fill the memory."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MERGED = 1000  # entries that `<<` may bring into one mapping
+KEPT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+
+
+class ManifestLoader(yaml.SafeLoader):
+    """A safe loader without truth values, numbers and dates, and without repeated keys.
+
+    YAML 1.1 reads `no` as False, `1:30` as 90 and `007` as 7; a label is none of these.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in KEPT]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice[:60]!a} stands twice", node.start_mark
+            )
+        return node
+
+    def flatten_mapping(self, node: Any) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MERGED:  # each level of aliases would multiply them
+            raise yaml.constructor.ConstructorError(
+                None, None, f"`<<` merges more than {MERGED} entries", node.start_mark
+            )
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds; None for an empty one. Raises ValueError naming file and line."""
+    try:
+        return yaml.load(path.read_bytes().decode("utf-8"), ManifestLoader)  # noqa: S506  a safe one
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: malformed YAML: nested too deeply") from error
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ValueError(f"{path}{line}: malformed YAML: {problem}"[:500]) from error

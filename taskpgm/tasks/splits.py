@@ -1,0 +1,250 @@
+"""One task's three splits: which rows train, which choose the mixture, and which judge it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from zlib import crc32
+
+import numpy as np
+
+from taskpgm.tasks.readers import Table
+from taskpgm.tasks.row_schema import NoResponse, RowSchema, read_row, shortened
+from taskpgm.tasks.stream import draw
+from taskpgm.tasks.task import Example, Task
+
+# What people call the three splits; of several, the first counts.
+SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "heldout": ("heldout", "held_out", "validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+SPOKEN = {"train": "training", "heldout": "held-out", "test": "test"}
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Where one task's rows are, before they are read.
+
+    `limit`, `heldout_limit`, `test_limit`: at most this many rows of each split, by a seeded draw.
+    `test_is_named`: somebody asked for this test split, so it must be usable.
+    """
+
+    name: str
+    family: str
+    train: Table
+    heldout: Table | None = None
+    test: Table | None = None
+    schema: RowSchema = RowSchema()
+    limit: int | None = None
+    heldout_limit: int | None = None
+    test_limit: int | None = None
+    test_is_named: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def role_of(split: object) -> str | None:
+    """ "train", "heldout" or "test" for what a data set calls a split; None for another name."""
+    plain = split.strip().lower() if isinstance(split, str) else split
+    return next((role for role, names in SPLIT_NAMES.items() if plain in names), None)
+
+
+def choose_splits(
+    splits: Mapping[str, Table],
+    name: str,
+    split: str | None = None,
+    heldout_split: str | None = None,
+    test_split: str | None = None,
+) -> dict[str, Table]:
+    """The tables of a data set by role: "train", and "heldout" and "test" where there are such.
+
+    A split that is named counts; else the first whose name is in `SPLIT_NAMES`. Only a data set's
+    single split may have any other name, and then it is for training.
+
+    Raises ValueError for a split that is not there, for one with two roles, and where nothing says
+    which split is for training: one called test or validation is never trained on unasked.
+    """
+    named = {"train": split, "heldout": heldout_split, "test": test_split}
+    available = ", ".join(sorted(splits))
+    for asked in named.values():
+        if asked is not None and asked not in splits:
+            raise ValueError(f"{name}: no split {asked!r}: there are {available}")
+    free = [key for key in splits if key not in named.values()]
+    chosen = {role: key for role, key in named.items() if key is not None}
+    for role, names in SPLIT_NAMES.items():
+        candidates = splits if role == "train" else free
+        known = [key for n in names for key in candidates if key.strip().lower() == n]
+        if role not in chosen and known:
+            chosen[role] = known[0]
+    if "train" not in chosen:
+        if len(splits) != 1 or chosen or _for_evaluation(next(iter(splits))):
+            raise ValueError(
+                f"{name}: which split is for training? There is no split 'train', and none called "
+                f"test or validation is trained on unasked: there are {available}; name one with "
+                "`split` in a manifest"
+            )
+        chosen["train"] = next(iter(splits))
+    for one, other in (("train", "heldout"), ("train", "test"), ("heldout", "test")):
+        if one in chosen and chosen[one] == chosen.get(other):
+            raise ValueError(
+                f"{name}: {chosen[one]!r} cannot be the {SPOKEN[one]} and the {SPOKEN[other]} "
+                "split at once"
+            )
+    return {role: splits[key] for role, key in chosen.items()}
+
+
+def by_split_column(table: Table) -> dict[str, Table]:
+    """The rows of a file by their column `split`; all of them as "train" where no row has it.
+
+    Raises ValueError for a value that names no split, and for a column that some rows lack.
+    """
+    try:
+        marks = table.column("split")
+    except ValueError:
+        return {"train": table}
+    if all(mark is None for mark in marks):
+        return {"train": table}
+    places: dict[str, list[int]] = {}
+    for index, mark in enumerate(marks):
+        role = role_of(mark)
+        if role is None:
+            raise ValueError(
+                f"{table.where(index)}: `split` is {shortened(mark)}: it must be 'train', "
+                "'heldout' or 'test'"
+            )
+        places.setdefault(role, []).append(index)
+    return {role: table.select(indices) for role, indices in places.items()}
+
+
+def _for_evaluation(split: str) -> bool:
+    return any(word in split.lower() for word in ("test", "val", "dev", "held"))
+
+
+def read_task(source: TaskSource, heldout_fraction: float, test_fraction: float, seed: int) -> Task:
+    """Reads a task's rows and makes its three splits disjoint by prompt.
+
+    A prompt in two given splits stays in the one that judges more: rows are dropped from the
+    held-out split in favour of the test split, and from the training split in favour of both. A
+    missing split is cut off the training rows by a seed. `Task.notes` counts all of it.
+
+    Raises ValueError for bad rows, and for a split that is, or becomes, empty.
+    """
+    seed = crc32(f"{seed}/{source.name}".encode())  # tasks are cut independently, and repeatably
+    notes = list(source.notes)
+    given = {"heldout": _read(source.heldout, source, source.heldout_limit, seed)}
+    try:
+        given["test"] = _read(source.test, source, source.test_limit, seed)
+    except NoResponse as error:
+        if source.test_is_named:
+            raise
+        given["test"] = None
+        notes.append(f"the test split is not used, its rows have no answers ({error})")
+    fractions = {
+        role: fraction
+        for role, fraction in (("heldout", heldout_fraction), ("test", test_fraction))
+        if given[role] is None
+    }
+    # Enough rows that `limit` of them are left after the cuts.
+    limit = source.limit
+    wanted = None if limit is None else ceil(limit / (1 - sum(fractions.values())))
+    train = _read(source.train, source, wanted, seed)
+    assert train is not None
+    splits = {"train": train, **{role: rows for role, rows in given.items() if rows is not None}}
+    notes += _make_disjoint(splits, source)
+    size = len(splits["train"])
+    splits |= _cut(splits["train"], fractions, seed, source)
+    for role, fraction in fractions.items():
+        notes.append(
+            f"no {SPOKEN[role]} split: {len(splits[role])} of {size} rows cut off (fraction "
+            f"{fraction:g}, seeded)"
+        )
+    limits = {"train": limit, "heldout": source.heldout_limit, "test": source.test_limit}
+    for role, most in limits.items():
+        splits[role] = splits[role][:most]
+        if most == len(splits[role]):
+            notes.append(f"limited to {most} {SPOKEN[role]} rows (seeded)")
+    return Task(
+        source.name,
+        source.family,
+        tuple(splits["train"]),
+        tuple(splits["heldout"]),
+        tuple(splits["test"]),
+        tuple(notes),
+    )
+
+
+def _read(
+    table: Table | None, source: TaskSource, limit: int | None, seed: int
+) -> list[Example] | None:
+    if table is None:
+        return None
+    size = len(table.rows)
+    if size == 0:
+        raise ValueError(f"{table.name}: a split of size 0: give it rows, or leave it out")
+    schema = replace(source.schema, labels={**table.labels, **source.schema.labels})
+    count = size if limit is None else min(limit, size)
+    indices = range(size) if count == size else np.sort(draw(size, count, seed=seed)).tolist()
+    return [read_row(table.row(i), table.where(i), schema) for i in indices]
+
+
+def _make_disjoint(splits: dict[str, list[Example]], source: TaskSource) -> list[str]:
+    """Drops, in place, the rows whose prompt also stands in a split that judges more. Returns
+    notes."""
+    notes = []
+    reserved: set[object] = set()
+    for role, above in (("test", ""), ("heldout", "test"), ("train", "held-out or test")):
+        if role not in splits:
+            continue
+        rows = splits[role]
+        kept = [row for row in rows if row.context not in reserved]
+        if len(kept) < len(rows):
+            dropped = len(rows) - len(kept)
+            notes.append(
+                f"{dropped} of {len(rows)} {SPOKEN[role]} rows dropped: their prompts also stand "
+                f"in {above} rows"
+            )
+            if not kept:
+                table = source.train if role == "train" else source.heldout
+                assert table is not None
+                raise ValueError(
+                    f"{table.name}: every prompt also stands in {above} rows, which leaves a "
+                    f"{SPOKEN[role]} split of size 0: give it other rows"
+                )
+        splits[role] = kept
+        reserved.update(row.context for row in kept)
+    return notes
+
+
+def _cut(
+    rows: Sequence[Example], fractions: Mapping[str, float], seed: int, source: TaskSource
+) -> dict[str, list[Example]]:
+    """Cuts the missing splits off the training rows: {"train": rows left, role: rows cut off}.
+
+    Rows with the same prompt stay together, and each part keeps the order of its rows.
+    """
+    groups: dict[object, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(row.context, []).append(index)
+    if len(groups) <= len(fractions):
+        raise ValueError(
+            f"{source.train.name}: {len(rows)} row(s) with {len(groups)} different prompt(s) are "
+            f"too few to cut off a {' and a '.join(SPOKEN[role] for role in fractions)} split: add "
+            "rows, or a file for each split"
+        )
+    shuffled = np.random.default_rng(seed).permutation(len(groups)).tolist()
+    members = list(groups.values())
+    parts: dict[str, list[int]] = {}
+    for later, (role, fraction) in enumerate(fractions.items(), 1):
+        part: list[int] = []
+        # One group at least is left for training and for each split still to be cut.
+        while len(part) < max(1, round(fraction * len(rows))) and (
+            not part or len(shuffled) > len(fractions) - later + 1
+        ):
+            part += members[shuffled.pop(0)]
+        parts[role] = sorted(part)
+    parts["train"] = _without(range(len(rows)), parts.values())
+    return {role: [rows[i] for i in part] for role, part in parts.items()}
+
+
+def _without(indices: Iterable[int], parts: Iterable[Sequence[int]]) -> list[int]:
+    taken = {i for part in parts for i in part}
+    return [i for i in indices if i not in taken]
