@@ -12,7 +12,8 @@ from taskpgm.models.decoder import (
     variables,
 )
 from taskpgm.models.generate import generate
-from taskpgm.models.hf import check_hf, load_hf, save_hf, to_host
+from taskpgm.models.hf_export import save_hf, to_host
+from taskpgm.models.hf_weights import check_hf, load_hf
 from taskpgm.models.lora import merge_lora
 from taskpgm.models.peft import load_peft, save_peft
 

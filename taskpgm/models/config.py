@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskpgm.models import config_json
+from taskpgm.models import hf_config, hf_folder
 
 DENSE_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -103,8 +103,8 @@ class DecoderConfig:
         """
         raw, where = path_or_dict, "config"
         if not isinstance(raw, Mapping):
-            raw, where = config_json.read_file(Path(path_or_dict))
-        fields = config_json.read(raw, where)
+            raw, where = hf_folder.read_config(Path(path_or_dict))
+        fields = hf_config.read(raw, where)
         scaling = fields.pop("rope_scaling", None)
         try:
             return cls(**fields, rope_scaling=None if scaling is None else RopeScaling(**scaling))
@@ -113,7 +113,7 @@ class DecoderConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """The content of the config.json that `transformers` opens as the same model."""
-        return config_json.write(self)
+        return hf_config.write(self)
 
     @property
     def windows(self) -> tuple[int | None, ...]:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from taskpgm.models.config import DecoderConfig
 from taskpgm.models.decoder import Cache, Decoder, variables
-from taskpgm.models.hf import to_host
+from taskpgm.models.hf_export import to_host
 
 SMALLEST_BUCKET = 16
 

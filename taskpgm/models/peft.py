@@ -18,10 +18,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
-from taskpgm.models import kinds
+from taskpgm.models import hf_keys
 from taskpgm.models.config import DENSE_NAMES, DecoderConfig, LoraConfig
-from taskpgm.models.hf import to_host
-from taskpgm.models.names import NAMES, flat_shapes
+from taskpgm.models.hf_export import to_host
+from taskpgm.models.hf_folder import read_json
+from taskpgm.models.hf_names import NAMES, flat_shapes
 from taskpgm.models.safetensors_file import (
     DTYPES,
     read_header,
@@ -176,25 +177,26 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; an adapter folder of PEFT holds one")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        raw["peft_type"], raw["r"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: not the config of a LoRA adapter ({error})") from None
-    for key, plain in (
-        ("peft_type", "LORA"),
-        ("bias", "none"),
-        ("use_dora", False),
-        ("lora_bias", False),
-        ("modules_to_save", None),
-        ("layers_to_transform", None),
-        ("layer_replication", None),
-        ("trainable_token_indices", None),
-        ("target_parameters", None),
-    ):
-        if raw.get(key, plain) not in (plain, None, []):
-            raise ValueError(f"{path}: {key} = {raw[key]!r} is not supported; only {plain!r} is")
-    kinds.check(raw, kinds.ADAPTER, str(path))
+    raw = read_json(path)
+    for key in ("peft_type", "r"):
+        if key not in raw:
+            raise ValueError(f"{path}: not the config of a LoRA adapter ({key} is missing)")
+    hf_keys.check_fixed(raw, hf_keys.ADAPTER_FIXED, str(path))
+    init = raw.get("init_lora_weights", True)
+    if not any(init is known or init == known for known in hf_keys.ADAPTER_INITS):
+        raise ValueError(
+            f"{path}: init_lora_weights = {json.dumps(init)} is not supported, since the base's"
+            " weights may belong to the adapter; save it with PEFT's"
+            " path_initial_model_for_weight_conversion, which makes plain LoRA of it"
+        )
+    known = {"init_lora_weights", *hf_keys.ADAPTER, *hf_keys.ADAPTER_FIXED}
+    for key, value in raw.items():
+        if value and key not in known | hf_keys.ADAPTER_WITHOUT_EFFECT:
+            raise ValueError(
+                f"{path}: {key} = {json.dumps(value)} is not a known key of LoRA; it may make the"
+                " adapter another function"
+            )
+    hf_keys.check(raw, hf_keys.ADAPTER, str(path))
     return raw
 
 

@@ -1,13 +1,13 @@
-"""The safetensors format, read and written tensor by tensor with plain file calls.
+"""The safetensors format: headers by the library, data tensor by tensor with plain file calls.
 
-The library maps whole files into memory, whose pages count as the process's own, and writes only
-models it holds whole. Here one tensor at a time is in memory. The format: 8 bytes of little-endian
-header length, a JSON header of name -> dtype, shape, data_offsets, then the data.
+The library checks a file (types, sizes, overlaps, gaps, missing bytes). It does not move the data:
+even its `pread` backend reads a whole tensor for every slice of it, and its writer needs the whole
+model in memory. Here one tensor at a time is. The format: 8 bytes of little-endian header length, a
+JSON header of name -> dtype, shape, data_offsets, then the data.
 """
 
 import contextlib
 import json
-import math
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -30,7 +31,7 @@ class Entry(NamedTuple):
     """Where a tensor lies."""
 
     file: Path
-    dtype: str  # a key of DTYPES, or something else that only its name is known of
+    dtype: str  # the header's code; only those of DTYPES can be read
     shape: tuple[int, ...]
     start: int  # bytes from the beginning of the file
     size: int  # bytes
@@ -39,54 +40,30 @@ class Entry(NamedTuple):
 def read_header(path: Path) -> dict[str, Entry]:
     """Every tensor of one file, from its header alone.
 
-    Raises ValueError, naming the file and the tensor, unless the tensors fill the rest of the file
-    one after the other, each as large as its type and shape make it: reading then cannot fail for
-    want of bytes, and no weights are taken for another tensor's as well.
+    Raises ValueError, naming the file, unless the tensors fill the rest of the file one after the
+    other, each as large as its type and shape make it: reading then cannot fail for want of bytes,
+    and no bytes belong to two tensors.
     """
-    total = path.stat().st_size
+    try:
+        with safe_open(path, "numpy", backend="pread"):
+            pass
+    except (SafetensorError, OSError) as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({reason}); fetch it or make it again"
+        ) from None
+    # The library does not tell where a tensor begins; what it has checked needs no second check.
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if total < 8 or length > total - 8:
-            raise ValueError(f"{path}: not a safetensors file, or cut off in its header")
-        try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError):
-            raise ValueError(f"{path}: not a safetensors file (its header is not JSON)") from None
-    if not isinstance(header, dict):
-        raise ValueError(f"{path}: not a safetensors file (its header is not a JSON object)")
+        header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    end, before = 8 + length, "the header"
-    entries = {name: _entry(path, name, item, end) for name, item in header.items()}
-    for name, entry in sorted(entries.items(), key=lambda pair: (pair[1].start, pair[1].size)):
-        if entry.start != end:
-            how = "overlaps" if entry.start < end else "leaves a gap after"
-            raise _damaged(path, f"tensor {name} {how} {before}")
-        end, before = end + entry.size, name
-        if end > total:
-            raise _damaged(path, f"cut off in tensor {name}")
-    if end < total:
-        raise _damaged(path, f"{total - end} bytes after {before} belong to no tensor")
-    return entries
+    return {name: _entry(path, item, 8 + length) for name, item in header.items()}
 
 
-def _entry(path: Path, name: str, item: Any, data: int) -> Entry:
-    """A tensor's line of the header, checked by itself; `data` is where the file's data begin."""
-    match item:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(first), int(last)]} if (
-            0 <= first <= last and all(isinstance(n, int) and n >= 0 for n in shape)
-        ):
-            pass
-        case _:
-            raise _damaged(path, f"tensor {name} has no valid dtype, shape and data_offsets")
-    size = last - first
-    # Of types that are not read, only the name is known.
-    if dtype in DTYPES and size != math.prod(shape) * DTYPES[dtype].itemsize:
-        raise _damaged(path, f"tensor {name} is {dtype} {shape} in {size} bytes")
-    return Entry(path, dtype, tuple(shape), data + first, size)
-
-
-def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path}: {what}; the file is damaged and has to be fetched or made again")
+def _entry(path: Path, item: Mapping[str, Any], data: int) -> Entry:
+    """One tensor of a checked header; the file's data begin at byte `data`."""
+    first, last = item["data_offsets"]
+    return Entry(path, item["dtype"], tuple(item["shape"]), data + first, last - first)
 
 
 def read_tensor(entry: Entry) -> np.ndarray:
@@ -97,17 +74,17 @@ def read_tensor(entry: Entry) -> np.ndarray:
 
 
 def read_parts(
-    entry: Entry, indices: Sequence[tuple[slice, ...]], room: Sequence[np.ndarray] = ()
+    entry: Entry, indices: Sequence[tuple[slice, ...]], buffers: Sequence[np.ndarray] = ()
 ) -> list[np.ndarray]:
     """`tensor[index]` for every index, in one pass that never holds the tensor beside its parts.
 
-    room: what an earlier call gave for the same indices and shape, to be overwritten. A part has
-    pages of its own, which go back to the system with it: the heap keeps what is freed, a few
-    tensors' worth in each thread. And a CPU device takes what begins a page without a copy.
+    buffers: the parts of an earlier call with the same indices and shape, to be overwritten. Each
+    part is an anonymous memory map: a CPU device uses page-aligned memory without a copy, and the
+    pages return to the system when the part is dropped (the heap would keep them).
     """
     dtype, (rows, *rest) = DTYPES[entry.dtype], entry.shape
     starts = [index[0].indices(rows)[0] for index in indices]
-    parts = list(room)
+    parts = list(buffers)
     if not parts or parts[0].dtype != dtype:
         views = [np.broadcast_to(np.empty((), dtype), entry.shape)[index] for index in indices]
         parts = [_in_pages(view.shape, dtype) for view in views]
@@ -118,7 +95,7 @@ def read_parts(
         for first in range(0, rows, at_a_time):
             block = buffer[: rows - first]
             if file.readinto(block.reshape(-1).view(np.uint8)) != block.nbytes:
-                raise ValueError(f"{entry.file}: cut off while it was read")
+                raise ValueError(f"{entry.file}: cut off while it was being read")
             for index, start, part in zip(indices, starts, parts, strict=True):
                 low, high = max(start, first), min(start + len(part), first + len(block))
                 if low < high:
@@ -135,7 +112,7 @@ def _in_pages(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file open under a temporary name that becomes `path` only when all of it is on the disk."""
+    """A file open under a temporary name, renamed to `path` once all of it is on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

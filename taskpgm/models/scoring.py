@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from taskpgm.models.config import DecoderConfig
 from taskpgm.models.decoder import Decoder, trained_variables, unembedding, variables
-from taskpgm.models.hf import to_host
+from taskpgm.models.hf_export import to_host
 from taskpgm.tasks import Rows
 
 T = TypeVar("T")

@@ -38,11 +38,11 @@ def write(folder, config: DecoderConfig):
     """Ones, without making the model: tensors are written one after another."""
     import numpy as np
 
-    from taskpgm.models.names import sources
+    from taskpgm.models.hf_names import tensor_names
     from taskpgm.models.safetensors_file import write_file
 
     folder.mkdir()
-    shapes = {s.name: (shape, np.dtype(np.float32)) for _, _, s, shape in sources(config)}
+    shapes = {s.name: (shape, np.dtype(np.float32)) for _, _, s, shape in tensor_names(config)}
     tensor = lambda name: np.ones(*shapes[name])  # noqa: E731
     write_file(folder / "model.safetensors", shapes, tensor, {})
     (folder / "config.json").write_text(json.dumps(config.to_hf()))

@@ -31,10 +31,10 @@ def test_round_trip(saved):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"use_dora": True}, "use_dora = True is not supported"),
-        ({"bias": "all"}, "bias = 'all' is not supported"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save = .'lm_head'. is not supported"),
-        ({"peft_type": "IA3"}, "peft_type = 'IA3' is not supported"),
+        ({"use_dora": True}, "use_dora = true is not supported; only false is"),
+        ({"bias": "all"}, 'bias = "all" is not supported'),
+        ({"modules_to_save": ["lm_head"]}, 'modules_to_save = ."lm_head". is not supported'),
+        ({"peft_type": "IA3"}, 'peft_type = "IA3" is not supported'),
         ({"layers_to_transform": [0]}, "layers_to_transform = .0. is not supported"),
         ({"r": 0}, f"{CONFIG}: r must be a whole number above 0, not 0"),
         ({"r": "8"}, f"{CONFIG}: r must be a whole number above 0, not '8'"),

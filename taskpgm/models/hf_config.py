@@ -1,33 +1,23 @@
 """Hugging Face's config.json, read into the fields of a `DecoderConfig` and written from one.
 
-What this package cannot compute exactly is refused here, by name, before a weight is read.
+A key that changes the logits is read as `transformers` reads it, or refused by name before a weight
+is read. Keys that its model classes do not read are ignored here as there.
 """
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from taskpgm.models import kinds
+from taskpgm.models import hf_keys
 
 ACTIVATION_NAMES = ("silu", "gelu_new")
 ROPE_KINDS = ("default", "linear", "llama3")
-
-
-def read_file(path: Path) -> tuple[dict[str, Any], str]:
-    """The content of a config.json, given it or its folder, and its name for errors."""
-    if path.is_dir():
-        path = path / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a model folder holds a config.json")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return content, str(path)
+GPT2_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
 
 
 def read(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -42,7 +32,15 @@ def read(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
             f" {', '.join(FAMILIES)}"
         )
     family = FAMILIES[kind]
-    kinds.check(raw, kinds.MODEL, where)
+    raw = {family.aliases.get(key, key): value for key, value in raw.items()}
+    hf_keys.check(raw, hf_keys.MODEL, where)
+    hf_keys.check_fixed(raw, hf_keys.MODEL_FIXED, where)
+    for name, code in (raw.get("auto_map") or {}).items():
+        if name == "AutoConfig" or name.startswith("AutoModel"):
+            raise ValueError(
+                f"{where}: auto_map has {name} = {code!r}, code of the model's own; it never runs"
+                " here, and without it this may be another model"
+            )
     for name in raw.get("architectures") or ():
         if name not in family.classes:
             raise ValueError(
@@ -70,17 +68,16 @@ def write(config) -> dict[str, Any]:
     return FAMILIES[config.architecture].write(config)
 
 
-def _token_ids(raw: Mapping[str, Any]) -> dict[str, Any]:
-    def plain(value):
-        return tuple(value) if isinstance(value, list | tuple) else value
-
-    return {key: plain(raw.get(key)) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+def _token_ids(raw: Mapping[str, Any], **defaults: int) -> dict[str, Any]:
+    """A key that is missing has the default of its family; null is no token."""
+    ids = {key: raw.get(key, defaults.get(key)) for key in hf_keys.TOKEN_IDS}
+    return {key: tuple(x) if isinstance(x, list | tuple) else x for key, x in ids.items()}
 
 
 def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Both spellings: `rope_parameters` (transformers 5) and `rope_theta` + `rope_scaling` (4)."""
-    # Where a file has both, `rope_scaling` wins, as it does in transformers.
-    rope = {**(raw.get("rope_parameters") or {}), **(raw.get("rope_scaling") or {})}
+    # `rope_scaling`, where it is not empty, replaces `rope_parameters` whole, as in transformers.
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if any(isinstance(value, Mapping) for value in rope.values()):
         raise ValueError(f"{where}: rope scaling that differs between layers is not supported")
@@ -88,17 +85,16 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise ValueError(
             f"{where}: rope scaling {kind!r} is not supported; only {', '.join(ROPE_KINDS)} are"
         )
-    kinds.check(rope, kinds.ROPE, f"{where}: rope scaling")
+    hf_keys.check(rope, hf_keys.ROPE, f"{where}: rope scaling")
     partial = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
     if partial not in (None, 1, 1.0):
         raise ValueError(f"{where}: partial_rotary_factor {partial} is not supported; only 1.0 is")
     theta = rope.get("rope_theta") or raw.get("rope_theta") or 10000.0
     scaling = None
     if kind != "default":
-        original = raw.get("original_max_position_embeddings")
-        original = original or rope.get("original_max_position_embeddings")
         scaling = {"kind": kind, "factor": float(rope["factor"])}
         if kind == "llama3":
+            original = rope.get("original_max_position_embeddings")
             scaling["low_freq_factor"] = float(rope["low_freq_factor"])
             scaling["high_freq_factor"] = float(rope["high_freq_factor"])
             scaling["original_max_position"] = int(original or raw["max_position_embeddings"])
@@ -106,7 +102,7 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _read_rotary(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """llama, mistral and qwen2: one computation, other biases and windows."""
+    """llama, mistral and qwen2: one computation, other biases, windows and defaults."""
     kind, heads, layers = raw["model_type"], raw["num_attention_heads"], raw["num_hidden_layers"]
     bias = {
         "llama": {
@@ -119,6 +115,7 @@ def _read_rotary(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     }[kind]
     kv_default = {"llama": None, "mistral": 8, "qwen2": 32}[kind]
     max_default = {"llama": 2048, "mistral": 131072, "qwen2": 32768}[kind]
+    token_defaults = {} if kind == "qwen2" else {"bos_token_id": 1, "eos_token_id": 2}
     window, full = _window(raw, where, layers)
     return dict(
         architecture=kind,
@@ -138,27 +135,32 @@ def _read_rotary(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         initializer_range=raw.get("initializer_range", 0.02),
         **bias,
         **_rope(raw, where),
-        **_token_ids(raw),
+        **_token_ids(raw, **token_defaults),
     )
 
 
 def _window(raw: Mapping[str, Any], where: str, layers: int) -> tuple[int | None, int]:
-    """(sliding window, number of leading layers that do not use it)."""
+    """(sliding window, number of leading layers that do not use it).
+
+    Of Mistral models with layer_types, `transformers` makes Ministral ones: Mistral with a window
+    in some layers only.
+    """
     kind = raw["model_type"]
     if kind == "llama":
         return None, 0
-    if kind == "mistral":
-        return raw.get("sliding_window", 4096), 0
-    window = raw.get("sliding_window", 4096) if raw.get("use_sliding_window", False) else None
-    types = raw.get("layer_types")
+    window, types = raw.get("sliding_window", 4096), raw.get("layer_types")
+    if kind == "qwen2":
+        window = window if raw.get("use_sliding_window", False) else None
     if types is None:
-        full = min(raw.get("max_window_layers", 28), layers)
+        full = 0 if kind == "mistral" else min(raw.get("max_window_layers", 28), layers)
         return (None, 0) if window is None or full == layers else (window, full)
+    if len(types) != layers:
+        raise ValueError(f"{where}: layer_types has {len(types)} entries for {layers} layers")
     full = types.index("sliding_attention") if "sliding_attention" in types else layers
     if set(types[:full]) - {"full_attention"} or set(types[full:]) - {"sliding_attention"}:
         raise ValueError(
             f"{where}: layer_types is supported only as full_attention layers, then"
-            " sliding_attention ones"
+            f" sliding_attention ones, not {', '.join(types)}"
         )
     if full < layers and window is None:
         raise ValueError(f"{where}: layer_types has sliding_attention without a sliding_window")
@@ -166,13 +168,6 @@ def _window(raw: Mapping[str, Any], where: str, layers: int) -> tuple[int | None
 
 
 def _read_gpt2(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    for key, wanted in (
-        ("scale_attn_weights", True),
-        ("scale_attn_by_inverse_layer_idx", False),
-        ("add_cross_attention", False),
-    ):
-        if bool(raw.get(key, wanted)) != wanted:
-            raise ValueError(f"{where}: {key}={raw[key]} is not supported; only {wanted} is")
     hidden, heads = raw["n_embd"], raw["n_head"]
     return dict(
         architecture="gpt2",
@@ -194,7 +189,7 @@ def _read_gpt2(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         mlp_bias=True,
         tie_embeddings=bool(raw.get("tie_word_embeddings", True)),
         initializer_range=raw.get("initializer_range", 0.02),
-        **_token_ids(raw),
+        **_token_ids(raw, bos_token_id=50256, eos_token_id=50256),
     )
 
 
@@ -228,7 +223,7 @@ def _write_rotary(config) -> dict[str, Any]:
             rope["original_max_position_embeddings"] = scaling.original_max_position
     family: dict[str, Any] = {
         "llama": {"attention_bias": config.qkv_bias, "mlp_bias": config.mlp_bias},
-        "mistral": {"sliding_window": config.sliding_window},
+        "mistral": {"sliding_window": config.sliding_window, **_mixed_layers(config)},
         "qwen2": {
             "use_sliding_window": config.sliding_window is not None,
             "sliding_window": config.sliding_window,
@@ -256,6 +251,14 @@ def _write_rotary(config) -> dict[str, Any]:
     }
 
 
+def _mixed_layers(config) -> dict[str, Any]:
+    """layer_types where not all layers are alike; there `transformers` opens a Ministral model."""
+    if not config.full_layers:
+        return {}
+    kinds = ["full_attention" if w is None else "sliding_attention" for w in config.windows]
+    return {"layer_types": kinds}
+
+
 def _write_gpt2(config) -> dict[str, Any]:
     return {
         **_common(config),
@@ -271,16 +274,18 @@ def _write_gpt2(config) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Family:
-    """How one `model_type` is read and written; `classes` are its names in `architectures`."""
+    """How one `model_type` is read and written; `classes` are its names in `architectures`, and
+    `aliases` are second names of its keys."""
 
     classes: tuple[str, ...]
     read: Callable[[Mapping[str, Any], str], dict[str, Any]]
     write: Callable[[Any], dict[str, Any]]
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 FAMILIES = {
     "llama": Family(("LlamaForCausalLM",), _read_rotary, _write_rotary),
-    "mistral": Family(("MistralForCausalLM",), _read_rotary, _write_rotary),
+    "mistral": Family(("MistralForCausalLM", "MinistralForCausalLM"), _read_rotary, _write_rotary),
     "qwen2": Family(("Qwen2ForCausalLM",), _read_rotary, _write_rotary),
-    "gpt2": Family(("GPT2LMHeadModel",), _read_gpt2, _write_gpt2),
+    "gpt2": Family(("GPT2LMHeadModel",), _read_gpt2, _write_gpt2, GPT2_ALIASES),
 }

@@ -12,7 +12,7 @@ from taskpgm.models.config import DecoderConfig
 from taskpgm.models.decoder import init_params
 
 
-class Source(NamedTuple):
+class TensorName(NamedTuple):
     """Where one of our parameters lies in a file: `{i}` in the name is the layer."""
 
     name: str
@@ -20,31 +20,34 @@ class Source(NamedTuple):
     part: int | None = None  # one of three equal parts of the last axis (GPT-2's fused c_attn)
 
 
-def _linear(ours: str, theirs: str) -> dict[str, Source]:
+def _linear(ours: str, theirs: str) -> dict[str, TensorName]:
     return {
-        f"layers/{ours}/kernel": Source(f"model.layers.{{i}}.{theirs}.weight", transpose=True),
-        f"layers/{ours}/bias": Source(f"model.layers.{{i}}.{theirs}.bias"),
+        f"layers/{ours}/kernel": TensorName(f"model.layers.{{i}}.{theirs}.weight", transpose=True),
+        f"layers/{ours}/bias": TensorName(f"model.layers.{{i}}.{theirs}.bias"),
     }
 
 
-def _conv1d(ours: str, theirs: str, part: int | None = None) -> dict[str, Source]:
+def _conv1d(ours: str, theirs: str, part: int | None = None) -> dict[str, TensorName]:
     return {
-        f"layers/{ours}/kernel": Source(f"transformer.h.{{i}}.{theirs}.weight", part=part),
-        f"layers/{ours}/bias": Source(f"transformer.h.{{i}}.{theirs}.bias", part=part),
+        f"layers/{ours}/kernel": TensorName(f"transformer.h.{{i}}.{theirs}.weight", part=part),
+        f"layers/{ours}/bias": TensorName(f"transformer.h.{{i}}.{theirs}.bias", part=part),
     }
 
 
-def _layer_norm(ours: str, theirs: str) -> dict[str, Source]:
-    return {f"{ours}/scale": Source(f"{theirs}.weight"), f"{ours}/bias": Source(f"{theirs}.bias")}
+def _layer_norm(ours: str, theirs: str) -> dict[str, TensorName]:
+    return {
+        f"{ours}/scale": TensorName(f"{theirs}.weight"),
+        f"{ours}/bias": TensorName(f"{theirs}.bias"),
+    }
 
 
 HEAD_NAME = "lm_head.weight"
-HEAD = {"head": Source(HEAD_NAME, transpose=True)}
+HEAD = {"head": TensorName(HEAD_NAME, transpose=True)}
 ROTARY_NAMES = {
-    "embedding": Source("model.embed_tokens.weight"),
-    "final_norm/scale": Source("model.norm.weight"),
-    "layers/attention_norm/scale": Source("model.layers.{i}.input_layernorm.weight"),
-    "layers/mlp_norm/scale": Source("model.layers.{i}.post_attention_layernorm.weight"),
+    "embedding": TensorName("model.embed_tokens.weight"),
+    "final_norm/scale": TensorName("model.norm.weight"),
+    "layers/attention_norm/scale": TensorName("model.layers.{i}.input_layernorm.weight"),
+    "layers/mlp_norm/scale": TensorName("model.layers.{i}.post_attention_layernorm.weight"),
     **_linear("attention/q_proj", "self_attn.q_proj"),
     **_linear("attention/k_proj", "self_attn.k_proj"),
     **_linear("attention/v_proj", "self_attn.v_proj"),
@@ -55,8 +58,8 @@ ROTARY_NAMES = {
     **HEAD,
 }
 GPT2_NAMES = {
-    "embedding": Source("transformer.wte.weight"),
-    "position_embedding": Source("transformer.wpe.weight"),
+    "embedding": TensorName("transformer.wte.weight"),
+    "position_embedding": TensorName("transformer.wpe.weight"),
     **_layer_norm("final_norm", "transformer.ln_f"),
     **_layer_norm("layers/attention_norm", "transformer.h.{i}.ln_1"),
     **_layer_norm("layers/mlp_norm", "transformer.h.{i}.ln_2"),
@@ -72,7 +75,7 @@ GPT2_NAMES = {
 
 class Names(NamedTuple):
     prefix: str  # of all names but the head's; some published files leave it out
-    table: dict[str, Source]
+    table: dict[str, TensorName]
 
 
 NAMES = {
@@ -97,15 +100,17 @@ def flat_shapes(config: DecoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
     return flatten_dict(shapes, sep="/")
 
 
-def file_shape(source: Source, shape: tuple[int, ...]) -> tuple[int, ...]:
+def file_shape(source: TensorName, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of the tensor in the file, given ours without the layer axis."""
     if source.part is not None:
         return (*shape[:-1], 3 * shape[-1])
     return shape[::-1] if source.transpose else shape
 
 
-def sources(config: DecoderConfig) -> Iterator[tuple[str, int | None, Source, tuple[int, ...]]]:
-    """For every tensor: our path, the layer or None, its source there, the shape in the file."""
+def tensor_names(
+    config: DecoderConfig,
+) -> Iterator[tuple[str, int | None, TensorName, tuple[int, ...]]]:
+    """For every tensor: our path, the layer or None, its name there, the shape in the file."""
     for path, leaf in flat_shapes(config).items():
         source = NAMES[config.architecture].table[path]
         layers = range(config.num_layers) if path.startswith("layers/") else (None,)
