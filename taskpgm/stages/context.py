@@ -153,6 +153,10 @@ class Context:
                 f"task {name}: none of its {len(examples)} responses fits into "
                 f"tasks.length={length} tokens: raise it or drop the task"
             )
+        for note in encoded.notes:
+            if (text := f"{name}: {note}") not in self._said:
+                self._said.add(text)
+                say("tasks", text)
         for count, what in (
             (encoded.dropped, "examples dropped: their responses do not fit"),
             (encoded.truncated, "prompts lost their beginnings"),

@@ -4,15 +4,19 @@ The text of a row is tokenised once, whole, and the boundary between prompt and 
 from character offsets: two tokenisations joined would give tokens that the model never meets. A
 token that straddles the boundary carries a part of the response, so it belongs to the response and
 is scored. Offsets come from the `tokenizers` library, so a "fast" tokenizer is needed.
+
+Special tokens follow one rule, in training, scoring and generation, for plain texts and for chats
+(`token_ids`): the tokenizer adds what it adds, unless the text begins with the same token. A text
+with nothing before it, not even a BOS, is read after BOS, or EOS where the tokenizer has no BOS.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64
 
-from taskpgm.tasks.chat import render
+from taskpgm.tasks.chat import CLOCK, Turn, asks_for_the_date, render
 from taskpgm.tasks.task import Example
 
 if TYPE_CHECKING:  # importing transformers costs more than a second
@@ -24,7 +28,8 @@ class Encoded(NamedTuple):
 
     ids, scored: per example, the tokens and whether each is scored, [l]. index: its place in what
     was encoded. dropped: how many could not fit (or were empty). truncated: how many lost the
-    beginning of their prompt (or, as plain text, were split).
+    beginning of their prompt (or, as plain text, were split). notes: what was decided about special
+    tokens and dates.
     """
 
     ids: list[Int32[np.ndarray, "l"]]
@@ -32,6 +37,16 @@ class Encoded(NamedTuple):
     index: Int32[np.ndarray, "m"]
     dropped: int
     truncated: int
+    notes: tuple[str, ...] = ()
+
+
+class Tokens(NamedTuple):
+    """A text's tokens: ids [l]; the characters that each covers, offsets [l 2]; and how many at the
+    front are no text (`head`: a BOS, the tokenizer's or the text's own)."""
+
+    ids: Int64[np.ndarray, "l"]
+    offsets: Int64[np.ndarray, "l 2"]
+    head: int
 
 
 def encode(
@@ -49,7 +64,8 @@ def encode(
     """
     _check_length(max_length)
     ids_list, scored_list, index, dropped, truncated = [], [], [], 0, 0
-    for number, (ids, scored, head) in enumerate(_whole(tokenizer, examples)):
+    own: list[str] = []
+    for number, (ids, scored, head) in enumerate(_whole(tokenizer, examples, own)):
         kept = _fit(scored, head, max_length)
         if kept is None:
             dropped += 1
@@ -58,7 +74,8 @@ def encode(
         ids_list.append(ids[kept].astype(np.int32))
         scored_list.append(scored[kept])
         index.append(number)
-    return Encoded(ids_list, scored_list, np.array(index, np.int32), dropped, truncated)
+    notes = _notes(tokenizer, examples, own)
+    return Encoded(ids_list, scored_list, np.array(index, np.int32), dropped, truncated, notes)
 
 
 def encode_text(
@@ -73,11 +90,11 @@ def encode_text(
     eos = _end_of_sequence(tokenizer)
     _check_length(max_length)
     ids_list, scored_list, index, dropped, truncated = [], [], [], 0, 0
-    for number, (ids, _, head) in enumerate(_tokenise(tokenizer, texts, True)):
+    for number, (ids, _, head) in enumerate(tokenise(tokenizer, texts)):
         if len(ids) == head:
             dropped += 1
             continue
-        ids = np.append(ids, eos).astype(np.int32)
+        ids = _closed(ids, eos).astype(np.int32)
         truncated += len(ids) > max_length
         for begin in range(0, len(ids) - 1, max_length - 1):
             piece = ids[begin : begin + max_length]
@@ -90,49 +107,76 @@ def encode_text(
 
 
 def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer in a Hugging Face folder (or of that name on the hub)."""
+    """The tokenizer in a Hugging Face folder (or of that name on the hub). Code in the folder is
+    never run."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # OSError, ValueError, and what `tokenizers` raises without a class
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(
             f"no tokenizer at {path}: it needs tokenizer.json and tokenizer_config.json ({reason})"
         ) from error
 
 
+def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """A text's ids by the one rule for special tokens (see above)."""
+    return tokenise(tokenizer, [text])[0].ids.tolist()
+
+
+def prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """What an empty context is: BOS, or EOS where the tokenizer has no BOS."""
+    bos = tokenizer.bos_token_id
+    return _end_of_sequence(tokenizer) if bos is None else bos
+
+
 def _whole(
-    tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example]
+    tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example], own: list[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Per example, however long: ids [l], scored [l], and how many leading tokens must stay
-    (BOS)."""
+    """Per example, however long: ids [l], scored [l], and how many leading tokens must stay (BOS).
+    Texts that bring their own BOS are added to `own`."""
     eos = _end_of_sequence(tokenizer)
-    chats = [render(tokenizer, e.messages) for e in examples if e.messages is not None]
-    texts = [e.prompt + e.response for e in examples if e.messages is None]
-    # A chat template has written its own BOS; plain text gets the tokenizer's.
-    tokenised_chats = zip(
-        chats, _tokenise(tokenizer, [text for text, _ in chats], False), strict=True
-    )
-    tokenised_texts = iter(_tokenise(tokenizer, texts, True))
+    texts, turns = [], []
     for example in examples:
         if example.messages is None:
-            ids, offsets, head = next(tokenised_texts)
-            begin = len(example.prompt)
-            scored = _inside(offsets, [(begin, begin + len(example.response))])
-            ids, scored = np.append(ids, eos), np.append(scored, True)
+            begin, end = len(example.prompt), len(example.prompt) + len(example.response)
+            text, spoken = example.prompt + example.response, [Turn(begin, end, end)]
         else:
-            (_, turns), (ids, offsets, head) = next(tokenised_chats)
-            scored = _inside(offsets, turns)
-            # What the template writes after the last answer and its mark is cut off.
-            end = int(np.flatnonzero(scored)[-1]) + 1
-            ids, scored = ids[:end], scored[:end]
-            if ids[-1] != eos:
-                ids, scored = np.append(ids, eos), np.append(scored, True)
-        if scored[0]:  # nothing stands before the response: BOS, or failing that EOS, must
-            bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-            ids, scored, head = np.append(bos, ids), np.append(False, scored), 1
+            text, spoken = render(tokenizer, example.messages)
+        texts.append(text)
+        turns.append(spoken)
+    for (ids, offsets, head), spoken in zip(tokenise(tokenizer, texts, own), turns, strict=True):
+        scored = _spoken(offsets, spoken)
+        scored[:head] = False
+        # What the template writes after the last answer and its mark is cut off.
+        last = int(np.flatnonzero(scored)[-1]) + 1 if scored.any() else len(ids)
+        scored = scored[:last]
+        ids = _closed(ids[:last], eos)
+        scored = np.append(scored, np.ones(len(ids) - last, bool))
+        if scored[0]:  # nothing stands before the response
+            ids = np.append(prefix_id(tokenizer), ids)
+            scored, head = np.append(False, scored), 1
         yield ids, scored, head
+
+
+def _closed(ids: np.ndarray, eos: int) -> np.ndarray:
+    """The ids with EOS behind them, unless the text has written its own."""
+    return ids if len(ids) and ids[-1] == eos else np.append(ids, eos)
+
+
+def _notes(
+    tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example], own: Sequence[str]
+) -> tuple[str, ...]:
+    notes = []
+    if own:
+        notes.append(
+            f"{len(own)} of {len(examples)} rows begin with a {own[0]} of their own: the "
+            "tokenizer's is not put before it"
+        )
+    if any(example.messages is not None for example in examples) and asks_for_the_date(tokenizer):
+        notes.append(f"the chat template writes the date: it is always {CLOCK:%d %b %Y}")
+    return tuple(notes)
 
 
 def _fit(scored: np.ndarray, head: int, max_length: int) -> np.ndarray | None:
@@ -145,12 +189,14 @@ def _fit(scored: np.ndarray, head: int, max_length: int) -> np.ndarray | None:
     return np.r_[:head, head + excess : len(scored)]
 
 
-def _tokenise(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], special: bool
-) -> list[tuple[np.ndarray, np.ndarray, int]]:
-    """Per text: token ids [l], the characters each covers [l 2], and how many leading tokens are
-    not text (BOS). With `special` the tokenizer adds its own special tokens; those it puts at the
-    end are taken off again, since the caller closes the text itself."""
+def tokenise(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], own: list[str] | None = None
+) -> list[Tokens]:
+    """The tokens of each text, with the special tokens that the tokenizer puts in front.
+
+    A token that the text itself begins with is not put before it; such tokens are added to `own`.
+    What the tokenizer puts behind a text is taken off again: the caller closes the text.
+    """
     if not texts:
         return []
     if not getattr(tokenizer, "is_fast", False):
@@ -160,7 +206,6 @@ def _tokenise(
         )
     batch = tokenizer(
         list(texts),
-        add_special_tokens=special,
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
         return_attention_mask=False,
@@ -171,20 +216,28 @@ def _tokenise(
         batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True
     ):
         text = np.flatnonzero(np.array(added) == 0)
-        begin, end = (text[0], text[-1] + 1) if len(text) else (len(ids), len(ids))
-        if not special and ids and ids[0] == tokenizer.bos_token_id:
-            begin = 1
-        offsets = np.array(offsets, np.int64).reshape(-1, 2)
-        results.append((np.array(ids[:end], np.int64), offsets[:end], int(begin)))
+        begin, end = (int(text[0]), int(text[-1]) + 1) if len(text) else (len(ids), len(ids))
+        start = 0
+        if begin and begin < end and ids[begin] == ids[begin - 1]:
+            start, begin = begin, begin + 1
+            if own is not None:
+                own.append(str(tokenizer.convert_ids_to_tokens(ids[begin - 1])))
+        covered = np.array(offsets, np.int64).reshape(-1, 2)
+        results.append(
+            Tokens(np.array(ids[start:end], np.int64), covered[start:end], begin - start)
+        )
     return results
 
 
-def _inside(offsets: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Which tokens cover a character of a span, [l]. BOS covers none: its offsets are (0, 0)."""
-    inside = np.zeros(len(offsets), bool)
-    for begin, end in spans:
-        inside |= (offsets[:, 1] > begin) & (offsets[:, 0] < end)
-    return inside
+def _spoken(offsets: np.ndarray, turns: Sequence[Turn]) -> np.ndarray:
+    """Which tokens are scored, [l]: those that cover a character of an answer, and those within
+    its closing mark. A BOS is neither: its offsets are (0, 0)."""
+    scored = np.zeros(len(offsets), bool)
+    begins, ends = offsets[:, 0], offsets[:, 1]
+    for begin, end, closed in turns:
+        scored |= (ends > begin) & (begins < end)
+        scored |= (begins >= end) & (ends <= closed) & (ends > begins)
+    return scored
 
 
 def _end_of_sequence(tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -56,7 +56,8 @@ def test_only_what_the_assistant_says_is_scored(tokenizer, template, expected):
     assert [run.strip() for run in runs] == expected
     assert encoded.ids[0][-1] == tokenizer.eos_token_id and encoded.scored[0][-1]
     assert not encoded.scored[0][0]
-    assert (encoded.ids[0] == tokenizer.bos_token_id).sum() == (template == INSTRUCT)
+    # The template's own BOS, or else the tokenizer's, and never two.
+    assert (encoded.ids[0] == tokenizer.bos_token_id).sum() == 1
 
 
 def test_what_comes_after_the_last_answer_is_cut_off(tokenizer):
@@ -103,3 +104,105 @@ def test_chats_and_plain_rows_keep_their_places(tokenizer):
 def test_a_chat_that_cannot_be_scored_is_refused(tokenizer, template, chat, message):
     with pytest.raises(ValueError, match=message):
         scored(tokenizer, template, chat)
+
+
+# Templates of several makers, each with its header and its mark.
+MARKS = {
+    "chatml": ("<|im_start|>{role}\n", "<|im_end|>", "\n"),
+    "llama3": ("<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>", ""),
+    "gemma": ("<start_of_turn>{role}\n", "<end_of_turn>", "\n"),
+    "text": ("### {role}:\n", "</s>", "\n\n"),
+}
+
+
+def template_of(name):
+    header, mark, gap = MARKS[name]
+    begin, end = header.split("{role}")
+    return (
+        f"{{% for m in messages %}}{{{{ {begin!r} + m['role'] + {end!r} + m['content'] + {mark!r}"
+        f" + {gap!r} }}}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{{{{ {begin + 'assistant' + end!r} }}}}{{% endif %}}"
+    )
+
+
+@pytest.fixture
+def marked(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    special = [mark for _, mark, _ in MARKS.values() if mark != "</s>"] + ["<|im_start|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", MARKS)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "yes",
+        "d",
+        "s",
+        "e",
+        "end",
+        "<",
+        "|",
+        "turn",
+        "/",
+        "assistant",
+        "user\n",
+        "  x",
+        "x  ",
+        "\nx\n",
+    ],
+)
+def test_the_mark_is_found_by_place_whatever_the_answer(marked, name, answer):
+    chat = (("user", answer), ("assistant", answer), ("user", answer), ("assistant", answer))
+    runs, encoded = scored(marked, template_of(name), chat)
+    mark = MARKS[name][1]
+    end = "" if mark == "</s>" else "</s>"
+    assert runs == [answer + mark, answer + mark + end]
+    assert encoded.scored[0][-1] and encoded.ids[0][-1] == marked.eos_token_id
+
+
+def test_a_mark_at_the_end_of_the_whole_chat_alone_does_not_cost_the_others_theirs(marked):
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}<|im_end|>"
+        "{% endfor %}{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+    )
+    runs, _ = scored(marked, template, CHAT)
+    assert runs == ["4 it is<|im_end|>", "yes 4<|im_end|></s>"]
+
+
+def test_thoughts_that_the_template_moves_are_scored_as_it_writes_them(marked):
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+        "{% if m['role'] == 'assistant' %}{% set parts = m['content'].split('</think>') %}"
+        "{% if loop.last and parts | length > 1 %}<think>\n"
+        "{{ parts[0].split('<think>')[1] | trim }}\n</think>\n\n{% endif %}"
+        "{{ parts[-1] | trim }}{% else %}{{ m['content'] }}{% endif %}"
+        "<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    thought = "<think>hm</think> so 4"
+    runs, _ = scored(marked, template, (("user", "a"), ("assistant", thought)))
+    assert runs == ["<think>\nhm\n</think>\n\nso 4<|im_end|></s>"]
+    runs, _ = scored(marked, template, (*CHAT[:1], ("assistant", thought), *CHAT[2:]))
+    assert runs == ["so 4<|im_end|>", "yes 4<|im_end|></s>"]
+
+
+@pytest.mark.parametrize(
+    ("call", "shown"),
+    [
+        ("strftime_now('%d %b %Y')", "26 Jul 2024"),
+        ("strftime_now('%Y-%m-%d')", "2024-07-26"),
+        ("strftime_now('%-d %B, %H:%M')", "26 July, 00:00"),
+        ("strftime_now(format='%A')", "Friday"),
+    ],
+)
+def test_the_clock_of_a_template_stands_still_and_is_said(tokenizer, call, shown):
+    template = "\n  {% set today = " + call + " %}\nIt is {{ today }}.\n" + CHATML
+    _, encoded = scored(tokenizer, template, CHAT)
+    text = tokenizer.decode(encoded.ids[0], skip_special_tokens=True)
+    assert text.lstrip("\n").startswith(f"It is {shown}.\n<|user|>")
+    assert encoded.notes == ("the chat template writes the date: it is always 26 Jul 2024",)
+    fixed, encoded = scored(tokenizer, template.replace(call, repr(shown)), CHAT)
+    assert tokenizer.decode(encoded.ids[0], skip_special_tokens=True) == text
+    assert encoded.notes == ()

@@ -17,6 +17,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from taskpgm.tasks import Example, encode, encode_text
+from taskpgm.tasks.tokenize import token_ids
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,28 @@ def test_a_mark_the_tokenizer_closes_with_is_not_doubled(tokenizer):
     rows = [Example("p", "1"), Example("", "2")]
     for a, b in zip(encode(closing, rows, 9).ids, encode(tokenizer, rows, 9).ids, strict=True):
         assert a.tolist() == b.tolist()
+
+
+def test_a_text_that_brings_its_own_marks_gets_no_second_ones(tokenizer, bare):
+    rows = [Example("<s>p ", "1</s>"), Example("p ", "1"), Example("", "<s>1")]
+    encoded = encode(tokenizer, rows, 9)
+    assert encoded.ids[0].tolist() == encoded.ids[1].tolist()
+    assert encoded.scored[0].tolist() == encoded.scored[1].tolist()
+    assert pieces(tokenizer, encoded, 2) == [("<s>", False), ("1", True), ("</s>", True)]
+    assert encoded.notes == (
+        "2 of 3 rows begin with a <s> of their own: the tokenizer's is not put before it",
+    )
+    assert encode(tokenizer, rows[1:2], 9).notes == ()
+    # EOS is no BOS: it stands before an empty context alone, and never before a text.
+    assert pieces(bare, encode(bare, [Example("a", "d<e>")], 9)) == [
+        ("a", False),
+        ("d", True),
+        ("<e>", True),
+    ]
+    assert token_ids(tokenizer, "<s>1") == token_ids(tokenizer, "1") == tokenizer("1")["input_ids"]
+    assert token_ids(bare, "a") == bare("a")["input_ids"]
+    texts = encode_text(tokenizer, ["<s>12</s>", "12"], 9)
+    assert texts.ids[0].tolist() == texts.ids[1].tolist()
 
 
 def test_plain_text_predicts_every_token_once(tokenizer):
