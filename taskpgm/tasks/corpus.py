@@ -5,6 +5,7 @@ import importlib
 import inspect
 import random
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,9 @@ def documentation(seed: int = 0) -> list[str]:
     """Python's documentation as texts of at most `CHUNK` characters (whole paragraphs where they
     fit), without repeats, in an order shuffled by `seed`. About a megabyte; it differs a little
     between Python versions, as the documentation does, and not between runs."""
-    chunks = dict.fromkeys(chunk for text in _documents() for chunk in _chunks(_clean(text)))
+    with warnings.catch_warnings():  # a deprecated name is documented too, and warns when read
+        warnings.simplefilter("ignore", DeprecationWarning)
+        chunks = dict.fromkeys(chunk for text in _documents() for chunk in _chunks(_clean(text)))
     texts = [chunk for chunk in chunks if len(chunk) >= 40]
     random.Random(seed).shuffle(texts)
     return texts

@@ -72,7 +72,7 @@ def make_train_step(
         micro = partial(micro, placed=placed, axis_name=axis_name)
         loss, gradient = _accumulated(micro, batch, key, accumulate)
         gradient = in_float32(gradient)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         direction, opt_state = optimizer.transform.update(
             gradient, state.opt_state, state.trainable
         )
