@@ -6,12 +6,15 @@ plan, `--config.a.b=value` sets any value of the config, `--verbose` shows trace
 
 import errno
 import os
-import signal
 import sys
 import traceback
 from typing import NoReturn
 
-from absl import app, flags, logging
+from taskpgm import interrupts
+
+interrupts.install()  # first of all: from now on a signal is noted, and every stage looks
+
+from absl import app, flags, logging  # noqa: E402
 
 # Before anything is imported: what libraries would say that no user of this program needs.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -31,8 +34,6 @@ VERBOSE = flags.DEFINE_bool("verbose", False, "Show tracebacks.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, on many hosts.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, on many hosts.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
-
-INTERRUPTED = 130
 
 
 def main(argv: list[str]) -> None:
@@ -86,20 +87,14 @@ def parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def stopped(*_) -> NoReturn:
-    """SIGTERM where nothing is being trained: there it is saved first (training/loop.py)."""
-    print("stopped: the same command goes on from here", file=sys.stderr)
-    sys.exit(os.EX_TEMPFAIL)
-
-
 def guarded(argv: list[str]) -> None:
     """`main`, but what goes wrong reaches the user as one clear line and exit code 1."""
-    # Several processes are told by JAX, and end together (training/hosts.py).
-    signal.signal(signal.SIGTERM, stopped)
     try:
         main(argv)
-    except KeyboardInterrupt:
-        fail("interrupted: the same command goes on from here", INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == interrupts.exit_code() is not None:
+            print(interrupts.message(ended.code), file=sys.stderr)
+        raise
     except Exception as error:
         if VERBOSE.value:
             traceback.print_exc()

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from taskpgm.affinity import store
 from taskpgm.affinity.budget import Layout
 from taskpgm.affinity.stream import Sums
-from taskpgm.training import by_first
+from taskpgm.multihost import on_primary
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Grid:
         kinds = [self._likelihood] + [self._divergence] * (self.contexts is not None)
         return [name(i, k) for name in kinds for i in range(self.n) for k in range(self.n)]
 
-    @by_first
+    @on_primary
     def likelihoods(self, k: int) -> list[dict[str, np.ndarray] | None]:
         """Those of all models on task k; None for what is not stored."""
         return [store.read(self.folder, self._likelihood(i, k)) for i in range(self.n)]
 
-    @by_first
+    @on_primary
     def write_likelihood(
         self, i: int, k: int, sums: Float[np.ndarray, "m"], tokens: Int[np.ndarray, "m"]
     ) -> None:
@@ -73,7 +73,7 @@ class Grid:
         np.fill_diagonal(want, False)
         return want
 
-    @by_first
+    @on_primary
     def divergence(self, k: int) -> Float[np.ndarray, "e n n"]:
         """All stored pairs on task k; NaN for the others."""
         place = {key: i for i, key in enumerate(self.models)}
@@ -88,7 +88,7 @@ class Grid:
                 out[:, i, others] = out[:, others, i] = cell["values"][:, known]
         return out
 
-    @by_first
+    @on_primary
     def keep(self, k: int, new: Sequence[int], old: Sequence[int], cut: Layout, sums: Sums) -> None:
         """Notes how far the models `new` and `old`, scored together on task k, have come.
 
@@ -100,7 +100,7 @@ class Grid:
             self.folder, self._unit(k), new=new, old=old, cut=np.array(str(cut)), **sums._asdict()
         )
 
-    @by_first
+    @on_primary
     def kept(
         self, k: int, owners: Sequence[int], partners: Sequence[int], cut: Layout
     ) -> tuple[list[int], list[int], Sums | None] | None:
@@ -117,11 +117,11 @@ class Grid:
         sums = Sums(int(unit["windows"]), unit["log_likelihood"], unit["divergence"])
         return new, old, sums if str(unit["cut"]) == str(cut) else None
 
-    @by_first
+    @on_primary
     def end(self, k: int) -> None:
         store.path(self.folder, self._unit(k)).unlink(missing_ok=True)
 
-    @by_first
+    @on_primary
     def missing(self, k: int, new: Collection[int]) -> tuple[list[int], list[int]]:
         """(models whose divergence cells lack pairs on task k, other models in those pairs).
 
@@ -136,7 +136,7 @@ class Grid:
             left[i], left[:, i] = False, False
         return sorted(owners), [j for j in np.flatnonzero(partners) if j not in owners]
 
-    @by_first
+    @on_primary
     def write_divergence(
         self, k: int, owners: list[int], values: Float[np.ndarray, "e n n"]
     ) -> None:

@@ -25,8 +25,8 @@ from taskpgm.affinity.cells import Grid
 from taskpgm.affinity.stream import ModelsOf, accumulate, bins, conclude, split
 from taskpgm.models import DecoderConfig
 from taskpgm.models.scoring import Forward, decoder_forward, row_shards, score_examples
+from taskpgm.multihost import on_primary
 from taskpgm.tasks import Rows
-from taskpgm.training import by_first
 
 KEEP_EVERY = 20.0  # seconds between two writes of the sums of a task
 Progress = Callable[[int, int, str], None]  # tasks done, tasks, what was done
@@ -137,7 +137,7 @@ def compute_scores(
         some = _score_task(k, grid, forward, params, models_of, rows[k], cut._replace(bins=most))
         computed += [(i, k) for i in some]
         progress(k + 1, grid.n, f"{len(some)} of {grid.n} models scored")
-    by_first(store.prune)(grid.folder, grid.names())
+    on_primary(store.prune)(grid.folder, grid.names())
     cells = [grid.likelihoods(k) for k in range(grid.n)]
     return Scores(
         np.concatenate([[cell["sums"] for cell in column] for column in cells], axis=1),
@@ -162,7 +162,7 @@ def _score_task(
             # One block of all costs little more, and has the shape that other tasks compile.
             new, old = sorted(new + old), []
         sums, kept = begun, time.monotonic()
-        due = by_first(lambda: time.monotonic() - kept > KEEP_EVERY)  # clocks are not alike
+        due = on_primary(lambda: time.monotonic() - kept > KEEP_EVERY)  # clocks are not alike
         for sums in accumulate(
             forward,
             params,

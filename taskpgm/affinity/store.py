@@ -9,13 +9,13 @@ cells and perhaps one temporary file, and a damaged cell is found when it is rea
 import hashlib
 import io
 import logging
-import os
-import uuid
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+
+from taskpgm.artefact import open_atomic
 
 # What a cell holds and how it was computed; another number makes all earlier cells unknown.
 VERSION = 1
@@ -52,14 +52,10 @@ def write(folder: Path, name: str, **arrays: np.ndarray) -> None:
     np.savez(buffer, **arrays)
     content = buffer.getvalue()
     target = path(folder, name)
-    # A name of its own, should two runs write into one folder.
-    part = target.with_suffix(f".{uuid.uuid4().hex}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(_checksum(name, content) + content)
-        os.replace(part, target)
+        with open_atomic(target) as file:
+            file.write(_checksum(name, content) + content)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise OSError(f"cannot write the score {target}: {error.strerror or error}") from error
 
 
@@ -86,15 +82,13 @@ def _checksum(name: str, content: bytes) -> bytes:
 
 
 def prune(folder: Path, keep: Iterable[str]) -> int:
-    """Deletes all cells but `keep`, and unfinished files; returns how many cells went.
+    """Deletes all cells but `keep`; returns how many cells went.
 
     The store then holds the current models and tasks only, and its size stays what the plan says.
     """
     keep, gone = set(keep), 0
     for file in Path(folder).glob("??/*"):
-        if file.suffix == ".part":
-            file.unlink(missing_ok=True)
-        elif file.suffix == ".cell" and file.stem not in keep:
+        if file.suffix == ".cell" and file.stem not in keep:
             file.unlink(missing_ok=True)
             gone += 1
     return gone

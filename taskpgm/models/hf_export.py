@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
+from taskpgm.artefact import open_atomic
 from taskpgm.models.config import DecoderConfig
 from taskpgm.models.hf_folder import (
     CONFIG,
@@ -22,7 +23,7 @@ from taskpgm.models.hf_folder import (
 )
 from taskpgm.models.hf_names import tensor_names
 from taskpgm.models.lora import merge_kernel
-from taskpgm.models.safetensors_file import replacing, write_file
+from taskpgm.models.safetensors_file import write_file
 
 SHARD_BYTES = 5 * 10**9
 
@@ -144,5 +145,5 @@ def _split(tensors: dict[str, tuple], shard_bytes: int) -> dict[str, list[str]]:
 
 
 def _write_json(path: Path, content) -> None:
-    with replacing(path) as file:
+    with open_atomic(path) as file:
         file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())

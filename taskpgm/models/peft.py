@@ -27,7 +27,6 @@ from taskpgm.models.safetensors_file import (
     DTYPES,
     read_header,
     read_tensor,
-    replacing,
     write_file,
 )
 
@@ -114,7 +113,7 @@ def save_peft(path: str | Path, config: DecoderConfig, lora, base_name: str) -> 
     (folder / CONFIG).unlink(missing_ok=True)
     shapes = {name: (x.shape, x.dtype) for name, x in tensors.items()}
     write_file(folder / WEIGHTS, shapes, tensors.__getitem__, {"format": "pt"})
-    with replacing(folder / CONFIG) as file:
+    with open_atomic(folder / CONFIG) as file:
         file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 

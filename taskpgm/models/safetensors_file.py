@@ -6,17 +6,17 @@ model in memory. Here one tensor at a time is. The format: 8 bytes of little-end
 JSON header of name -> dtype, shape, data_offsets, then the data.
 """
 
-import contextlib
 import json
 import mmap
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from taskpgm.artefact import open_atomic
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -110,20 +110,6 @@ def _in_pages(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(pages, dtype, size).reshape(shape)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file open under a temporary name, renamed to `path` once all of it is on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_file(
     path: Path,
     shapes: Mapping[str, tuple[tuple[int, ...], Any]],
@@ -140,7 +126,7 @@ def write_file(
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with replacing(path) as file:
+    with open_atomic(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in shapes:
             np.ascontiguousarray(tensor(name)).tofile(file)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from taskpgm.artefact import write_bytes
 from taskpgm.report import figures, findings, tables
 from taskpgm.report.artefacts import Study, read_study
 from taskpgm.report.heatmap import heat_map
@@ -65,10 +65,10 @@ def write_page(workdir: str | Path, command: Sequence[str] = ()) -> Path:
         images = [draw(theme) for theme in THEMES]
         for theme, image in zip(THEMES, images, strict=True):
             suffix = "" if theme is LIGHT else f"-{theme.name}"
-            _write(folder / f"{name}{suffix}.png", image)
+            write_bytes(folder / f"{name}{suffix}.png", image)
         pictures[name] = Picture(name, *map(_data_uri, images), alt)
     page = folder / "index.html"
-    _write(page, render(study, pictures, command).encode())
+    write_bytes(page, render(study, pictures, command).encode())
     return page
 
 
@@ -164,13 +164,3 @@ def versions() -> list[tuple[str, str]]:
 
 def _data_uri(image: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(image).decode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All or nothing: a temporary name, then a rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

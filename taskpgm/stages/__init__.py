@@ -3,8 +3,8 @@
 `launch.py` uses nothing but this package; this package alone knows all others.
 """
 
+from taskpgm.multihost import fail
 from taskpgm.stages.defaults import default_config
 from taskpgm.stages.flow import STAGES, checked, misspelt, run
-from taskpgm.training import fail
 
 __all__ = ["STAGES", "checked", "default_config", "fail", "misspelt", "run"]

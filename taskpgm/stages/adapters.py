@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from taskpgm import models, tasks, training
+from taskpgm.multihost import on_primary
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, on_mesh, say
 
@@ -104,7 +105,7 @@ def planned_groups(
     return [[task_of[key] for key in keys] for keys in plan_groups(context, config, missing, steps)]
 
 
-@training.by_first
+@on_primary
 def plan_groups(
     context: Context,
     config: models.DecoderConfig,

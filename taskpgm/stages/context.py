@@ -174,7 +174,7 @@ class Context:
 
 def on_mesh(stage: Callable[[Context], None]) -> Callable[[Context], None]:
     """A stage that runs a model: all processes run its programs together, on the run's mesh, which
-    is in force for what has to know it (`models/splash.py`). The others are `by_first`."""
+    is in force for what has to know it (`models/splash.py`). The others are `on_primary`."""
 
     @wraps(stage)
     def run(context: Context) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from taskpgm import training
+from taskpgm.multihost import assert_same_on_all_hosts, initialize_distributed, on_primary
 from taskpgm.stages import adapters, measure, plan, prepare, relate, runs
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, say
@@ -90,7 +90,7 @@ def run(
 
     folder = Path(workdir)
     context = Context(config, folder, command)
-    training.initialize_distributed(*distributed)
+    initialize_distributed(*distributed)
     refuse_other_config(folder, config)
     if dry_run:
         plan.print_plan(context, [stage.name for stage in stages])
@@ -161,19 +161,19 @@ def refuse_other_hosts(context: Context) -> None:
       ValueError: says what differs, or that the workdir is not shared.
     """
     config = context.config
-    training.agree(wd.digest(config.to_dict()), "the config")
+    assert_same_on_all_hosts(wd.digest(config.to_dict()), "the config")
     if not (context.folder / "config.json").is_file():
         raise ValueError(
             f"process {jax.process_index()} does not see {context.folder / 'config.json'}, which "
             "process 0 has written: the workdir has to be a folder that all hosts share"
         )
     if not config.affinity.matrix:
-        training.by_first(lambda: context.tasks_key)()  # and downloads them, for all who share that
-        training.agree(context.tasks_key, "the tasks")
-        training.agree(context.base.key + context.proxy.key, "the base model")
+        on_primary(lambda: context.tasks_key)()  # and downloads them, for all who share that
+        assert_same_on_all_hosts(context.tasks_key, "the tasks")
+        assert_same_on_all_hosts(context.base.key + context.proxy.key, "the base model")
 
 
-@training.by_first
+@on_primary
 def refuse_other_config(folder: Path, config: ConfigDict) -> None:
     """Lets a workdir go on only if what it holds was made by this config.
 

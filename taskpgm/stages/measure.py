@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from taskpgm import evaluation, report, tasks, training
+from taskpgm import evaluation, report, tasks
+from taskpgm.multihost import on_primary
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, Source, on_mesh, say
 from taskpgm.stages.runs import planned_runs, run_folder
@@ -102,7 +103,7 @@ def test_rows(context: Context) -> list[tasks.Rows]:
     return [context.rows(context.base, task.test, task.name) for task in context.tasks]
 
 
-@training.by_first
+@on_primary
 def report_stage(context: Context) -> None:
     """Writes the page, prints the table and where the page is."""
     page = report.write_page(context.folder, command=context.command)

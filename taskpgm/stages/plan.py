@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from taskpgm import affinity, models, tasks, training
+from taskpgm.multihost import on_primary
 from taskpgm.stages import adapters, prepare
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, Source
@@ -35,7 +36,7 @@ class Row:
     memory: float | None = None  # bytes per device
 
 
-@training.by_first
+@on_primary
 def print_plan(context: Context, stages: Sequence[str]) -> None:
     """Prints the plan of the given stages as a table, and the totals."""
     rows = [row for name in stages for row in PLANS[name](Estimate(context))]

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 
 from taskpgm import evaluation, models, tasks, training
+from taskpgm.multihost import on_primary
 from taskpgm.stages import mixtures
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, on_mesh, say
 
 
-@training.by_first
+@on_primary
 def tasks_stage(context: Context) -> None:
     """Reads every task and writes tasks.json: names, families, sizes, content hashes."""
     mixtures.check(context.config, context.sizes)
@@ -140,10 +141,10 @@ def pretrain_embedded(context: Context) -> None:
         put=partial(training.put_batch, mesh=context.mesh, rules=context.rules),
     )
     models.save_hf(folder, config, state.trainable)
-    training.by_first(tokenizer.save_pretrained)(folder)
+    on_primary(tokenizer.save_pretrained)(folder)
 
 
-@training.by_first
+@on_primary
 def embedded_text(context: Context) -> tuple[list[str], Any]:
     """Python's documentation, which differs a little between versions, and a tokenizer for it."""
     section = context.config.embedded

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from taskpgm import affinity, mixture, training
+from taskpgm.multihost import on_primary
 from taskpgm.stages import adapters, mixtures
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.context import Context, on_mesh, say
@@ -38,7 +39,7 @@ def scored_affinity(context: Context) -> None:
     wd.mark_done(folder, key)
 
 
-@training.by_first
+@on_primary
 def save_affinities(context: Context, scores: affinity.Scores) -> None:
     """Both matrices that follow from the scores."""
     section = context.config.affinity
@@ -104,7 +105,7 @@ def save_affinity(
     save_matrix(folder / f"{kind}.npz", **arrays)
 
 
-@training.by_first
+@on_primary
 def given_affinity(context: Context) -> None:
     """Takes an affinity from a file: any symmetric matrix will do."""
     folder, section = context.folder / "affinity", context.config.affinity
@@ -122,7 +123,7 @@ def given_affinity(context: Context) -> None:
     say("affinity", f"{len(names)} tasks from {section.matrix}")
 
 
-@training.by_first
+@on_primary
 def mixture_stage(context: Context) -> None:
     """Solves every mixture of `compare` and writes mixture/weights.json."""
     folder = context.folder / "mixture"

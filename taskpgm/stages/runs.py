@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from taskpgm import models, tasks, training
+from taskpgm.multihost import on_primary
 from taskpgm.stages import workdir as wd
 from taskpgm.stages.adapters import trained_axes, with_lora
 from taskpgm.stages.context import Context, Source, on_mesh, say
@@ -168,4 +169,4 @@ def save_model(
     """A Hugging Face folder that `transformers` opens: adapters merged, the tokenizer beside it."""
     variables = models.trained_variables(config, state.trainable, state.frozen)
     models.save_hf(folder, config, **variables)
-    training.by_first(context.tokenizer(source).save_pretrained)(folder)
+    on_primary(context.tokenizer(source).save_pretrained)(folder)

@@ -7,7 +7,6 @@ from taskpgm.training.flops import (
     num_adapter_params,
     peak_flops,
 )
-from taskpgm.training.hosts import agree, by_first, fail, initialize_distributed
 from taskpgm.training.loop import Preempted, fit
 from taskpgm.training.loss import cross_entropy
 from taskpgm.training.memory import (
@@ -43,13 +42,10 @@ __all__ = [
     "ShardingRules",
     "TrainState",
     "Writer",
-    "agree",
-    "by_first",
     "create_state",
     "cross_entropy",
     "device_memory",
     "estimate_memory",
-    "fail",
     "fit",
     "flops_per_token",
     "forward_flops_per_token",
@@ -57,7 +53,6 @@ __all__ = [
     "group_size",
     "host_memory",
     "init_sharded",
-    "initialize_distributed",
     "make_mesh",
     "make_optimizer",
     "make_train_step",

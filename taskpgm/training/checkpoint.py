@@ -22,7 +22,8 @@ import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
 from jax.sharding import SingleDeviceSharding
 
-from taskpgm.training.hosts import by_first
+from taskpgm.artefact import open_atomic
+from taskpgm.multihost import on_primary
 
 Tree = Any
 SEAL = "complete.json"
@@ -72,14 +73,14 @@ def save_tree(path: str | os.PathLike, tree: Tree, meta: Mapping[str, Any] | Non
         _publish(fresh, path, meta or {})
 
 
-@by_first
+@on_primary
 def _make_room(fresh: Path) -> None:
     for left in fresh.parent.glob(f"{fresh.name}*"):  # by a save that was killed
         shutil.rmtree(left, ignore_errors=True)
     fresh.parent.mkdir(parents=True, exist_ok=True)
 
 
-@by_first
+@on_primary
 def _publish(fresh: Path, path: Path, meta: Mapping[str, Any]) -> None:
     _seal(fresh, meta)
     old = path.with_name(f".{path.name}.old")
@@ -101,7 +102,7 @@ def restore_tree(path: str | os.PathLike, like: Tree) -> Tree:
       ValueError: when its arrays do not have the shapes of `like`.
     """
     path = Path(path).absolute()
-    by_first(verify)(path)
+    on_primary(verify)(path)
     return _load(path, like)
 
 
@@ -197,7 +198,7 @@ class Manager:
             error, self._error = self._error, None
             raise error
 
-    @by_first
+    @on_primary
     def newest(self) -> int | None:
         """The step of the newest checkpoint that is whole, or None. Damaged ones are named in the
         log and removed, so that the run can write them anew."""
@@ -258,9 +259,8 @@ def _seal(path: Path, meta: Mapping[str, Any]) -> None:
         for file in sorted(path.rglob("*"))
         if file.is_file() and file.name != SEAL
     }
-    fresh = path / f".{SEAL}"
-    fresh.write_text(json.dumps({"meta": dict(meta), "files": files}))
-    fresh.rename(path / SEAL)
+    with open_atomic(path / SEAL) as file:
+        file.write(json.dumps({"meta": dict(meta), "files": files}).encode())
 
 
 def _read_seal(path: Path) -> dict[str, Any]:

@@ -5,8 +5,6 @@ Everything that a step depends on is a function of the state and the step's numb
 dropout key, the learning rate), so a run that resumes at step k makes the very same steps after k.
 """
 
-import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from taskpgm.interrupts import RESUMABLE, exit_code
+from taskpgm.multihost import preemption_requested
 from taskpgm.training.checkpoint import Manager, abstract, disk_errors
-from taskpgm.training.hosts import RESUMABLE, asked_to_stop
 from taskpgm.training.metrics import StepLog, Writer
 from taskpgm.training.progress import Reporter
 from taskpgm.training.state import TrainState
@@ -27,10 +26,10 @@ AHEAD = 2  # steps that are given to the devices before the oldest of them is wa
 
 
 class Preempted(SystemExit):
-    """SIGTERM came and the state has been saved. Uncaught, it exits with code 75."""
+    """A signal came and the state has been saved. Uncaught, it exits with 75 (SIGINT: 130)."""
 
     def __init__(self, name: str, step: int):
-        super().__init__(RESUMABLE)
+        super().__init__(exit_code() or RESUMABLE)
         self.name, self.step = name, step
 
     def __str__(self) -> str:
@@ -77,7 +76,7 @@ def fit(
     Raises:
       ValueError: when the loss is NaN or infinite, naming the step and the run.
       OSError: when the disk is full.
-      Preempted: after SIGTERM.
+      Preempted: after SIGTERM or SIGINT (see `taskpgm.interrupts`).
     """
     directory = Path(directory)
     with disk_errors(directory):
@@ -93,7 +92,7 @@ def fit(
         total = jnp.asarray(steps if totals is None else totals, jnp.int32)
         reader = ThreadPoolExecutor(1, "batches")
         try:
-            with Reporter(name, steps, start=first) as report, _Sigterm() as sigterm:
+            with Reporter(name, steps, start=first) as report:
                 upcoming = reader.submit(lambda: put(batches(first)))
                 for step in range(first, steps):
                     with log.waiting():
@@ -105,7 +104,7 @@ def fit(
                     log.collect(leave=AHEAD)
                     done = step + 1
                     report.update(done, log.note)
-                    stop = sigterm.came() and done < steps
+                    stop = preemption_requested() and done < steps
                     if stop or done == steps or done % checkpoint_every == 0:
                         log.collect(leave=0)  # so that a state with a NaN loss is never saved
                         loss = float(evaluate(state)) if evaluate and not stop else None
@@ -141,26 +140,3 @@ def _resume(manager: Manager, state: TrainState) -> tuple[int, TrainState, dict[
 
 def _keys(seed: int | Sequence[int]) -> jax.Array:
     return jax.random.key(seed) if np.ndim(seed) == 0 else jax.vmap(jax.random.key)(np.array(seed))
-
-
-class _Sigterm:
-    """While open, SIGTERM is noted instead of killing. Of several processes JAX notes it, always,
-    and tells the others."""
-
-    def __enter__(self):
-        self._noted, self._before = False, None
-        alone = jax.process_count() == 1
-        if alone and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def __exit__(self, *_):
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _note(self, *_):
-        self._noted = True
-
-    def came(self) -> bool:
-        """Whether to stop now; all processes answer alike."""
-        return self._noted if jax.process_count() == 1 else asked_to_stop()

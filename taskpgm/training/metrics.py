@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from taskpgm.artefact import open_atomic
 from taskpgm.training.events import EventFile
 from taskpgm.training.flops import peak_flops
 
@@ -90,9 +91,8 @@ def rewind(path: str | os.PathLike, step: int) -> None:
     if not path.exists():
         return
     rows = [row for row in read(path) if row["step"] <= step]
-    fresh = path.with_suffix(".new")
-    fresh.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    fresh.replace(path)
+    with open_atomic(path) as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _plain(value: Any) -> Any:

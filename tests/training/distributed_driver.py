@@ -24,11 +24,11 @@ from taskpgm.models import (
     lora_logical_axes,
     to_host,
 )
+from taskpgm.multihost import initialize_distributed
 from taskpgm.training import (
     create_state,
     fit,
     init_sharded,
-    initialize_distributed,
     make_mesh,
     make_optimizer,
     make_train_step,

@@ -13,10 +13,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from taskpgm.interrupts import RESUMABLE
 from taskpgm.models import init_params, logical_axes
 from taskpgm.training import restore_tree
 from taskpgm.training.checkpoint import Manager
-from taskpgm.training.hosts import RESUMABLE
 from taskpgm.training.mesh import ShardingRules, make_mesh
 from taskpgm.training.optimizer import make_optimizer
 
