@@ -76,7 +76,7 @@ def fit(
     Raises:
       ValueError: when the loss is NaN or infinite, naming the step and the run.
       OSError: when the disk is full.
-      Preempted: after SIGTERM or SIGINT (see `taskpgm.interrupts`).
+      Preempted: after SIGTERM or SIGINT, once `taskpgm.interrupts.install` has been called.
     """
     directory = Path(directory)
     with disk_errors(directory):

@@ -19,6 +19,7 @@ import jax  # no device is touched before the forks
 import jax.numpy as jnp
 import numpy as np
 
+from taskpgm import interrupts
 from taskpgm.training.checkpoint import SEAL, save_tree
 from taskpgm.training.loop import fit
 from taskpgm.training.optimizer import make_optimizer
@@ -94,6 +95,7 @@ def attempt(directory: Path, kill_at: int | None = None, stop: bool = False) -> 
 
 
 if __name__ == "__main__":
+    interrupts.install()
     root = Path(sys.argv[1])
     random.seed(int(sys.argv[2]))
     kills = sorted(random.sample(range(3, 60), KILLS))
