@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,12 @@ def digest(*parts: Any) -> str:
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
     """A binary file that becomes `path` once all of it is on the disk, and not before.
 
-    The only way in which the house writes a file. Its temporary name is the same every time, so a
-    later write takes the place of one that was killed.
+    The only way in which the house writes a file. The temporary name is this writer's own, so that
+    two may write the same file; those of killed writers are found by their form (LEFTOVERS).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taskpgm.artefact import open_atomic
+from taskpgm.artefact import open_atomic, remove_leftovers
 
 # What a cell holds and how it was computed; another number makes all earlier cells unknown.
 VERSION = 1
@@ -82,11 +82,12 @@ def _checksum(name: str, content: bytes) -> bytes:
 
 
 def prune(folder: Path, keep: Iterable[str]) -> int:
-    """Deletes all cells but `keep`; returns how many cells went.
+    """Deletes all cells but `keep`, and unfinished files; returns how many cells went.
 
     The store then holds the current models and tasks only, and its size stays what the plan says.
     """
     keep, gone = set(keep), 0
+    remove_leftovers(Path(folder))
     for file in Path(folder).glob("??/*"):
         if file.suffix == ".cell" and file.stem not in keep:
             file.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from taskpgm import affinity
+from taskpgm import affinity, artefact
 from taskpgm.affinity import store
 from taskpgm.affinity.budget import Layout
 from taskpgm.models.scoring import score_examples
@@ -47,7 +47,7 @@ def test_a_cell_is_read_as_written(tmp_path):
     cell = store.read(tmp_path, name)
     assert cell["a"].tolist() == [0, 1, 2] and cell["b"].tolist() == ["x", "y"]
     assert len({store.key("a", "bc"), store.key("ab", "c"), store.key("a", "b", "c")}) == 3
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".*.tmp"))
 
 
 def test_many_processes_write_the_same_cell(tmp_path):
@@ -90,7 +90,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store.os, "replace", full)
+    monkeypatch.setattr(artefact.os, "replace", full)
     with pytest.raises(OSError, match=r"cannot write the score .*\.cell: No space left"):
         store.write(tmp_path, store.key("a"), x=np.zeros(1))
     assert not [f for f in tmp_path.rglob("*") if f.is_file()]
@@ -238,11 +238,11 @@ def test_cells_of_what_is_gone_are_deleted(world, tmp_path):
     compute(world, tmp_path, [0, 1, 2])
     many = sum(1 for _ in tmp_path.rglob("*.cell"))
     (tmp_path / "ab").mkdir(exist_ok=True)
-    (tmp_path / "ab" / "x.part").write_bytes(b"half")
+    (tmp_path / "ab" / ".x.cell.0123.tmp").write_bytes(b"half")
     compute(world, tmp_path, [0, 2])
     few = sum(1 for _ in tmp_path.rglob("*.cell"))
     assert many == 9 + 6 and few == 4 + 2
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".*.tmp"))
 
 
 def test_log_likelihoods_alone(world, tmp_path):
