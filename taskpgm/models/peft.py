@@ -18,6 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
+from taskpgm.artefact import open_atomic
 from taskpgm.models import hf_keys
 from taskpgm.models.config import DENSE_NAMES, DecoderConfig, LoraConfig
 from taskpgm.models.hf_export import to_host
