@@ -80,7 +80,6 @@ def train_ours(folder: Path, n: int, steps: int, group: int) -> list[list[float]
     lora, start = models.load_peft(folder / "start", config)
     adapted = dataclasses.replace(config, lora=lora)
     optimizer = training.make_optimizer(OPTIMIZER)
-    step = training.make_train_step(adapted, optimizer, group=True)
     losses = []
     for first in range(0, n, group):
         tokens = np.stack([np.load(folder / f"task{i}.npy") for i in range(first, first + group)])
@@ -91,12 +90,13 @@ def train_ours(folder: Path, n: int, steps: int, group: int) -> list[list[float]
             "segment_ids": np.ones(shape, np.int32),
         }
         lora = jax.tree.map(lambda x: jnp.stack([x] * group), start)
-        state = training.create_state(optimizer, lora, params, group=True)
+        state = training.create_state(optimizer, lora, group=True)
+        step = training.make_train_step(adapted, optimizer, state)
         keys, total = jax.random.split(jax.random.key(0), group), jnp.full(group, steps, jnp.int32)
         said = []
         for k in range(steps):
             batch = {"tokens": tokens[:, k, :, :-1], "targets": tokens[:, k, :, 1:], **fixed}
-            state, metrics = step(state, batch, keys, total)
+            state, metrics = step(state, params, batch, keys, total)
             said.append(metrics["loss"])
         losses += np.array(jax.device_get(said)).T.tolist()
         for i in range(group):

@@ -174,7 +174,7 @@ def decoder(shape, mode, layers=0):
 
 
 def build(config, mode, rows, length, group=0):
-    """(step, state, arguments) of our training step on a random model and batch."""
+    """(step, state, its other arguments) of our training step on a random model and batch."""
     import jax
     import jax.numpy as jnp
 
@@ -182,21 +182,21 @@ def build(config, mode, rows, length, group=0):
     from taskpgm.models import init_lora, init_params
 
     optimizer = training.make_optimizer({"lr": 1e-4})
-    step = training.make_train_step(config, optimizer, group=bool(group), chunk=1024)
     params = init_params(config, jax.random.key(0))
     batch, key, total = random_batch(config.vocab_size, rows, length), jax.random.key(1), 10**6
     if group:
         key = jax.random.split(key, group)
         lora = jax.vmap(partial(init_lora, config))(key)
-        state = training.create_state(optimizer, lora, params, group=True)
+        state = training.create_state(optimizer, lora, group=True)
         batch = {name: np.stack([x] * group) for name, x in batch.items()}
         total = jnp.full(group, total, jnp.int32)
     elif mode == "lora":
-        state = training.create_state(optimizer, init_lora(config, key), params)
+        state = training.create_state(optimizer, init_lora(config, key))
         total = jnp.int32(total)
     else:
         state, total = training.create_state(optimizer, params), jnp.int32(total)
-    return step, state, (jax.device_put(batch), key, total)
+    step = training.make_train_step(config, optimizer, state, chunk=1024)
+    return step, state, (None if mode == "full" else params, jax.device_put(batch), key, total)
 
 
 def ours(shape, mode, seconds, group=0, layers=0, batch=None):
@@ -300,14 +300,14 @@ def goodput(shape, seconds, rounds=7):
 
     logging.set_verbosity(logging.ERROR)
     config, rows, length = decoder(shape, "lora")
-    step, state, (batch, key, total) = build(config, "lora", rows, length)
+    step, state, args = build(config, "lora", rows, length)
 
     def bare(steps, state):
         before = None
         for number in range(steps):
             if number == 1:
                 start = time.perf_counter()
-            state, metrics = step(state, batch, key, total)
+            state, metrics = step(state, *args)
             jax.block_until_ready(before)
             before = metrics
         jax.block_until_ready(before)
@@ -326,6 +326,7 @@ def goodput(shape, seconds, rounds=7):
                 step,
                 state,
                 lambda k: host,
+                frozen=args[0],
                 steps=steps,
                 directory=folder,
                 name="bench",

@@ -24,7 +24,8 @@ from taskpgm.affinity.budget import Layout, layout, rows_at_a_time
 from taskpgm.affinity.cells import Grid
 from taskpgm.affinity.stream import ModelsOf, accumulate, bins, conclude, split
 from taskpgm.models import DecoderConfig
-from taskpgm.models.scoring import Forward, decoder_forward, row_shards, score_examples
+from taskpgm.models.scoring import Forward, decoder_forward, score_examples
+from taskpgm.models.sharding import num_shards
 from taskpgm.multihost import on_primary
 from taskpgm.tasks import Rows
 
@@ -127,7 +128,7 @@ def compute_scores(
             bins=most,
             contexts=contexts,
         )
-        sizes, parts = [len(part.tokens) for part in rows], row_shards()
+        sizes, parts = [len(part.tokens) for part in rows], num_shards("batch", 0)
         cut = cut._replace(batch_size=rows_at_a_time(sizes, cut.batch_size, parts))
     tasks = tuple(store.fingerprint(x) for x in rows)
     counts = tuple(map(int, num_examples))

@@ -15,8 +15,8 @@ from flax.core import meta
 from jaxtyping import Array, Float, Int
 
 from taskpgm.models.config import DecoderConfig
-from taskpgm.models.layers import NORMS, Layer, rotation
-from taskpgm.models.lora import Named, named
+from taskpgm.models.layers import BY_ROWS, NORMS, Layer, rotation
+from taskpgm.models.sharding import constrain
 
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -66,17 +66,16 @@ class Decoder(nn.Module):
         c = self.config
         dtype, init = jnp.dtype(c.param_dtype), nn.initializers.normal(c.initializer_range)
         shape = (c.vocab_size, c.hidden_size)
-        self.embedding = self.param("embedding", named(init, ("vocab", "embed")), shape, dtype)
+        named = partial(nn.with_logical_partitioning, init)
+        self.embedding = self.param("embedding", named(("vocab", "embed")), shape, dtype)
         if c.rope_theta is None:
             shape, names = (c.max_position, c.hidden_size), (None, "embed")
-            self.position_embedding = self.param(
-                "position_embedding", named(init, names), shape, dtype
-            )
+            self.position_embedding = self.param("position_embedding", named(names), shape, dtype)
         self.layers = stack(c)(c)
         self.final_norm = NORMS[c.norm](c)
         if not c.tie_embeddings:
             shape = (c.hidden_size, c.vocab_size)
-            self.head = self.param("head", named(init, ("embed", "vocab")), shape, dtype)
+            self.head = self.param("head", named(("embed", "vocab")), shape, dtype)
 
     def __call__(self, tokens, positions=None, segment_ids=None, *, deterministic=True):
         x = self.hidden(tokens, positions, segment_ids, deterministic=deterministic)
@@ -134,6 +133,7 @@ class Decoder(nn.Module):
         past = None if cache is None else (cache.keys, cache.values)
         state = (None, None) if cache is None else (cache.segment_ids, cache.length)
         shared = (turn, segment_ids, *state)
+        x = constrain(x, BY_ROWS)
         x, fresh = self.layers(x, window, past, shared, deterministic)
         return self.final_norm(x), fresh
 
@@ -183,7 +183,7 @@ def init_lora(config: DecoderConfig, key: Array):
 
 def _names(config: DecoderConfig, collection: str):
     boxed = jax.eval_shape(partial(_initialize, config), jax.random.key(0))[collection]
-    is_box = lambda x: isinstance(x, Named)  # noqa: E731
+    is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
     return jax.tree.map(lambda x: x.names, boxed, is_leaf=is_box)
 
 

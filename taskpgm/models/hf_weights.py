@@ -28,27 +28,31 @@ from taskpgm.models.hf_names import (
     tensor_names,
 )
 from taskpgm.models.safetensors_file import DTYPES, Entry, read_parts, read_tensor
+from taskpgm.models.sharding import RULES, shardings_of
 
 
 def load_hf(path: str | Path, *, dtype: str = "float32", mesh=None, rules=None):
     """(DecoderConfig, params) of a folder with config.json and safetensors, one file or many.
 
-    `dtype` becomes the type of parameters and computation. With a mesh and rules
-    (`rules.sharding(mesh, logical axes, shape)`) every tensor goes straight into its shards;
-    without, to the default device. Peak host memory stays under the model's size plus two tensors.
+    `dtype` becomes the type of parameters and computation. Every tensor goes straight into its
+    shards on `mesh`, by default the mesh in force; without one, to the default device. `rules` can
+    only be the one table there is, `models.sharding.RULES`. Peak host memory stays under the
+    model's size plus two tensors.
 
     Raises FileNotFoundError or ValueError, naming file and tensor, before any weight is read, for
     an unsupported model or a folder whose tensors are not exactly those of its config.
     """
-    if (mesh is None) != (rules is None):
-        raise ValueError("load_hf: a mesh and its rules are given together or not at all")
+    if rules not in (None, RULES):
+        raise ValueError("load_hf: rules other than models.sharding.RULES are not supported")
     config, entries = _checked(Path(path))
     config = replace(config, dtype=dtype, param_dtype=dtype)
     names = flatten_dict(logical_axes(config), sep="/")
-    params = {}
-    for leaf, like in flat_shapes(config).items():
-        sharding = None if mesh is None else rules.sharding(mesh, names[leaf], like.shape)
-        params[leaf] = _load_leaf(leaf, like, entries, config, sharding)
+    shapes = flat_shapes(config)
+    shardings = shardings_of({leaf: names[leaf] for leaf in shapes}, shapes, mesh)
+    params = {
+        leaf: _load_leaf(leaf, like, entries, config, shardings[leaf])
+        for leaf, like in shapes.items()
+    }
     return config, unflatten_dict(params, sep="/")
 
 

@@ -11,8 +11,13 @@ from jaxtyping import Array, Float, Int
 
 from taskpgm.models.attention import attention
 from taskpgm.models.config import DecoderConfig
-from taskpgm.models.lora import Dense, named
+from taskpgm.models.lora import Dense
+from taskpgm.models.sharding import ANY, constrain
 
+# Hidden states [b t d] stay split by rows. Left to itself, the compiler would follow a weight that
+# is sharded over its input axis: split activations by features and gather the whole batch on every
+# device, where it should gather the weight.
+BY_ROWS = ("batch", ANY, ANY)
 ACTIVATIONS = {"silu": nn.silu, "gelu_new": partial(nn.gelu, approximate=True)}
 
 
@@ -81,7 +86,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         dtype = jnp.dtype(self.config.param_dtype)
-        ones = named(nn.initializers.ones, (None,))
+        ones = nn.with_logical_partitioning(nn.initializers.ones, (None,))
         scale = self.param("scale", ones, x.shape[-1:], dtype)
         return _rms_norm(self.config.norm_eps, x, scale)
 
@@ -94,8 +99,10 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         dtype = jnp.dtype(self.config.param_dtype)
-        scale = self.param("scale", named(nn.initializers.ones, (None,)), x.shape[-1:], dtype)
-        bias = self.param("bias", named(nn.initializers.zeros, (None,)), x.shape[-1:], dtype)
+        ones = nn.with_logical_partitioning(nn.initializers.ones, (None,))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
+        scale = self.param("scale", ones, x.shape[-1:], dtype)
+        bias = self.param("bias", zeros, x.shape[-1:], dtype)
         return _layer_norm(self.config.norm_eps, x, scale, bias)
 
 
@@ -171,6 +178,7 @@ class Layer(nn.Module):
         past = None if cache is None else (*cache, key_segment_ids, start)
         y = NORMS[c.norm](c, name="attention_norm")(x)
         y, fresh = Attention(c, name="attention")(y, turn, segment_ids, window, past, deterministic)
-        x = x + y
+        x = constrain(x + y, BY_ROWS)
         y = NORMS[c.norm](c, name="mlp_norm")(x)
-        return x + MLP(c, name="mlp")(y, deterministic), None if cache is None else fresh
+        x = constrain(x + MLP(c, name="mlp")(y, deterministic), BY_ROWS)
+        return x, None if cache is None else fresh

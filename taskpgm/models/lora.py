@@ -8,39 +8,9 @@ collection {"a": [in, rank], "b": [rank, out]} (with the scan's leading layer ax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
-from flax.core import meta
 from jaxtyping import Array, Float
 
 from taskpgm.models.config import DecoderConfig
-
-
-class Named(struct.PyTreeNode, meta.AxisMetadata):
-    """A value with the logical names of its axes. It only carries names: it places nothing."""
-
-    value: Array
-    names: tuple[str | None, ...] = struct.field(pytree_node=False)
-
-    def unbox(self):
-        return self.value
-
-    def replace_boxed(self, val):
-        return self.replace(value=val)
-
-    def add_axis(self, index: int, params):
-        names = list(self.names)
-        names.insert(index, params[nn.PARTITION_NAME])
-        return self.replace(names=tuple(names))
-
-    def remove_axis(self, index: int, params):
-        names = list(self.names)
-        del names[index]
-        return self.replace(names=tuple(names))
-
-
-def named(init, names: tuple[str | None, ...]):
-    """The initializer `init`, its result wrapped in the names of its axes."""
-    return lambda *args: Named(init(*args), names)
 
 
 @jax.custom_vjp
@@ -87,16 +57,20 @@ class Dense(nn.Module):
         config, size = self.config, x.shape[-1]
         dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
         init = nn.initializers.normal(config.initializer_range)
-        kernel = self.param("kernel", named(init, self.axes), (size, self.features), param_dtype)
+        kernel = self.param(
+            "kernel",
+            nn.with_logical_partitioning(init, self.axes),
+            (size, self.features),
+            param_dtype,
+        )
         bias = None
         if self.use_bias:
-            init = named(nn.initializers.zeros, self.axes[1:])
+            init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
             bias = self.param("bias", init, (self.features,), param_dtype).astype(dtype)
         lora = config.lora
         adapted = lora is not None and self.name in lora.targets
         if adapted and (self.has_variable("lora", "a") or self.is_initializing()):
-            a = self.variable("lora", "a", self._init_a, (size, lora.rank)).value
-            b = self.variable("lora", "b", self._init_b, (lora.rank, self.features)).value
+            a, b = self._adapter(size, lora.rank)
             if deterministic and self._merging_is_cheaper(x):
                 y = x @ merge_kernel(kernel, a, b, lora.scale)
             else:
@@ -117,13 +91,20 @@ class Dense(nn.Module):
         exact = jnp.dtype(self.config.dtype) == jnp.dtype(self.config.param_dtype) == jnp.float32
         return exact and tokens * (size + self.features) > size * self.features
 
-    def _init_a(self, shape: tuple[int, int]) -> Named:
-        init = nn.initializers.normal(shape[0] ** -0.5)
-        value = init(self.make_rng("params"), shape, jnp.float32)
-        return Named(value, (self.axes[0], None))
+    def _adapter(self, size: int, rank: int) -> tuple[Float[Array, "i r"], Float[Array, "r o"]]:
+        """Float32; at first a is normal with variance 1 / fan-in, b zero."""
+        normal, zeros = nn.initializers.normal(size**-0.5), nn.initializers.zeros
+        init_a = nn.with_logical_partitioning(normal, (self.axes[0], None))
+        init_b = nn.with_logical_partitioning(zeros, (None, self.axes[1]))
 
-    def _init_b(self, shape: tuple[int, int]) -> Named:
-        return Named(jnp.zeros(shape, jnp.float32), (None, self.axes[1]))
+        def make_a() -> nn.LogicallyPartitioned:
+            return init_a(self.make_rng("params"), (size, rank), jnp.float32)
+
+        def make_b() -> nn.LogicallyPartitioned:
+            return init_b(None, (rank, self.features), jnp.float32)
+
+        a, b = self.variable("lora", "a", make_a), self.variable("lora", "b", make_b)
+        return a.value, b.value
 
 
 def merge_lora(config: DecoderConfig, params, lora):

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from taskpgm.models.config import DecoderConfig
@@ -104,10 +103,9 @@ def hidden_states(
     forward: Forward, shared: Any, models: Any, window: TargetWindow
 ) -> Float[Array, "g r d"]:
     """The models' last hidden states at the scored positions of a window."""
-    rows = [split_rows(x) for x in (window.tokens, window.positions, window.segment_ids)]
 
     def one(own):
-        x = split_rows(forward.hidden(shared, own, *rows))
+        x = forward.hidden(shared, own, window.tokens, window.positions, window.segment_ids)
         return x.reshape(-1, x.shape[-1])[window.where]
 
     # One model's products fill the cores of a CPU, where small batched ones are slow (eight
@@ -115,20 +113,6 @@ def hidden_states(
     return jax.lax.platform_dependent(
         models, cpu=lambda models: jax.lax.map(one, models), default=jax.vmap(one)
     )
-
-
-def split_rows(x: Float[Array, "b ..."] | Int[Array, "b ..."]) -> Array:
-    """x with its first axis split over the mesh in force (`jax.set_mesh`), if there is one."""
-    if row_shards() == 1 or x.shape[0] % row_shards():
-        return x
-    rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(("data", "fsdp"), *rest))
-
-
-def row_shards() -> int:
-    """Over how many devices of the mesh in force (`jax.set_mesh`) rows are split; 1 without one."""
-    shape = jax.sharding.get_abstract_mesh().shape
-    return shape.get("data", 1) * shape.get("fsdp", 1)
 
 
 @partial(jax.jit, static_argnames="forward")

@@ -75,18 +75,13 @@ def adapters_stage(context: Context) -> None:
         f"{max(map(len, groups))} side by side, {min(steps.values())} to {max(steps.values())} "
         "steps each",
     )
-    step = training.make_train_step(
-        config,
-        training.make_optimizer(section.optimizer.to_dict()),
-        group=True,
-        rules=context.rules,
-    )
+    optimizer = training.make_optimizer(section.optimizer.to_dict())
     for number, group in enumerate(groups, 1):
-        params = train_group(
+        train_group(
             context,
             config,
             params,
-            step,
+            optimizer,
             group,
             rows,
             steps,
@@ -157,13 +152,13 @@ def train_group(
     context: Context,
     config: models.DecoderConfig,
     params: Any,
-    step: Callable,
+    optimizer: training.Optimizer,
     group: Sequence[tasks.Task],
     rows: Mapping[str, tasks.Rows],
     steps: Mapping[str, int],
     title: str,
-) -> Any:
-    """Trains the models of a group in one program, saves each, and returns the base unharmed."""
+) -> None:
+    """Trains the models of a group in one program and saves each."""
     section, seed = context.config.adapters, context.config.seed
     keys = [adapter_key(context, task) for task in group]
     streams = [
@@ -182,26 +177,16 @@ def train_group(
     stack = partial(
         jax.tree.map, lambda x: np.broadcast_to(models.to_host(x), (len(group), *x.shape))
     )
-    optimizer = training.make_optimizer(section.optimizer.to_dict())
-    if config.lora:
-        trainable, frozen = stack(models.init_lora(config, jax.random.key(seed))), params
-    else:
-        trainable, frozen = stack(params), {}
-    state = training.create_state(
-        optimizer,
-        trainable,
-        frozen,
-        group=True,
-        mesh=context.mesh,
-        axes=trained_axes(config),
-        rules=context.rules,
-    )
+    trainable = stack(models.init_lora(config, jax.random.key(seed)) if config.lora else params)
+    state = training.create_state(optimizer, trainable, group=True, axes=trained_axes(config))
+    step = training.make_train_step(config, optimizer, state)
     start = time.monotonic()
     folder = context.folder / "adapters" / ".groups" / wd.digest(keys)
     state = training.fit(
         step,
         state,
         batch,
+        frozen=params if config.lora else None,
         steps=max(lengths),
         totals=lengths,
         directory=folder,
@@ -209,10 +194,9 @@ def train_group(
         seed=[seed] * len(group),
         checkpoint_every=section.checkpoint_every,
         log_every=context.config.log_every,
-        put=partial(training.put_batch, mesh=context.mesh, rules=context.rules, group=True),
     )
     seconds = time.monotonic() - start
-    each = training.unstack(state.trainable, context.mesh, trained_axes(config), context.rules)
+    each = training.unstack(state.trainable, trained_axes(config))
     for task, key, weights in zip(group, keys, each, strict=True):
         target = adapter_folder(context, task.name)
         if wd.is_done(target, key):
@@ -222,7 +206,6 @@ def train_group(
         wd.mark_done(target, key, steps=steps[task.name], seconds=round(seconds / len(group), 2))
     # Thrice the size of what it led to, and no use any more.
     wd.remove(folder / "checkpoints")
-    return state.frozen if config.lora else params
 
 
 def load_adapters(

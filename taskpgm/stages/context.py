@@ -93,17 +93,11 @@ class Context:
     def mesh(self) -> Mesh:
         return training.make_mesh(self.config.mesh.to_dict())
 
-    @cached_property
-    def rules(self) -> training.ShardingRules:
-        return training.ShardingRules()
-
     def load_model(self, source: Source) -> tuple[models.DecoderConfig, dict]:
         """A model's config and its parameters, sharded over the mesh as they are read."""
         section = self.config.base
         with self.reading(source):
-            config, params = models.load_hf(
-                source.path, dtype=section.param_dtype, mesh=self.mesh, rules=self.rules
-            )
+            config, params = models.load_hf(source.path, dtype=section.param_dtype, mesh=self.mesh)
         return self.decoder_config(config), params
 
     @contextmanager

@@ -119,18 +119,11 @@ def pretrain_embedded(context: Context) -> None:
         partial(models.init_params, config),
         jax.random.key(seed),
         axes=models.logical_axes(config),
-        mesh=context.mesh,
-        rules=context.rules,
     )
+    state = training.create_state(optimizer, params, axes=models.logical_axes(config))
     state = training.fit(
-        training.make_train_step(config, optimizer, rules=context.rules),
-        training.create_state(
-            optimizer,
-            params,
-            mesh=context.mesh,
-            axes=models.logical_axes(config),
-            rules=context.rules,
-        ),
+        training.make_train_step(config, optimizer, state),
+        state,
         batches.__getitem__,
         steps=section.steps,
         directory=folder / "training",
@@ -138,7 +131,6 @@ def pretrain_embedded(context: Context) -> None:
         checkpoint_every=section.checkpoint_every,
         log_every=context.config.log_every,
         seed=seed,
-        put=partial(training.put_batch, mesh=context.mesh, rules=context.rules),
     )
     models.save_hf(folder, config, state.trainable)
     on_primary(tokenizer.save_pretrained)(folder)

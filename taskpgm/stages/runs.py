@@ -1,7 +1,7 @@
 """Stage `runs`: the base fine-tuned on every mixture, under every seed."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,12 +91,7 @@ def runs_stage(context: Context) -> None:
             f"weights are kept in {config.param_dtype}: an update below 1/256 of a weight is lost. "
             "config.base.param_dtype=float32 keeps it (config.base.dtype may stay)",
         )
-    step = training.make_train_step(
-        config,
-        training.make_optimizer(section.optimizer.to_dict()),
-        accumulate=section.accumulate,
-        rules=context.rules,
-    )
+    optimizer = training.make_optimizer(section.optimizer.to_dict())
     for run in runs:
         folder, key = run_folder(context, run), run_key(context, run, steps)
         if wd.is_done(folder, key):
@@ -106,7 +101,7 @@ def runs_stage(context: Context) -> None:
         epochs = steps * section.batch_size / lengths[run]
         say("runs", f"{run.name}: {steps} steps, {epochs:.2f} epochs of {lengths[run]} rows")
         wd.begin(folder, key)
-        train_mixture(context, config, step, rows[run], steps, folder, run)
+        train_mixture(context, config, optimizer, rows[run], steps, folder, run)
         wd.mark_done(
             folder,
             key,
@@ -121,7 +116,7 @@ def runs_stage(context: Context) -> None:
 def train_mixture(
     context: Context,
     config: models.DecoderConfig,
-    step: Callable,
+    optimizer: training.Optimizer,
     rows: Sequence[tasks.Rows],
     steps: int,
     folder: Path,
@@ -130,22 +125,17 @@ def train_mixture(
     """Fine-tunes the base on packed rows and saves it in folder/hf, with its tokenizer."""
     section, seed = context.config.train, context.seed_of("runs", str(run.seed))
     _, params = context.load_model(context.base)
-    optimizer = training.make_optimizer(section.optimizer.to_dict())
     lora = config.lora is not None
     trainable = models.init_lora(config, jax.random.key(seed)) if lora else params
-    state = training.create_state(
-        optimizer,
-        trainable,
-        params if lora else None,
-        mesh=context.mesh,
-        axes=trained_axes(config),
-        rules=context.rules,
-    )
+    frozen = params if lora else None
+    state = training.create_state(optimizer, trainable, axes=trained_axes(config))
+    step = training.make_train_step(config, optimizer, state, accumulate=section.accumulate)
     batches = tasks.stream(rows, batch_size=section.batch_size, seed=seed)
     state = training.fit(
         step,
         state,
         batches.__getitem__,
+        frozen=frozen,
         steps=steps,
         directory=folder,
         name=run.name,
@@ -153,10 +143,9 @@ def train_mixture(
         checkpoint_every=section.checkpoint_every,
         log_every=context.config.log_every,
         keep=section.keep,
-        put=partial(training.put_batch, mesh=context.mesh, rules=context.rules),
         flops_per_token=partial(training.flops_per_token, config, context.config.tasks.length),
     )
-    save_model(context, context.base, folder / "hf", config, state)
+    save_model(context, context.base, folder / "hf", config, state.trainable, frozen)
 
 
 def save_model(
@@ -164,9 +153,10 @@ def save_model(
     source: Source,
     folder: Path,
     config: models.DecoderConfig,
-    state: Any,
+    trained: Any,
+    frozen: Any,
 ) -> None:
     """A Hugging Face folder that `transformers` opens: adapters merged, the tokenizer beside it."""
-    variables = models.trained_variables(config, state.trainable, state.frozen)
+    variables = models.trained_variables(config, trained, frozen)
     models.save_hf(folder, config, **variables)
     on_primary(context.tokenizer(source).save_pretrained)(folder)

@@ -20,7 +20,6 @@ from taskpgm.training.memory import (
 )
 from taskpgm.training.mesh import (
     AXES,
-    ShardingRules,
     make_mesh,
     place,
     put_batch,
@@ -39,7 +38,6 @@ __all__ = [
     "Optimizer",
     "Preempted",
     "Reporter",
-    "ShardingRules",
     "TrainState",
     "Writer",
     "create_state",

@@ -18,9 +18,11 @@ from absl import logging
 from taskpgm.interrupts import RESUMABLE, exit_code
 from taskpgm.multihost import preemption_requested
 from taskpgm.training.checkpoint import Manager, abstract, disk_errors
+from taskpgm.training.mesh import put_batch
 from taskpgm.training.metrics import StepLog, Writer
 from taskpgm.training.progress import Reporter
 from taskpgm.training.state import TrainState
+from taskpgm.training.step import Step
 
 AHEAD = 2  # steps that are given to the devices before the oldest of them is waited for
 
@@ -37,10 +39,11 @@ class Preempted(SystemExit):
 
 
 def fit(
-    step_fn: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+    step_fn: Step,
     state: TrainState,
     batches: Callable[[int], Mapping[str, Any]],
     *,
+    frozen: Any = None,
     steps: int,
     directory: str | Path,
     name: str,
@@ -48,30 +51,26 @@ def fit(
     log_every: int = 10,
     seed: int | Sequence[int] = 0,
     totals: Sequence[int] | None = None,
-    put: Callable[[Mapping[str, Any]], Any] = jax.device_put,
     flops_per_token: Callable[[float], float] | float | None = None,
-    evaluate: Callable[[TrainState], float] | None = None,
     keep: int = 2,
-    wandb: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Trains until `steps` and returns the final state, which is also the last checkpoint.
 
     Args:
       step_fn: from `make_train_step`.
-      state: from `create_state`; what of it is trained is consumed.
-      batches: step -> batch of numpy arrays; called from a thread, one step ahead.
+      state: from `create_state`; consumed.
+      batches: step -> batch of numpy arrays, the same on all processes; called from a thread, one
+        step ahead, and put on the mesh in force.
+      frozen: the params beside an adapter, as the step takes them.
       directory: metrics.jsonl, tensorboard/ and checkpoints/ of this run. Called again with the
         same directory, the run goes on where it stopped; a finished one returns at once.
       name: of the run, for messages.
       seed: of dropout; with a group one for each task.
       totals: steps of each task of a group; `steps` is then their maximum.
-      put: places a batch on the devices (`mesh.put_batch` where there is a mesh).
       flops_per_token: operations for a position, best as a function of the share of positions that
         are scored (`flops.flops_per_token` with all else given); with it, MFU is logged where the
         devices' peak is known.
-      evaluate: state -> held-out loss, at every checkpoint; then the best checkpoint is kept too.
       keep: how many of the newest checkpoints are kept.
-      wandb: arguments of wandb.init, or None for none.
 
     Raises:
       ValueError: when the loss is NaN or infinite, naming the step and the run.
@@ -86,20 +85,24 @@ def fit(
             return state
         if first:
             logging.info("%s: resuming at step %d of %d", name, first, steps)
-        writer = Writer(directory, step=first, wandb=wandb)
+        writer = Writer(directory, step=first)
         log = StepLog(name, writer, log_every, flops_per_token, meta.get("log"))
         key = _keys(seed)
         total = jnp.asarray(steps if totals is None else totals, jnp.int32)
-        reader = ThreadPoolExecutor(1, "batches")
+        reader, mesh = ThreadPoolExecutor(1, "batches"), jax.sharding.get_mesh()
+
+        def load(step: int) -> dict[str, jax.Array]:
+            return put_batch(batches(step), mesh)  # a thread has no mesh in force
+
         try:
             with Reporter(name, steps, start=first) as report:
-                upcoming = reader.submit(lambda: put(batches(first)))
+                upcoming = reader.submit(load, first)
                 for step in range(first, steps):
                     with log.waiting():
                         batch = upcoming.result()
                     if step + 1 < steps:
-                        upcoming = reader.submit(lambda k=step + 1: put(batches(k)))
-                    state, values = step_fn(state, batch, key, total)
+                        upcoming = reader.submit(load, step + 1)
+                    state, values = step_fn(state, frozen, batch, key, total)
                     log.add(step, values, batch["tokens"].size)
                     log.collect(leave=AHEAD)
                     done = step + 1
@@ -107,10 +110,7 @@ def fit(
                     stop = preemption_requested() and done < steps
                     if stop or done == steps or done % checkpoint_every == 0:
                         log.collect(leave=0)  # so that a state with a NaN loss is never saved
-                        loss = float(evaluate(state)) if evaluate and not stop else None
-                        if loss is not None:
-                            writer.write(done, {"heldout_loss": loss})
-                        manager.save(done, _saved(state), meta={"log": log.partial}, metric=loss)
+                        manager.save(done, state, meta={"log": log.partial})
                     if stop:
                         manager.wait()
                         raise Preempted(name, done)
@@ -122,20 +122,15 @@ def fit(
     return state
 
 
-def _saved(state: TrainState) -> dict[str, Any]:
-    """What of the state goes into a checkpoint: not the frozen base, which nothing changes."""
-    return {"step": state.step, "trainable": state.trainable, "opt_state": state.opt_state}
-
-
 def _resume(manager: Manager, state: TrainState) -> tuple[int, TrainState, dict[str, Any]]:
     step = manager.newest()
     if step is None:
         return 0, state, {}
-    like = jax.tree.map(abstract, _saved(state))
+    like = jax.tree.map(abstract, state)
     # Two states at once may be more than there is room for.
-    jax.tree.map(lambda x: x.delete(), _saved(state))
-    tree, meta = manager.restore(step, like)
-    return step, state.replace(**tree), meta
+    jax.tree.map(lambda x: x.delete(), state)
+    state, meta = manager.restore(step, like)
+    return step, state, meta
 
 
 def _keys(seed: int | Sequence[int]) -> jax.Array:

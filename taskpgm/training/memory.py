@@ -24,10 +24,10 @@ import jax
 import numpy as np
 
 from taskpgm.models import DecoderConfig
+from taskpgm.models.attention import BLOCK
 from taskpgm.training.flops import num_adapter_params
+from taskpgm.training.step import ON_A_CPU
 
-BLOCK = 512  # queries at a time in models.attention, beyond which scores are not kept
-ON_A_CPU = (1, 2, 3)  # tasks at once
 SHARE = 0.85  # of a device's memory that is planned with; the rest is the allocator's
 
 
@@ -69,7 +69,7 @@ def estimate_memory(
     trained = count * (4 if config.lora else stored) / split
     local = math.ceil(rows / accumulate / (axes["data"] * axes["fsdp"]))
     alone = math.prod(axes.values()) == 1 and jax.default_backend() == "cpu"
-    computing = min(here, max(ON_A_CPU)) if alone else here  # at most: see `at_once`
+    computing = min(here, max(ON_A_CPU)) if alone else here  # at most
     tokens = computing * local * length
     kept = _kept(config, length, e)
     layers = config.num_layers
@@ -126,18 +126,6 @@ def model_bytes(config: DecoderConfig) -> float:
     if config.lora:
         return 4.0 * num_adapter_params(config)
     return float(config.num_params * np.dtype(_name(config.param_dtype)).itemsize)
-
-
-def at_once(tasks: int, devices: int) -> int:
-    """How many tasks of a group compute at once; the others follow in the same program.
-
-    All of them, but on a single CPU: its cores are full with the products of one task, and those
-    of adapters, thin and batched over many, are slower than one after the other. A few at a time
-    share what is read of the base.
-    """
-    if devices > 1 or jax.default_backend() != "cpu":
-        return tasks
-    return max(size for size in ON_A_CPU if tasks % size == 0)
 
 
 def _kept(config: DecoderConfig, length: int, e: int) -> dict[str, float]:

@@ -52,7 +52,7 @@ def hidden(attention, axes):
     mesh = make_mesh(axes, jax.devices()[: int(np.prod(list(axes.values())))])
     with jax.set_mesh(mesh):
         make = partial(init_params, config)
-        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config), mesh=mesh)
+        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
         lora = jax.vmap(partial(init_lora, config))(jax.random.split(jax.random.key(1)))
         lora = jax.tree.map(lambda x: x + 0.02, lora)  # a zero would change nothing
         args = scoring.decoder_forward(config), params, lora, window()

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from taskpgm.models import load_hf, merge_lora, save_hf
 from taskpgm.models.safetensors_file import read_header, read_parts
-from taskpgm.training.mesh import ShardingRules, make_mesh
+from taskpgm.training.mesh import make_mesh
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -124,8 +124,8 @@ def test_every_tensor_goes_to_its_shards(tiny, randomized, tmp_path, family):
     config = tiny(family)
     params = randomized(config)
     save_hf(tmp_path / "one", config, params)
-    mesh, rules = make_mesh({"fsdp": 4, "tensor": 2}), ShardingRules()
-    _, loaded = load_hf(tmp_path / "one", mesh=mesh, rules=rules)
+    with jax.set_mesh(make_mesh({"fsdp": 4, "tensor": 2})):
+        _, loaded = load_hf(tmp_path / "one")
     equal(loaded, params)
     kernel = loaded["layers"]["attention"]["q_proj"]["kernel"]
     assert kernel.sharding.spec == jax.P(None, "fsdp", "tensor")

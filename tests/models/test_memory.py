@@ -17,8 +17,8 @@ path, dtype, sharded = sys.argv[1], sys.argv[2], sys.argv[3] == "True"
 options = {}
 if sharded:
     jax.config.update("jax_num_cpu_devices", 4)
-    from taskpgm.training.mesh import ShardingRules, make_mesh
-    options = dict(mesh=make_mesh({"fsdp": 4}), rules=ShardingRules())
+    from taskpgm.training.mesh import make_mesh
+    options = dict(mesh=make_mesh({"fsdp": 4}))
 def memory(of):  # bytes resident: VmRSS now, VmHWM at most since it was set back
     line = next(line for line in open("/proc/self/status") if line.startswith(of))
     return int(line.split()[1]) * 1024

@@ -68,47 +68,45 @@ def rows(k):
 
 def train(folder, stops=(3, 6), **options):
     """The curve [(step, loss)] of 6 steps, stopped and resumed after each of `stops`."""
-    mesh = make_mesh({"data": 2, "fsdp": 4})
     optimizer = make_optimizer({"lr": 3e-3})
-    step = make_train_step(CONFIG, optimizer, chunk=8)
-    for steps in stops:
-        make = partial(init_params, CONFIG)
-        params = init_sharded(make, jax.random.key(0), axes=logical_axes(CONFIG), mesh=mesh)
-        fit(
-            step,
-            create_state(optimizer, params),
-            rows,
-            steps=steps,
-            totals=6,
-            directory=Path(folder),
-            name="pair",
-            log_every=1,
-            put=partial(put_batch, mesh=mesh),
-            **options,
-        )
+    with jax.set_mesh(make_mesh({"data": 2, "fsdp": 4})):
+        for steps in stops:
+            make = partial(init_params, CONFIG)
+            params = init_sharded(make, jax.random.key(0), axes=logical_axes(CONFIG))
+            state = create_state(optimizer, params)
+            fit(
+                make_train_step(CONFIG, optimizer, state, chunk=8),
+                state,
+                rows,
+                steps=steps,
+                totals=6,
+                directory=Path(folder),
+                name="pair",
+                log_every=1,
+                **options,
+            )
     return [[row["step"], row["loss"]] for row in read(Path(folder) / "metrics.jsonl")]
 
 
 def train_group(folder):
     """The losses [[loss of a task] ...] of two tasks' adapters, each task on half of the devices;
     saves the first task's adapter alone in folder/first."""
-    mesh = make_mesh({"task": 2, "fsdp": 4})
     config, axes = ADAPTED, lora_logical_axes(ADAPTED)
     optimizer = make_optimizer({"lr": 3e-3})
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(make_mesh({"task": 2, "fsdp": 4})):
         make = partial(init_params, config)
-        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config), mesh=mesh)
+        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
         lora = init_lora(config, jax.random.key(1))
         both = jax.tree.map(lambda x: np.stack([to_host(x)] * 2), lora)
-        state = create_state(optimizer, both, params, group=True, mesh=mesh, axes=axes)
-        step = make_train_step(config, optimizer, group=True, chunk=8)
+        state = create_state(optimizer, both, group=True, axes=axes)
+        step = make_train_step(config, optimizer, state, chunk=8)
         key, total = jax.random.split(jax.random.key(2)), jax.numpy.full(2, 4)
         losses = []
         for k in range(4):
             batch = jax.tree.map(lambda *x: np.stack(x), rows(k), rows(k + 100))
-            state, values = step(state, put_batch(batch, mesh, group=True), key, total)
+            state, values = step(state, params, put_batch(batch), key, total)
             losses.append(np.asarray(values["loss"]).tolist())
-        first, _ = unstack(state.trainable, mesh, axes)
+        first, _ = unstack(state.trainable, axes)
         save_tree(Path(folder) / "first", first)
     return losses
 

@@ -35,7 +35,7 @@ def train(directory: Path, kill_at: int | None, pause: float) -> None:
     dying = []
 
     @jax.jit
-    def step(state, batch, key, total):
+    def step(state, frozen, batch, key, total):
         mask = jax.random.bernoulli(jax.random.fold_in(key, state.step), 0.8, (16,))
 
         def loss(params):

@@ -8,16 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from taskpgm.models.sharding import shardings_of
 from taskpgm.training import checkpoint
 from taskpgm.training.checkpoint import Manager, restore_tree, save_tree
-from taskpgm.training.mesh import ShardingRules, make_mesh
-
-RULES = ShardingRules()
+from taskpgm.training.mesh import make_mesh
 
 
 def tree_on(mesh, value=0.0):
     def put(x, *axes):
-        return jax.device_put(x, RULES.sharding(mesh, axes, x.shape))
+        return jax.device_put(x, shardings_of(axes, x, mesh))
 
     matrix = jnp.arange(8 * 16, dtype=jnp.float32).reshape(8, 16) + value
     return {

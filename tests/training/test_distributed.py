@@ -15,9 +15,10 @@ import numpy as np
 
 from taskpgm.interrupts import RESUMABLE
 from taskpgm.models import init_params, logical_axes
+from taskpgm.models.sharding import shardings_of
 from taskpgm.training import restore_tree
 from taskpgm.training.checkpoint import Manager
-from taskpgm.training.mesh import ShardingRules, make_mesh
+from taskpgm.training.mesh import make_mesh
 from taskpgm.training.optimizer import make_optimizer
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +81,7 @@ def test_two_processes_train_the_curve_of_one(tmp_path, tiny):
     like = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         shapes,
-        ShardingRules().shardings(mesh, axes, shapes),
+        shardings_of(axes, shapes, mesh),
     )
     saved = [Manager(tmp_path / name / "checkpoints") for name in ("one", "two")]
     assert [manager.newest() for manager in saved] == [6, 6]

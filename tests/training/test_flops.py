@@ -46,12 +46,12 @@ def test_counts_the_products_of_the_step(tiny, make_batch, adapters):
     optimizer = make_optimizer()
     params = init_params(tiny, jax.random.key(0))
     if adapters:
-        state = create_state(optimizer, init_lora(config, jax.random.key(0)), params)
+        state, frozen = create_state(optimizer, init_lora(config, jax.random.key(0))), params
     else:
-        state = create_state(optimizer, params)
-    step = make_train_step(config, optimizer, chunk=rows * length)  # one round
+        state, frozen = create_state(optimizer, params), None
+    step = make_train_step(config, optimizer, state, chunk=rows * length)  # one round
     batch = make_batch(0, rows=rows, length=length)
-    jaxpr = step.trace(state, batch, jax.random.key(0), jnp.int32(1)).jaxpr
+    jaxpr = step.trace(state, frozen, batch, jax.random.key(0), jnp.int32(1)).jaxpr
     # The plain attention computes the masked half too; the formula counts what is of use.
     attention = config.num_layers * 4 * config.num_heads * config.head_dim * (length - 1) / 2 * 3
     counted = dot_flops(jaxpr.jaxpr) / (rows * length) - attention
@@ -96,10 +96,12 @@ def test_memory_is_near_the_compilers(tiny, make_batch):
     config = dataclasses.replace(tiny, lora=LoraConfig(rank=4), hidden_size=64, vocab_size=512)
     optimizer, keys = make_optimizer(), jax.random.split(jax.random.key(0), 4)
     lora = jax.vmap(partial(init_lora, config))(keys)
-    state = create_state(optimizer, lora, init_params(config, keys[0]), group=True)
+    state, params = create_state(optimizer, lora, group=True), init_params(config, keys[0])
     batch = jax.tree.map(lambda x: np.stack([x] * 4), make_batch(rows=4, length=64))
-    step = make_train_step(config, optimizer, group=True, chunk=256)
-    stats = step.lower(state, batch, keys, jnp.ones(4, jnp.int32)).compile().memory_analysis()
+    step = make_train_step(config, optimizer, state, chunk=256)
+    stats = (
+        step.lower(state, params, batch, keys, jnp.ones(4, jnp.int32)).compile().memory_analysis()
+    )
     guess = estimate_memory(config, rows=4, length=64, group=4, chunk=256)
     given = guess.params + guess.trained + guess.moments
     assert stats.argument_size_in_bytes == pytest.approx(given, rel=0.1)

@@ -1,19 +1,15 @@
 """Mesh sizes and sharding rules."""
 
-import dataclasses
+from functools import partial
 
+import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from taskpgm.models import logical_axes
-from taskpgm.training.mesh import (
-    AXES,
-    ShardingRules,
-    make_mesh,
-    put_batch,
-    stacked,
-)
+from taskpgm.models import init_params, logical_axes
+from taskpgm.models.sharding import ANY, constrain, shardings_of, spec_of
+from taskpgm.training.mesh import AXES, make_mesh, put_batch, stacked
 
 
 @pytest.mark.parametrize(
@@ -49,28 +45,32 @@ def test_bad_sizes_are_named(axes, words):
 
 
 def test_rules():
-    rules = ShardingRules()
-    assert rules.spec(("layers", "embed", "mlp")) == PartitionSpec(None, "fsdp", "tensor")
-    assert rules.spec(("batch", None)) == PartitionSpec(("data", "fsdp"), None)
-    replicated = dataclasses.replace(rules, embed=None)
-    assert replicated.spec(("embed",)) == PartitionSpec(None)
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    spec = spec_of(("layers", "embed", "mlp"), (2, 4, 6), mesh)
+    assert spec == PartitionSpec(None, "fsdp", "tensor")
+    assert spec_of(("batch", None), (4, 4), mesh) == PartitionSpec(("data", "fsdp"), None)
     with pytest.raises(ValueError, match="no rule for the axis 'depth'"):
-        rules.spec(("depth",))
+        spec_of(("depth",), (2,), mesh)
 
 
 def test_what_does_not_divide_stays_whole():
-    mesh = make_mesh({"tensor": 4, "fsdp": 2})
-    rules = ShardingRules()
-    assert rules.sharding(mesh, ("embed", "vocab"), (32, 50257)).spec == PartitionSpec("fsdp", None)
-    assert rules.sharding(mesh, ("embed", "vocab"), (32, 32000)).spec == PartitionSpec(
-        "fsdp", "tensor"
-    )
+    mesh, axes = make_mesh({"tensor": 4, "fsdp": 2}), ("embed", "vocab")
+    assert spec_of(axes, (32, 50257), mesh) == PartitionSpec("fsdp", None)
+    assert spec_of(axes, (32, 32000), mesh) == PartitionSpec("fsdp", "tensor")
+
+
+def test_without_a_mesh_everything_stays_whole():
+    x = np.zeros((8, 4))
+    assert shardings_of(("batch", "embed"), x) is None
+    assert spec_of(("batch", "embed"), x.shape) == PartitionSpec(None, None)
+    assert constrain(x, ("batch", ANY)) is x
 
 
 def test_every_axis_of_the_models_has_a_rule(tiny):
     axes = logical_axes(tiny)
     mesh = make_mesh({"fsdp": 2, "tensor": 4})
-    shardings = ShardingRules().shardings(mesh, axes)
+    shapes = jax.eval_shape(partial(init_params, tiny), jax.random.key(0))
+    shardings = shardings_of(axes, shapes, mesh)
     assert shardings["layers"]["mlp"]["up_proj"]["kernel"].spec == PartitionSpec(
         None, "fsdp", "tensor"
     )
@@ -79,9 +79,9 @@ def test_every_axis_of_the_models_has_a_rule(tiny):
 
 
 def test_batches_are_split_by_rows():
-    mesh = make_mesh({"data": 2, "fsdp": 4})
-    batch = put_batch({"tokens": np.arange(32).reshape(8, 4)}, mesh)
+    with jax.set_mesh(make_mesh({"data": 2, "fsdp": 4})):
+        batch = put_batch({"tokens": np.arange(32).reshape(8, 4)})
     assert {s.data.shape for s in batch["tokens"].addressable_shards} == {(1, 4)}
-    mesh = make_mesh({"task": 4, "fsdp": 2})
-    batch = put_batch({"tokens": np.zeros((4, 2, 6))}, mesh, group=True)
+    with jax.set_mesh(make_mesh({"task": 4, "fsdp": 2})):
+        batch = put_batch({"tokens": np.zeros((4, 2, 6))})
     assert {s.data.shape for s in batch["tokens"].addressable_shards} == {(1, 1, 6)}

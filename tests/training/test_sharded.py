@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import re
 import sys
 from functools import partial
@@ -24,20 +23,22 @@ from taskpgm.training.step import make_train_step
 STEPS = 20
 OPTIMIZER = make_optimizer({"lr": 3e-3, "warmup": 0.1})
 
-# Compiled once for all tests that take it.
-step_of = functools.cache(partial(make_train_step, optimizer=OPTIMIZER, chunk=8))
+
+def step_of(config, state):
+    """Compiled once for all tests whose states lie alike."""
+    return make_train_step(config, OPTIMIZER, state, chunk=8)
 
 
-def full(config, mesh):
+def full(config):
     make = partial(init_params, config)
-    params = init_sharded(make, jax.random.key(0), axes=logical_axes(config), mesh=mesh)
+    params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
     return create_state(OPTIMIZER, params)
 
 
-def curve(step, state, batches, key, total):
+def curve(step, state, frozen, batches, key, total):
     losses = []
     for batch in batches:
-        state, metrics = step(state, batch, key, total)
+        state, metrics = step(state, frozen, batch, key, total)
         losses.append(metrics["loss"])
     return np.asarray(losses), state
 
@@ -45,10 +46,10 @@ def curve(step, state, batches, key, total):
 @pytest.fixture(scope="module")
 def alone(tiny, make_batch):
     """The curve and final weights of one device."""
-    step = make_train_step(tiny, OPTIMIZER, chunk=32)
     state = create_state(OPTIMIZER, init_params(tiny, jax.random.key(0)))
+    step = make_train_step(tiny, OPTIMIZER, state, chunk=32)
     batches = [make_batch(k, rows=8) for k in range(STEPS)]
-    return curve(step, state, batches, jax.random.key(1), jnp.int32(STEPS))
+    return curve(step, state, None, batches, jax.random.key(1), jnp.int32(STEPS))
 
 
 @pytest.mark.parametrize(
@@ -57,10 +58,11 @@ def alone(tiny, make_batch):
     ids=str,
 )
 def test_curve_equals_one_device(tiny, make_batch, alone, axes):
-    mesh = make_mesh(axes)
-    step = step_of(tiny)
-    batches = [put_batch(make_batch(k, rows=8), mesh) for k in range(STEPS)]
-    losses, state = curve(step, full(tiny, mesh), batches, jax.random.key(1), jnp.int32(STEPS))
+    with jax.set_mesh(make_mesh(axes)):
+        state = full(tiny)
+        batches = [put_batch(make_batch(k, rows=8)) for k in range(STEPS)]
+        args = batches, jax.random.key(1), jnp.int32(STEPS)
+        losses, state = curve(step_of(tiny, state), state, None, *args)
     wanted, reference = alone
     assert wanted[-1] < wanted[0] - 0.2
     np.testing.assert_allclose(losses, wanted, rtol=1e-4)
@@ -78,23 +80,20 @@ def test_group_over_tasks_equals_one_device(tiny_lora, make_batch):
     ]
     config = dataclasses.replace(tiny_lora, lora=dataclasses.replace(tiny_lora.lora, dropout=0.0))
     start = jax.vmap(partial(init_lora, config))
-    step = make_train_step(config, OPTIMIZER, group=True, chunk=8)
-
     params = init_params(config, jax.random.key(0))
-    state = create_state(OPTIMIZER, start(keys), params, group=True)
-    wanted, reference = curve(step, state, batches, keys, totals)
+    state = create_state(OPTIMIZER, start(keys), group=True)
+    wanted, reference = curve(step_of(config, state), state, params, batches, keys, totals)
 
-    mesh = make_mesh({"task": 4, "fsdp": 2})
     make = partial(init_params, config)
-    params = init_sharded(make, jax.random.key(0), axes=logical_axes(config), mesh=mesh)
-    lora = jax.tree.map(np.asarray, start(keys))
-    axes = lora_logical_axes(config)
-    state = create_state(OPTIMIZER, lora, params, group=True, mesh=mesh, axes=axes)
-    for leaf in jax.tree.leaves((state.trainable, state.opt_state)):
-        if leaf.ndim > 1:  # not the counts
-            assert leaf.addressable_shards[0].data.shape[0] == 1
-    sharded = [put_batch(batch, mesh, group=True) for batch in batches]
-    losses, state = curve(step, state, sharded, keys, totals)
+    lora, axes = jax.tree.map(np.asarray, start(keys)), lora_logical_axes(config)
+    with jax.set_mesh(make_mesh({"task": 4, "fsdp": 2})):
+        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
+        state = create_state(OPTIMIZER, lora, group=True, axes=axes)
+        for leaf in jax.tree.leaves((state.trainable, state.opt_state)):
+            if leaf.ndim > 1:  # not the counts
+                assert leaf.addressable_shards[0].data.shape[0] == 1
+        sharded = [put_batch(batch) for batch in batches]
+        losses, state = curve(step_of(config, state), state, params, sharded, keys, totals)
     np.testing.assert_allclose(losses, wanted, rtol=1e-4)
     np.testing.assert_array_equal(state.step, totals)
     close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
@@ -102,27 +101,26 @@ def test_group_over_tasks_equals_one_device(tiny_lora, make_batch):
 
 
 def test_a_fused_kernel_finds_its_mesh_in_a_step(tiny_lora, make_batch):
-    """Nobody sets a mesh: the arrays tell. Adapters side by side, rows and heads split."""
+    """Adapters side by side, rows and heads split."""
     g, lora = 4, dataclasses.replace(tiny_lora.lora, dropout=0.0)
     config = dataclasses.replace(tiny_lora, lora=lora, head_dim=16)
     keys = jax.random.split(jax.random.key(5), g)
     batch = jax.tree.map(lambda *x: np.stack(x), *[make_batch(i) for i in range(g)])
     totals = jnp.full(g, STEPS, jnp.int32)
     make, start = partial(init_params, config), jax.vmap(partial(init_lora, config))
-    step = make_train_step(config, OPTIMIZER, group=True, chunk=8)
-    state = create_state(OPTIMIZER, start(keys), make(jax.random.key(0)), group=True)
-    wanted, _ = curve(step, state, [batch] * 3, keys, totals)
+    state = create_state(OPTIMIZER, start(keys), group=True)
+    params = make(jax.random.key(0))
+    wanted, _ = curve(step_of(config, state), state, params, [batch] * 3, keys, totals)
 
     config = dataclasses.replace(config, attention="triton")
-    step = make_train_step(config, OPTIMIZER, group=True, chunk=8)
-    mesh = make_mesh({"task": 2, "data": 2, "tensor": 2})
-    params = init_sharded(make, jax.random.key(0), axes=logical_axes(config), mesh=mesh)
     moved, axes = jax.tree.map(np.asarray, start(keys)), lora_logical_axes(config)
-    state = create_state(OPTIMIZER, moved, params, group=True, mesh=mesh, axes=axes)
-    batch = put_batch(batch, mesh, group=True)
-    text = str(step.trace(state, batch, keys, totals).jaxpr)
-    assert "shard_map" in text and "f32[2,2,12,2,16]" in text  # half of tasks, rows and heads
-    losses, _ = curve(step, state, [batch] * 3, keys, totals)
+    with jax.set_mesh(make_mesh({"task": 2, "data": 2, "tensor": 2})):
+        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
+        state = create_state(OPTIMIZER, moved, group=True, axes=axes)
+        step, batch = step_of(config, state), put_batch(batch)
+        text = str(step.trace(state, params, batch, keys, totals).jaxpr)
+        assert "shard_map" in text and "f32[2,2,12,2,16]" in text  # half of tasks, rows and heads
+        losses, _ = curve(step, state, params, [batch] * 3, keys, totals)
     np.testing.assert_allclose(losses, wanted, rtol=1e-4)
 
 
@@ -144,16 +142,15 @@ def is_matrix(path):
 def test_parameters_gradients_and_moments_are_sharded(tiny, make_batch):
     # More layers than anything else is long, so that a stack is known by its shape.
     config = dataclasses.replace(tiny, num_layers=5, num_kv_heads=4, vocab_size=80)
-    mesh = make_mesh({"fsdp": 8})
-    state = full(config, mesh)
+    with jax.set_mesh(make_mesh({"fsdp": 8})):
+        state = full(config)
+        step = make_train_step(config, OPTIMIZER, state, chunk=4)
+        batch = put_batch(make_batch(0, rows=8))
+        compiled = step.lower(state, None, batch, jax.random.key(1), jnp.int32(9)).compile()
     for path, leaf in jax.tree.leaves_with_path((state.trainable, state.opt_state)):
         if is_matrix(path):
             held = leaf.addressable_shards[0].data.size
             assert held * 8 == leaf.size, jax.tree_util.keystr(path)
-    step = make_train_step(config, OPTIMIZER, chunk=4)
-    batch = put_batch(make_batch(0, rows=8), mesh)
-    compiled = step.lower(state, batch, jax.random.key(1), jnp.int32(9)).compile()
-
     moving, metrics = compiled.output_shardings
     for path, sharding in jax.tree.leaves_with_path((moving.trainable, moving.opt_state)):
         if is_matrix(path):
@@ -199,30 +196,31 @@ def watched():
 
 def test_optimizer_state_is_never_made_whole(tiny):
     """Each moment lies as its parameter does, from the program on that makes it."""
-    mesh = make_mesh({"fsdp": 8})
     make, axes = partial(init_params, tiny), logical_axes(tiny)
-    with watched() as seen:
-        params = init_sharded(make, jax.random.key(0), axes=axes, mesh=mesh)
-    largest = max(x.nbytes for x in jax.tree.leaves(params))
-    assert max(seen) == largest // 8
-    with watched() as seen:
-        state = create_state(OPTIMIZER, params)
-    assert max(seen) == largest // 8
-    adam = state.opt_state[1]
-    for moment in (adam.mu, adam.nu):
-        same = jax.tree.map(lambda m, p: m.sharding == p.sharding, moment, state.trainable)
-        assert all(jax.tree.leaves(same))
-    # From the host as well, shard by shard.
-    host = jax.tree.map(np.asarray, params)
-    with watched() as seen:
-        create_state(OPTIMIZER, host, mesh=mesh, axes=axes)
-    assert max(seen) == largest // 8
+    with jax.set_mesh(make_mesh({"fsdp": 8})):
+        with watched() as seen:
+            params = init_sharded(make, jax.random.key(0), axes=axes)
+        largest = max(x.nbytes for x in jax.tree.leaves(params))
+        assert max(seen) == largest // 8
+        with watched() as seen:
+            state = create_state(OPTIMIZER, params)
+        assert max(seen) == largest // 8
+        adam = state.opt_state[1]
+        for moment in (adam.mu, adam.nu):
+            same = jax.tree.map(lambda m, p: m.sharding == p.sharding, moment, state.trainable)
+            assert all(jax.tree.leaves(same))
+        # From the host as well, shard by shard.
+        host = jax.tree.map(np.asarray, params)
+        with watched() as seen:
+            create_state(OPTIMIZER, host, axes=axes)
+        assert max(seen) == largest // 8
 
 
 def test_a_checkpoint_is_restored_shard_by_shard(tiny, tmp_path):
     state = create_state(OPTIMIZER, init_params(tiny, jax.random.key(0)))
     save_tree(tmp_path / "a", state)
-    like = jax.tree.map(abstract, full(tiny, make_mesh({"fsdp": 8})))
+    with jax.set_mesh(make_mesh({"fsdp": 8})):
+        like = jax.tree.map(abstract, full(tiny))
     with watched() as seen:
         restored = restore_tree(tmp_path / "a", like)
     assert max(seen) == max(x.nbytes for x in jax.tree.leaves(restored)) // 8
@@ -233,17 +231,10 @@ def test_a_curve_goes_on_on_another_mesh(tiny, make_batch, alone, tmp_path):
     """Three steps on one layout, three more on another, from the checkpoint between them."""
     options = {"totals": STEPS, "directory": tmp_path, "name": "r", "log_every": 1}
     for steps, axes in ((3, {"fsdp": 8}), (6, {"tensor": 4, "data": 2})):
-        mesh = make_mesh(axes)
-        options |= {"put": partial(put_batch, mesh=mesh)}
-        fit(step_of(tiny), full(tiny, mesh), partial(make_batch, rows=8), steps=steps, **options)
+        with jax.set_mesh(make_mesh(axes)):
+            state = full(tiny)
+            step = step_of(tiny, state)
+            fit(step, state, partial(make_batch, rows=8), steps=steps, **options)
     rows = metrics.read(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose([row["loss"] for row in rows], alone[0][:6], rtol=1e-4)
-
-
-def test_a_state_off_the_mesh_is_named(tiny, make_batch):
-    state = create_state(OPTIMIZER, init_params(tiny, jax.random.key(0)))
-    batch = put_batch(make_batch(0, rows=8), make_mesh({"data": 8}))
-    step = make_train_step(tiny, OPTIMIZER)
-    with pytest.raises(ValueError, match="state is on 1 devices and the batch on 8"):
-        step(state, batch, jax.random.key(1), jnp.int32(1))

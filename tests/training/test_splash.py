@@ -43,22 +43,20 @@ def losses(config, batches, mesh, group):
     """([losses of a step], in_specs of the kernel's shard_maps)."""
     with jax.set_mesh(mesh):
         make = partial(init_params, config)
-        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config), mesh=mesh)
+        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
         key, total = jax.random.key(1), jnp.int32(9)
-        step = make_train_step(config, OPTIMIZER, chunk=64)
-        state = create_state(OPTIMIZER, params)
+        state, frozen = create_state(OPTIMIZER, params), None
         if group:
             key, total = jax.random.split(key, TASKS), jnp.full(TASKS, 9)
             lora = jax.vmap(partial(init_lora, config))(key)
-            step = make_train_step(config, OPTIMIZER, group=True, chunk=64)
-            state = create_state(
-                OPTIMIZER, lora, params, group=True, mesh=mesh, axes=lora_logical_axes(config)
-            )
+            axes, frozen = lora_logical_axes(config), params
+            state = create_state(OPTIMIZER, lora, group=True, axes=axes)
+        step = make_train_step(config, OPTIMIZER, state, chunk=64)
         found = []
         for batch in batches:
-            batch = put_batch(batch, mesh, group=group)
-            specs = mapped_by(step.trace(state, batch, key, total).jaxpr)
-            state, values = step(state, batch, key, total)
+            batch = put_batch(batch)
+            specs = mapped_by(step.trace(state, frozen, batch, key, total).jaxpr)
+            state, values = step(state, frozen, batch, key, total)
             found.append(np.asarray(values["loss"]))
     return np.stack(found), specs
 
