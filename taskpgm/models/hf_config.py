@@ -94,7 +94,8 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     if kind != "default":
         scaling = {"kind": kind, "factor": float(rope["factor"])}
         if kind == "llama3":
-            original = rope.get("original_max_position_embeddings")
+            original = raw.get("original_max_position_embeddings")
+            original = original or rope.get("original_max_position_embeddings")
             scaling["low_freq_factor"] = float(rope["low_freq_factor"])
             scaling["high_freq_factor"] = float(rope["high_freq_factor"])
             scaling["original_max_position"] = int(original or raw["max_position_embeddings"])

@@ -183,7 +183,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: not the config of a LoRA adapter ({key} is missing)")
     hf_keys.check_fixed(raw, hf_keys.ADAPTER_FIXED, str(path))
     init = raw.get("init_lora_weights", True)
-    if not any(init is known or init == known for known in hf_keys.ADAPTER_INITS):
+    if init not in hf_keys.ADAPTER_INITS:
         raise ValueError(
             f"{path}: init_lora_weights = {json.dumps(init)} is not supported, since the base's"
             " weights may belong to the adapter; save it with PEFT's"
