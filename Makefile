@@ -33,4 +33,4 @@ $(VENV)/.installed $(VENV)/.installed-dev: pyproject.toml requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .jax_cache runs

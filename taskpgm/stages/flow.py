@@ -98,7 +98,10 @@ def run(
     begin_workdir(folder, config)
     if jax.process_count() > 1:
         refuse_other_hosts(context)
-    jax.config.update("jax_compilation_cache_dir", str((folder / ".cache").absolute()))
+    if (
+        not jax.config.jax_compilation_cache_dir
+    ):  # JAX_COMPILATION_CACHE_DIR is somebody's own choice
+        jax.config.update("jax_compilation_cache_dir", str((folder / ".cache").absolute()))
     start = time.monotonic()
     for stage in stages:
         stage.run(context)
