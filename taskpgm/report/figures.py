@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from taskpgm.report.artefacts import Study
 from taskpgm.report.findings import is_taskpgm, task_losses
+from taskpgm.report.study import Study
 from taskpgm.report.style import (
     LABEL,
     WIDTH,
@@ -34,7 +34,7 @@ def weights(study: Study, theme: Theme) -> bytes:
     colours = _colours(study, list(study.mixtures), theme)
     height = _height(tasks)
     with figure(WIDTH, height, theme) as drawn:
-        panels = drawn.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
+        panels = list(drawn.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0])
         _lay_out(drawn, study, tasks)
         for panel, name in zip(panels, names, strict=True):
             values = 100 * study.mixtures[name].weights[tasks]

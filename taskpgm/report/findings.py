@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from taskpgm.report.artefacts import Study
+from taskpgm.report.study import Study
 
 BASE = "base, not fine-tuned"
 RESAMPLES = 2000
@@ -113,9 +113,9 @@ def reference_run(study: Study) -> str | None:
 
 def ranking(study: Study, measure: str = "loss") -> list[str]:
     """Runs that have the measure, best mean over tasks first."""
-    values = {name: (run.get("mean") or {}).get(measure) for name, run in study.runs.items()}
-    sign = 1 if measure == "loss" else -1
-    return sorted((n for n, v in values.items() if v is not None), key=lambda n: sign * values[n])
+    found = {name: (run.get("mean") or {}).get(measure) for name, run in study.runs.items()}
+    values = {name: value for name, value in found.items() if value is not None}
+    return sorted(values, key=lambda name: values[name], reverse=measure != "loss")
 
 
 def finding(study: Study) -> str:
@@ -135,8 +135,9 @@ def finding(study: Study) -> str:
         f"{loss[first]:.4f} nats per token, {_apart(loss, first, ranked[1])}, the next.",
         *_about_taskpgm(study, ranked, loss),
     ]
-    noise = [spread(study.runs[name], COLUMNS[0]) for name in ranked]
-    if seeds(study) > 1 and None not in noise:
+    spreads = [spread(study.runs[name], COLUMNS[0]) for name in ranked]
+    noise = [value for value in spreads if value is not None]
+    if seeds(study) > 1 and len(noise) == len(ranked):
         sentences.append(
             f"Over {seeds(study)} seeds the mean loss of one mixture varies by "
             f"{np.sqrt(np.mean(np.square(noise))):.4f} (standard deviation)."
@@ -162,7 +163,9 @@ def _about_taskpgm(study: Study, ranked: list[str], loss: Mapping[str, float]) -
         return []
     won = ours == ranked[0]
     other = reference_run(study) if won else ranked[0]
-    against = None if other in (None, ours) else compare(study, ours, other)
+    if other is None or other == ours:
+        return []
+    against = compare(study, ours, other)
     if against is None:
         return []
     if won:

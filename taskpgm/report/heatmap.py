@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from taskpgm.mixture.clustering import order_rows
-from taskpgm.report.artefacts import Affinity
+from taskpgm.report.study import Affinity
 from taskpgm.report.style import (
     LABEL,
     SMALL,

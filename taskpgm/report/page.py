@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from taskpgm.artefact import write_bytes
 from taskpgm.report import figures, findings, tables
-from taskpgm.report.artefacts import Study, read_study
 from taskpgm.report.heatmap import heat_map
-from taskpgm.report.reasons import reasons
+from taskpgm.report.optimality import optimality
+from taskpgm.report.study import Study, read_study
 from taskpgm.report.style import LIGHT, THEMES, family_colours
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -66,7 +66,8 @@ def write_page(workdir: str | Path, command: Sequence[str] = ()) -> Path:
         for theme, image in zip(THEMES, images, strict=True):
             suffix = "" if theme is LIGHT else f"-{theme.name}"
             write_bytes(folder / f"{name}{suffix}.png", image)
-        pictures[name] = Picture(name, *map(_data_uri, images), alt)
+        light, dark = map(_data_uri, images)
+        pictures[name] = Picture(name, light, dark, alt)
     page = folder / "index.html"
     write_bytes(page, render(study, pictures, command).encode())
     return page
@@ -95,9 +96,9 @@ def plan(study: Study) -> Iterator[tuple[str, str, Any]]:
         for name, mixture in study.mixtures.items():
             if mixture.affinity and "redundancy" in mixture.explain:
                 yield (
-                    f"reasons-{name}",
+                    f"optimality-{name}",
                     f"representativeness against redundancy under {name}",
-                    lambda theme, m=mixture: reasons(study, m, theme),
+                    lambda theme, m=mixture: optimality(study, m, theme),
                 )
     reference = findings.reference_run(study)
     if reference and len(study.runs) > 1:

@@ -1,7 +1,6 @@
 """Colours and type of the figures, in a light and a dark theme; and how a figure becomes a PNG."""
 
 import io
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,11 @@ WIDTH = 10.2  # inches, the page's text width
 LABEL, SMALL = 7.6, 6.8  # points
 FONT = "DejaVu Sans"  # the one that comes with matplotlib: the same everywhere
 LONGEST = 34  # characters of a name that are shown
+# matplotlib's tab20: the ten strong colours, then the ten pale ones. Both themes use it.
+FAMILIES = (
+    "#1f77b4 #ff7f0e #2ca02c #d62728 #9467bd #8c564b #e377c2 #7f7f7f #bcbd22 #17becf "
+    "#aec7e8 #ffbb78 #98df8a #ff9896 #c5b0d5 #c49c94 #f7b6d2 #c7c7c7 #dbdb8d #9edae5"
+).split()
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,6 @@ class Theme:
     sequential: tuple[str, ...]  # from least to most alike
     mixtures: tuple[str, ...]  # baselines take the greys at the end
     baselines: tuple[str, ...]
-    family_lightness: tuple[float, float]
 
 
 LIGHT = Theme(
@@ -42,7 +45,6 @@ LIGHT = Theme(
     sequential=("#fbfaf5", "#d6e6dc", "#93c6c4", "#4395ab", "#235f86", "#152d52"),
     mixtures=("#1f6fb2", "#d1652a", "#2a8c6a", "#8a5bb5", "#b8425f", "#7d7a1e"),
     baselines=("#8b939d", "#b9a27c", "#5d6670", "#a58fa0", "#7fa3a0", "#c2b6ad"),
-    family_lightness=(0.62, 0.76),
 )
 DARK = Theme(
     name="dark",
@@ -54,41 +56,15 @@ DARK = Theme(
     sequential=("#1a2027", "#1f3c50", "#2b6480", "#4694a3", "#8cc7bd", "#eef7e6"),
     mixtures=("#5aa7e6", "#f0935c", "#55c09a", "#b893e0", "#ea7d97", "#c1bd54"),
     baselines=("#8f98a3", "#bfa97f", "#c3cad2", "#a791a6", "#86aba8", "#7a7069"),
-    family_lightness=(0.70, 0.58),
 )
 THEMES = (LIGHT, DARK)
 
 
 def family_colours(families: Sequence[str], theme: Theme) -> dict[str, str]:
-    """A colour for each family: hues evenly around the circle, lightness in turn, in OKLCH."""
+    """A colour for each family; from the twenty-first on they repeat."""
     named = [family for family in families if family]
-    colours = {
-        family: _oklch(theme.family_lightness[i % 2], 0.125, 2 * math.pi * i / len(named) + 0.5)
-        for i, family in enumerate(named)
-    }
+    colours = {family: FAMILIES[i % len(FAMILIES)] for i, family in enumerate(named)}
     return {family: colours.get(family, theme.line) for family in families}
-
-
-def _oklch(lightness: float, chroma: float, hue: float) -> str:
-    """OKLCH to sRGB (Ottosson 2020), clipped."""
-    a, b = chroma * math.cos(hue), chroma * math.sin(hue)
-    cone = [
-        (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3,
-        (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3,
-        (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3,
-    ]
-    linear = (
-        4.0767416621 * cone[0] - 3.3077115913 * cone[1] + 0.2309699292 * cone[2],
-        -1.2684380046 * cone[0] + 2.6097574011 * cone[1] - 0.3413193965 * cone[2],
-        -0.0041960863 * cone[0] - 0.7034186147 * cone[1] + 1.7076147010 * cone[2],
-    )
-
-    def encoded(value: float) -> int:
-        value = min(max(value, 0.0), 1.0)
-        value = 12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055
-        return round(255 * value)
-
-    return "#" + "".join(f"{encoded(value):02x}" for value in linear)
 
 
 def mixture_colours(names: Sequence[str], ours: Sequence[str], theme: Theme) -> dict[str, str]:
@@ -141,7 +117,7 @@ def figure(width: float, height: float, theme: Theme) -> Iterator[Any]:
         "ytick.major.size": 0,
         "legend.frameon": False,
     }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings):  # pyright: ignore[reportArgumentType]
         drawn = Figure(figsize=(width, height))
         FigureCanvasAgg(drawn)
         yield drawn

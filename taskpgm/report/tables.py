@@ -3,9 +3,10 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from taskpgm.report import findings
-from taskpgm.report.artefacts import Mixture, Study
+from taskpgm.report.study import Mixture, Study
 
 TINT = 0.10  # a relative difference that has the full tint
 PAIRS = 1000  # of tasks that are listed; all are in affinity/*.npz
@@ -129,22 +130,21 @@ def benchmark_rows(study: Study) -> tuple[list[str], list[tuple[str, list[Cell]]
 
 def task_rows(study: Study, mixture: Mixture) -> list[dict[str, Any]]:
     """What decides each task's weight, heaviest first."""
-    arrays = {
-        key: mixture.array(key)
-        for key in ("representativeness", "redundancy", "reduced_cost", "low", "high", "kept_share")
-    }
-    widest = float(mixture.weights.max())
-    if arrays["high"] is not None:
-        widest = max(widest, float(arrays["high"].max()))
+    unknown = np.full(len(mixture.weights), np.nan)
+
+    def per_task(key: str) -> Float[np.ndarray, "n"]:
+        values = mixture.array(key)
+        return unknown if values is None else values
+
+    redundancy, cost = per_task("redundancy"), per_task("reduced_cost")
+    low, high, kept_share = per_task("low"), per_task("high"), per_task("kept_share")
+    widest = np.nanmax([mixture.weights, high])
     # Where a kept task's is not zero: at its cap, or the mixture is not the minimiser.
-    priced = np.zeros(len(mixture.weights), bool)
-    if arrays["reduced_cost"] is not None and arrays["redundancy"] is not None:
-        priced = np.abs(arrays["reduced_cost"]) > 1e-6 * np.abs(arrays["redundancy"]).max()
+    priced = np.abs(cost) > 1e-6 * np.abs(redundancy).max()
     rows = []
-    for i in np.argsort(-mixture.weights, kind="stable"):
+    for i in np.argsort(-mixture.weights, kind="stable").tolist():
         weight = mixture.weights[i]
-        at = {key: None if values is None else values[i] for key, values in arrays.items()}
-        interval = at["low"] is not None and at["high"] is not None
+        interval = not np.isnan(low[i] + high[i])
         rows.append(
             {
                 "task": study.tasks[i],
@@ -152,14 +152,14 @@ def task_rows(study: Study, mixture: Mixture) -> list[dict[str, Any]]:
                 "train": study.train.get(study.tasks[i]),
                 "weight": f"{weight:.2%}",
                 "share": float(weight / widest),
-                "low": float(at["low"] / widest) if interval else None,
-                "high": float(at["high"] / widest) if interval else None,
-                "interval": f"{at['low']:.1%} to {at['high']:.1%}" if interval else "",
+                "low": float(low[i] / widest) if interval else None,
+                "high": float(high[i] / widest) if interval else None,
+                "interval": f"{low[i]:.1%} to {high[i]:.1%}" if interval else "",
                 "count": None if mixture.counts is None else mixture.counts[i],
-                "representativeness": _plain(at["representativeness"]),
-                "redundancy": _plain(at["redundancy"]),
-                "reduced_cost": _plain(at["reduced_cost"]) if weight == 0 or priced[i] else "",
-                "kept_share": "" if at["kept_share"] is None else f"{at['kept_share']:.0%}",
+                "representativeness": _plain(per_task("representativeness")[i]),
+                "redundancy": _plain(redundancy[i]),
+                "reduced_cost": _plain(cost[i]) if weight == 0 or priced[i] else "",
+                "kept_share": "" if np.isnan(kept_share[i]) else f"{kept_share[i]:.0%}",
                 "notes": study.notes.get(study.tasks[i], ()),
             }
         )
@@ -191,16 +191,15 @@ def pair_rows(study: Study, kind: str) -> list[dict[str, Any]]:
     """Pairs of tasks, closest first, `PAIRS` at most, each with its affinity and interval."""
     affinity = study.affinities[kind]
     first, second = np.triu_indices(len(affinity.tasks), 1)
-    bounded = affinity.low is not None and affinity.high is not None
     rows = []
-    for k in np.argsort(-affinity.matrix[first, second], kind="stable")[:PAIRS]:
-        i, j = first[k], second[k]
-        ends = (affinity.low[i, j], affinity.high[i, j]) if bounded else ()
+    closest = np.argsort(-affinity.matrix[first, second], kind="stable")[:PAIRS]
+    for i, j in zip(first[closest].tolist(), second[closest].tolist(), strict=True):
+        ends = [bound[i, j] for bound in (affinity.low, affinity.high) if bound is not None]
         rows.append(
             {
                 "tasks": (affinity.tasks[i], affinity.tasks[j]),
                 "value": _plain(affinity.matrix[i, j]),
-                "interval": " to ".join(_plain(end) for end in ends),
+                "interval": " to ".join(map(_plain, ends)),
             }
         )
     return rows
@@ -212,8 +211,8 @@ def _number(value: float | None, measure: str) -> str:
     return f"{value:.4f}" if measure == "loss" else f"{value:.1%}"
 
 
-def _plain(value: float | None) -> str:
-    """Four decimals and a true minus sign; nothing where there is nothing."""
-    if value is None or not np.isfinite(value):
+def _plain(value: float) -> str:
+    """Four decimals and a true minus sign; nothing for NaN."""
+    if not np.isfinite(value):
         return ""
     return f"{value:.4f}".replace("-", "\N{MINUS SIGN}")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from taskpgm.report import findings, results_table
-from taskpgm.report.artefacts import read_study
+from taskpgm.report.study import read_study
 
 
 def edited(workdir, edit, name="evaluation/results.json"):

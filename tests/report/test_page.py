@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from taskpgm.report import write_page
-from taskpgm.report.artefacts import read_study
 from taskpgm.report.page import plan, render
+from taskpgm.report.study import read_study
 from taskpgm.report.style import LIGHT
 
 VOID = {"meta", "img", "source", "br"}
@@ -80,8 +80,8 @@ def test_the_page_shows_everything(whole):
         "weights",
         "gains",
         "training",
-        "reasons-taskpgm-pmi",
-        "reasons-taskpgm-jsd",
+        "optimality-taskpgm-pmi",
+        "optimality-taskpgm-jsd",
     )
     assert drawn == {f"{name}{theme}.png" for name in names for theme in ("", "-dark")}
     assert text.count('<source media="(prefers-color-scheme: dark)"') == len(names)
@@ -140,7 +140,7 @@ def test_the_same_artefacts_give_the_same_bytes(whole):
     workdir, _ = whole
     study = read_study(workdir)
     again = {name: draw for name, _, draw in plan(study)}
-    for name in ("affinity-pmi", "reasons-taskpgm-jsd", "gains"):
+    for name in ("affinity-pmi", "optimality-taskpgm-jsd", "gains"):
         assert again[name](LIGHT) == (workdir / "report" / f"{name}.png").read_bytes(), name
     assert render(study, {}) == render(read_study(workdir), {})
 

@@ -139,7 +139,7 @@ def _affinities(folder: Path) -> dict[str, Affinity]:
     found = {}
     for path in sorted(folder.glob("*.npz"), key=lambda path: (path.stem != "pmi", path.stem)):
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if "affinity" not in arrays:
                     continue
                 matrix = np.asarray(arrays["affinity"], float)
