@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from taskpgm.mixture.floats import read_vector
+from taskpgm.mixture.inputs import as_vector
 from taskpgm.mixture.simplex import project_simplex
 
 
@@ -29,7 +29,7 @@ def allocate(
     Raises:
       ValueError: weights that are no mixture, or a budget beyond what the limits allow.
     """
-    p = read_vector(weights, "weights")
+    p = as_vector(weights, "weights")
     if p.ndim != 1 or (p < -1e-9).any() or abs(p.sum() - 1) > 1e-6:
         raise ValueError(f"weights have to be one mixture: >= 0 with sum 1 (sum {p.sum():.6g})")
     if budget != int(budget) or budget < 0:
@@ -39,7 +39,7 @@ def allocate(
     if sizes is None:
         limit = np.full(p.size, budget, np.int64)
     else:
-        have = read_vector(sizes, "sizes", p.size)
+        have = as_vector(sizes, "sizes", p.size)
         if (have < 0).any() or not (np.isfinite(max_epochs) and max_epochs >= 0):
             raise ValueError("sizes and max_epochs have to be >= 0")
         # Rounded first: 0.29 * 100 is 28.999..., and means 29.

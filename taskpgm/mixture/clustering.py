@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from taskpgm.mixture.floats import read_symmetric
+from taskpgm.mixture.inputs import as_symmetric
 
 
 def order_rows(affinity: Float[np.ndarray, "n n"]) -> Int[np.ndarray, "n"]:
@@ -12,7 +12,7 @@ def order_rows(affinity: Float[np.ndarray, "n n"]) -> Int[np.ndarray, "n"]:
     Distances are (S_ii + S_jj)/2 - S_ij; average linkage does not mind a constant added to all of
     them, so negative ones are fine. Nearest-neighbour chain (Murtagh 1983): O(n^2).
     """
-    s = read_symmetric(affinity, "affinity")
+    s = as_symmetric(affinity, "affinity")
     n = len(s)
     near = 0.5 * (np.diag(s)[:, None] + np.diag(s)[None, :]) - s
     between = near.copy()

@@ -1,201 +1,190 @@
 """The mixture that keeps every task: energy plus tau times the divergence from a prior.
 
 F(p) = E(p) + tau * KL(p || prior) on the simplex, or the capped simplex. For small tau the exact
-solution, for large tau the prior (capped); every task of the prior keeps weight in between.
+solution, for large tau the prior (capped); in between every task of the prior keeps weight.
 """
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.custom_batching import sequential_vmap
-from jaxtyping import Array, Float
+from typing import Annotated
 
-from taskpgm.mixture.energy import Energy, read_energy
-from taskpgm.mixture.floats import in_float64, is_traced, read_array, read_vector
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.linalg import lapack
+from scipy.special import logsumexp
+
+from taskpgm.mixture.energy import Energy, as_energy, centred
+from taskpgm.mixture.inputs import ArrayLike, as_float64, as_mixture, in_float64, is_traced
+from taskpgm.mixture.qp import Candidate
+from taskpgm.mixture.qp.problem import cholesky
 from taskpgm.mixture.simplex import check_caps
-from taskpgm.mixture.solve import Solution, read_cap, solve_over_batch
+from taskpgm.mixture.solve import Solution, as_cap, solve_each
 
 NEWTON_STEPS = 60  # per temperature
 CAP_ROUNDS = 30
 COOLING = 0.1  # one temperature over the one before
-TARGET = 1e-12  # gap, relative to max(1, |F|), at which a temperature counts as solved
+
+Vector = Float[np.ndarray, "n"]
 
 
 @in_float64
 def solve_entropic(
     energy: Energy,
-    prior: Float[Array, "n"],
+    prior: Annotated[ArrayLike, "n"],
     tau: float,
-    cap: Float[Array, "n"] | float | None = None,
+    cap: Annotated[ArrayLike, "*b n"] | None = None,
 ) -> Solution:
     """The minimiser of E(p) + tau * KL(p || prior), with its own certificate.
 
     Newton's method in log p, cooled from a high temperature to `tau`; tasks that reach their cap
-    are held there by an active set. The `gap` of the result bounds F(p) - F*, and `energy` is F(p),
-    the value that was minimised: h'p + tau KL(p || q) - min over v of the same is a bound as E is
-    convex, h = grad E(p), and its minimiser has a closed form, v = min(cap, s q exp(-h / tau)).
+    are held there by an active set.
+
+    `energy` of the result is F(p), the value that was minimised, and `gap` bounds F(p) - F*: as E
+    is convex, h'p + tau KL(p || q) minus its minimum over mixtures is such a bound, with h =
+    grad E(p), and that minimum has a closed form, min(cap, s q exp(-h / tau)).
 
     Args:
-      energy: `pairwise` positive semi-definite.
+      energy: `pairwise` positive semi-definite, at least on the subspace 1'x = 0.
       prior: q, a mixture (uniform, or size-proportional); a task with q = 0 stays at zero.
       tau: temperature > 0, in units of the energy.
       cap: as in `solve_exact`.
     Raises:
       ValueError: as `solve_exact`, or a prior that is no mixture, or tau <= 0.
+
+    >>> flat = Energy(np.zeros(2), np.zeros((2, 2)))
+    >>> solve_entropic(flat, prior=[0.25, 0.75], tau=1.0).weights.round(6)
+    array([0.25, 0.75])
     """
-    energy = read_energy(energy)
+    energy = as_energy(energy)
     size = energy.unary.shape[-1]
-    q = read_vector(prior, "prior", size)
-    tau = read_array(tau, "tau")
-    if not is_traced(q) and ((q < 0).any() or (np.abs(q.sum(-1) - 1) > 1e-6).any()):
-        raise ValueError("prior has to be a mixture: entries >= 0 with sum 1")
-    if not is_traced(tau) and (tau.ndim or not tau > 0):
+    q = as_mixture(prior, "prior", size)
+    temperature = as_float64(tau, "tau")
+    if not is_traced(temperature) and (temperature.ndim or not temperature > 0):
         raise ValueError(f"tau={tau} has to be one number > 0")
-    cap = read_cap(cap, size)
-    if not is_traced(cap, q):
-        check_caps(np.where(q > 0, cap, 0))
-        q = q / q.sum(-1, keepdims=True)
-    found = _run(jnp.asarray(energy.unary), jnp.asarray(energy.pairwise), cap, q, tau)
-    if not is_traced(found) and not np.isfinite(found.weights).all():
-        raise ValueError("pairwise is not positive semi-definite: make it so first, see psd=")
-    return found
+    limit = as_cap(cap, size)
+    if not is_traced(limit, q):
+        check_caps(np.where(q > 0, limit, 0))
+
+    def one(unary: Vector, pairwise: np.ndarray, q: Vector, tau: Vector, cap: Vector) -> Candidate:
+        return _Tilted(unary, pairwise, q, np.where(q > 0, cap, 0)).minimise(float(tau[0]))
+
+    return solve_each(one, "entropic", energy, q, temperature[..., None], limit)
 
 
-@jax.jit
-def _run(unary, pairwise, cap, prior, tau):
-    def one(unary, pairwise, cap):
-        weights, value, gap = _minimise(unary, pairwise, cap, prior, tau)
-        return Solution(weights, value, gap, jnp.sum(weights > 0), "entropic")
+class _Tilted:
+    """One problem: its energy, prior and caps."""
 
-    return solve_over_batch(one, unary, pairwise, cap)
+    def __init__(self, unary: Vector, pairwise: np.ndarray, prior: Vector, cap: Vector) -> None:
+        # The same energy on the simplex up to a constant, with a matrix that has no large mean.
+        self.unary, self.pairwise = unary - pairwise.mean(1), centred(pairwise)
+        self.constant = 0.5 * (pairwise.mean() + self.pairwise.mean())
+        self.cap, self.live = cap, (prior > 0) & (cap > 0)
+        self.log_q = np.log(np.where(prior > 0, prior, 1)) + np.where(prior > 0, 0, -np.inf)
 
+    def minimise(self, tau: float) -> Candidate:
+        hottest = max(float(self.pairwise.diagonal().max()), float(np.ptp(self.unary)), tau)
+        p = self.tilt(self.log_q)
+        held = (p >= self.cap) & (self.cap > 0)
+        temperature = hottest / COOLING
+        while temperature > tau:
+            temperature = max(temperature * COOLING, tau)
+            p, held = self._at_temperature(temperature, p, held)
+        value, gap = self._certify(tau, p)
+        return Candidate(p, value, gap, np.where(held, 1, 0))
 
-@sequential_vmap
-def _minimise(unary, pairwise, cap, prior, tau):
-    """(weights, F, gap)."""
-    cap = jnp.where(prior > 0, jnp.minimum(cap, 1.0), 0)
-    log_q = jnp.where(prior > 0, jnp.log(jnp.where(prior > 0, prior, 1)), -jnp.inf)
-    diagonal = jnp.diagonal(pairwise)
-    hottest = jnp.maximum(diagonal.max(), unary.max() - unary.min())
+    def tilt(self, log_a: Vector) -> Vector:
+        """min(cap, s a) with the s that makes it sum to 1, for a = exp(log_a)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            reach = np.where(self.live, np.log(self.cap) - log_a, np.inf)  # log s at the cap
+        order = np.argsort(reach, kind="stable")
+        # As s grows, tasks reach their caps in this order; the others share what is left.
+        left = 1 - (np.cumsum(self.cap[order]) - self.cap[order])
+        tail = np.logaddexp.accumulate(log_a[order][::-1])[::-1]
+        log_s = np.log(np.maximum(left, 1e-300)) - tail
+        below = np.flatnonzero((log_s <= reach[order]) & (left > 0) & np.isfinite(tail))
+        if not len(below):
+            return self.cap.copy()
+        with np.errstate(over="ignore"):
+            raised = np.exp(np.minimum(log_s[below[0]] + log_a, 1.0))
+        return np.where(self.live, np.minimum(self.cap, raised), 0)
 
-    def at(temperature, p, held):
-        return _at_temperature(unary, pairwise, cap, log_q, temperature, p, held)
+    def _slope(self, tau: float, p: Vector) -> Vector:
+        """Of F at p; meaningless where there is no prior."""
+        divergence = np.log(np.maximum(p, 1e-300)) - np.where(self.live, self.log_q, 0)
+        return self.pairwise @ p - self.unary + tau * divergence
 
-    def cool(carry):
-        temperature, p, held = carry
-        temperature = jnp.maximum(temperature * COOLING, tau)
-        return temperature, *at(temperature, p, held)
+    def _at_temperature(
+        self, tau: float, p: Vector, held: Bool[np.ndarray, "n"]
+    ) -> tuple[Vector, Bool[np.ndarray, "n"]]:
+        """Newton's method with `held` tasks at their caps, until the held set is right too."""
+        for _ in range(CAP_ROUNDS):
+            free = self.live & ~held
+            if free.any():
+                p = self._newton(tau, p, free)
+            slope = self._slope(tau, p)
+            level = float(slope[free] @ p[free]) / max(float(p[free].sum()), 1e-300)
+            over = free & (p > self.cap)
+            back = held & (slope > level + 1e-13 * (abs(level) + tau)) if free.any() else over
+            p, held = np.minimum(p, self.cap), (held | over) & ~back
+            if not (over | back).any():
+                break
+        return p, held
 
-    p = _tilted(log_q, cap)
-    start = (jnp.maximum(hottest, tau) / COOLING, p, (p >= cap) & (cap > 0))
-    _, p, _ = jax.lax.while_loop(lambda c: c[0] > tau, cool, start)
-    value, gap = _certify(unary, pairwise, cap, log_q, tau, p)
-    return p, value, gap
+    def _newton(self, tau: float, p: Vector, free: Bool[np.ndarray, "n"]) -> Vector:
+        """min F over the free tasks, whose weights sum to what the held ones leave."""
+        some = np.flatnonzero(free)
+        fixed = np.where(free, 0, np.where(self.live, self.cap, 0))
+        mass, a = 1 - fixed.sum(), self.pairwise[np.ix_(some, some)]
+        u, log_q = (self.unary - self.pairwise @ fixed)[some], self.log_q[some]
 
+        def spread(log_x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+            """Normalised log weights, the weights, and F of them up to a constant."""
+            log_x = log_x - logsumexp(log_x) + np.log(mass)
+            x = np.exp(log_x)
+            return log_x, x, float(0.5 * x @ a @ x - u @ x + tau * (x @ (log_x - log_q)))
 
-def _at_temperature(unary, pairwise, cap, log_q, tau, p, held):
-    """Newton's method with `held` tasks at their caps, until the held set is right too."""
+        log_x, x, value = spread(np.maximum(np.log(np.maximum(p[some], 1e-300)), log_q - 600))
+        for _ in range(NEWTON_STEPS):
+            slope = a @ x - u + tau * (log_x - log_q)
+            slope -= slope @ x / mass
+            # Scaled by sqrt x, the system stays well conditioned as weights vanish.
+            root = np.sqrt(x)
+            factor = cholesky(root[:, None] * a * root + tau * np.eye(len(x)))
+            if factor is None:
+                raise ValueError(
+                    "pairwise is not positive semi-definite: make it so first, see psd="
+                )
+            y, z = lapack.dpotrs(factor, np.stack([root * slope, root], 1), lower=0)[0].T
+            nu = -(root @ y) / (root @ z)
+            dx = -root * (y + nu * z)
+            d_log = -(slope + nu + a @ dx) / tau
+            # A weight may vanish at once, and grow by what stays small.
+            d_log = np.minimum(d_log, np.maximum(2.0, -5.0 - log_x))
+            decrease = -float(slope @ dx)
+            # In log x no step leaves the simplex; one that raises F is halved.
+            t, new = 1.0, spread(log_x + d_log)
+            while new[2] > value - 1e-4 * t * decrease and t > 1e-8:
+                t /= 2
+                new = spread(log_x + t * d_log)
+            if new[2] > value:
+                break
+            log_x, x, value = new
+            if decrease <= 1e-16 * max(1e-300, abs(value)):
+                break
+        p = fixed
+        p[some] = x
+        return p
 
-    def round_(carry):
-        p, held, _, k = carry
-        p = _newton(unary, pairwise, cap, log_q, tau, p, held)
-        slope = pairwise @ p - unary + tau * (_log(p) - log_q)
-        level = jnp.sum(jnp.where(held, 0, p * jnp.where(p > 0, slope, 0)))
-        level = level / jnp.maximum(jnp.sum(jnp.where(held, 0, p)), 1e-300)
-        over = ~held & (p > cap)
-        back = held & (slope > level + 1e-13 * (jnp.abs(level) + tau))
-        return jnp.minimum(p, cap), (held | over) & ~back, ~(over | back).any(), k + 1
+    def _certify(self, tau: float, p: Vector) -> tuple[float, float]:
+        """F(p), and the bound on F(p) - F*."""
+        pull = self.pairwise @ p
+        h = pull - self.unary
+        h -= h @ p
 
-    start = (p, held, jnp.array(False), 0)
-    p, held, *_ = jax.lax.while_loop(lambda c: ~c[2] & (c[3] < CAP_ROUNDS), round_, start)
-    return p, held
+        def linear(v: Vector) -> float:
+            some = v > 0
+            divergence = np.log(v[some]) - self.log_q[some]
+            return float(h @ v + tau * (v[some] @ divergence))
 
-
-def _newton(unary, pairwise, cap, log_q, tau, p, held):
-    """min F over the tasks not held, whose weights sum to what the held ones leave."""
-    live = ~held & jnp.isfinite(log_q)
-    fixed = jnp.where(held, cap, 0)
-    mass = 1 - fixed.sum()
-
-    def spread(log_p):
-        """Weights proportional to exp(log_p) on the live tasks."""
-        log_p = jnp.where(live, log_p, -jnp.inf)
-        log_p = log_p - jax.nn.logsumexp(log_p) + jnp.log(mass)
-        return log_p, jnp.where(live, jnp.exp(log_p), fixed)
-
-    def objective(p, log_p):
-        kl = jnp.sum(jnp.where(live, p * (log_p - log_q), 0))
-        return 0.5 * p @ (pairwise @ p) - unary @ p + tau * kl
-
-    def step(carry):
-        log_p, p, value, _, k = carry
-        slope = pairwise @ p - unary + tau * jnp.where(live, log_p - log_q, 0)
-        slope = slope - jnp.sum(jnp.where(live, slope * p, 0)) / mass
-        # Scaled by sqrt p, the system stays well conditioned as weights vanish.
-        root = jnp.where(live, jnp.sqrt(p), 0)
-        matrix = root[:, None] * pairwise * root + tau * jnp.eye(len(p))
-        factor = (jax.lax.linalg.cholesky(matrix, symmetrize_input=False), True)
-        y, z = jax.scipy.linalg.cho_solve(factor, jnp.stack([root * slope, root], 1)).T
-        nu = -(root @ y) / (root @ z)
-        dp = -root * (y + nu * z)
-        d_log = jnp.where(live, -(slope + nu + pairwise @ dp) / tau, 0)
-        # A weight that vanishes may go all the way at once; one that grows, by what stays small.
-        d_log = jnp.minimum(d_log, jnp.maximum(2.0, -5.0 - log_p))
-        decrease = -jnp.sum(jnp.where(live, slope, 0) * dp)
-
-        def shorter(c):
-            t, *_ = c
-            t = t / 2
-            moved = spread(log_p + t * d_log)
-            return t, *moved, objective(moved[1], moved[0])
-
-        # In log p no step leaves the simplex; one that raises F is halved.
-        rises = lambda c: (c[3] > value - 1e-4 * c[0] * decrease) & (c[0] > 1e-8)  # noqa: E731
-        t, new_log, new_p, new_value = jax.lax.while_loop(
-            rises, shorter, shorter((2.0, log_p, p, value))
-        )
-        better = new_value <= value
-        log_p, p = jnp.where(better, new_log, log_p), jnp.where(better, new_p, p)
-        done = ~better | (decrease <= 1e-16 * jnp.maximum(1e-300, jnp.abs(value)))
-        return log_p, p, jnp.minimum(value, new_value), done, k + 1
-
-    log_p, p = spread(jnp.where(live, jnp.maximum(_log(p), log_q - 600), 0))
-    start = (log_p, p, objective(p, log_p), jnp.array(False), 0)
-    out = jax.lax.while_loop(lambda c: ~c[3] & (c[4] < NEWTON_STEPS), step, start)
-    return out[1]
-
-
-def _log(p):
-    return jnp.log(jnp.maximum(p, 1e-300))
-
-
-def _tilted(log_a: Float[Array, "n"], cap: Float[Array, "n"]) -> Float[Array, "n"]:
-    """min(cap, s a) with the s that makes it sum to 1, for a = exp(log_a)."""
-    # In increasing order of cap / a, tasks reach their caps one after the other as s grows.
-    key = jnp.where(cap > 0, jnp.log(jnp.maximum(cap, 1e-300)) - log_a, jnp.inf)
-    order = jnp.argsort(key)
-    log_a_sorted, cap_sorted, key = log_a[order], cap[order], key[order]
-    left = 1 - (jnp.cumsum(cap_sorted) - cap_sorted)
-    tail = jax.lax.cumlogsumexp(log_a_sorted, reverse=True)
-    log_s = jnp.log(jnp.maximum(left, 1e-300)) - tail
-    # The first task that does not reach its cap, were it and all later ones below theirs.
-    first = jnp.argmax((log_s <= key) & (left > 0))
-    some = ((log_s <= key) & (left > 0)).any()
-    log_s = jnp.where(some, log_s[first], jnp.inf)
-    return jnp.where(cap > 0, jnp.minimum(cap, jnp.exp(jnp.minimum(log_s + log_a, 1.0))), 0)
-
-
-def _certify(unary, pairwise, cap, log_q, tau, p):
-    """F(p), and the bound on F(p) - F*."""
-    pull = pairwise @ p
-    h = pull - unary
-    h = h - jnp.sum(h * p)
-    v = _tilted(log_q - h / tau, cap)
-
-    def linear(v):
-        kl = jnp.sum(jnp.where(v > 0, v * (_log(v) - jnp.where(v > 0, log_q, 0)), 0))
-        return jnp.sum(h * v) + tau * kl
-
-    at_p = linear(p)
-    value = 0.5 * p @ pull - unary @ p + at_p - jnp.sum(h * p)
-    return value, jnp.maximum(at_p - linear(v), 0)
+        at_p = linear(p)
+        best = linear(self.tilt(self.log_q - h / tau))
+        value = 0.5 * float(p @ pull) - float(self.unary @ p) + at_p - float(h @ p)
+        return value - self.constant, max(at_p - best, 0.0)

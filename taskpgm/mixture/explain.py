@@ -3,17 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from taskpgm.mixture.certificate import duality_gap
 from taskpgm.mixture.clustering import order_rows
-from taskpgm.mixture.energy import Energy, read_energy
-from taskpgm.mixture.floats import in_float64, read_symmetric, read_vector
+from taskpgm.mixture.energy import Energy, as_energy
+from taskpgm.mixture.inputs import as_symmetric, as_vector
+from taskpgm.mixture.qp import Problem, duality_gap
 from taskpgm.mixture.simplex import check_caps
-
-_gap = in_float64(jax.jit(duality_gap))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +93,12 @@ def explain(
     Raises:
       ValueError: sizes that do not agree, NaN or infinity.
     """
-    s = read_symmetric(affinity, "affinity")
+    s = as_symmetric(affinity, "affinity")
     n = len(s)
-    energy = read_energy(energy)
+    energy = as_energy(energy)
     if energy.unary.shape != (n,):
         raise ValueError(f"the energy has shape {energy.unary.shape} where there are {n} tasks")
-    p = read_vector(weights, "weights", n)
+    p = as_vector(weights, "weights", n)
     names = tuple(str(i) for i in range(n)) if tasks is None else tuple(tasks)
     if len(names) != n:
         raise ValueError(f"{len(names)} task names where there are {n} tasks")
@@ -109,7 +106,7 @@ def explain(
     check_caps(limit)
     interval = kept = None
     if resampled is not None:
-        draws = read_vector(resampled, "resampled", n)
+        draws = as_vector(resampled, "resampled", n)
         interval = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
         kept = (draws > 0).mean(0)
     gradient = energy.gradient(p)
@@ -125,7 +122,7 @@ def explain(
         energy=unary + pairwise,
         unary_term=unary,
         pairwise_term=pairwise,
-        gap=float(_gap(gradient, p, limit)),
+        gap=duality_gap(Problem(energy.unary, energy.pairwise, np.zeros(n), limit), gradient, p),
         effective_tasks=float(effective_tasks(p)),
         order=order_rows(s),
     )

@@ -1,22 +1,17 @@
-"""Every mixture of the unary/pairwise ablation at once: the ratio path, with all its kinks."""
+"""Every mixture of the unary/pairwise ablation at once: the ratio path."""
 
 import dataclasses
+from typing import Annotated
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from taskpgm.mixture.certificate import duality_gap
-from taskpgm.mixture.critical_line import Line, advance, point, start_line
-from taskpgm.mixture.energy import Energy, make_positive_definite
-from taskpgm.mixture.faces import Problem, make_problem
-from taskpgm.mixture.floats import in_float64, read_array, read_symmetric
-from taskpgm.mixture.solve import solve_exact
+from taskpgm.mixture.energy import make_positive_definite, relevance
+from taskpgm.mixture.inputs import ArrayLike, as_float64, as_symmetric
+from taskpgm.mixture.qp import Problem, solve
+from taskpgm.mixture.qp.critical_line import CriticalLine
 
-CHUNK = 64  # kinks between two looks at the tableau's accuracy
 SMALLEST = 1e-12  # weights below are the rounding of a task that is on its way in or out
-DRIFT = 1e-9  # error of a weight before refinement, above which the tableau is made afresh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +31,17 @@ class Path:
     gap: Float[np.ndarray, "k"]
 
     @property
-    def support(self) -> np.ndarray:
-        """Tasks with weight at each of `ratios`, int [k]."""
+    def support(self) -> Int[np.ndarray, "k"]:
+        """Tasks with weight at each of `ratios`."""
         return (self.weights > 0).sum(1)
 
-    def at(self, ratio: Float[np.ndarray, "*b"] | float) -> Float[np.ndarray, "*b n"]:
+    def at(self, ratio: Annotated[ArrayLike, "*b"]) -> Float[np.ndarray, "*b n"]:
         """The exact mixture at any ratio in [0, r_max].
 
         Raises:
           ValueError: a ratio outside of the path.
         """
-        r = read_array(ratio, "ratio")
+        r = as_float64(ratio, "ratio")
         last = self.ratios[-1]
         if (r < 0).any() or (r > last).any():
             raise ValueError(f"ratio={ratio} is outside of this path, which spans 0 to {last:g}")
@@ -58,92 +53,61 @@ class Path:
         return (1 - share) * self.weights[right - 1] + share * self.weights[right]
 
 
-@in_float64
 def ratio_path(
-    affinity: Float[np.ndarray, "n n"],
+    affinity: Annotated[ArrayLike, "n n"],
     *,
     ratio_max: float,
-    psd: str = "shift",
+    psd: str = "simplex",
     floor: float = 1e-3,
+    judged: Annotated[ArrayLike, "n m"] | None = None,
+    importance: Annotated[ArrayLike, "m"] | None = None,
 ) -> Path:
     """The exact mixture for every ratio from 0 to `ratio_max`, by the critical-line method.
 
     Args:
-      affinity, psd, floor: as in `energy_from_affinity`.
+      affinity, psd, floor, judged, importance: as in `energy_from_affinity`.
       ratio_max: where the path ends, >= 0.
     Raises:
       ValueError: as `energy_from_affinity`; RuntimeError: never on a finite matrix, but said
         rather than returned should the path fail to reach its end.
+
+    >>> path = ratio_path([[1.0, 0.0], [0.0, 0.0]], ratio_max=4.0, psd="shift")
+    >>> path.ratios.round(3)
+    array([0.   , 2.002, 4.   ])
+    >>> path.at(1.0)
+    array([0.5, 0.5])
     """
-    end = read_array(ratio_max, "ratio_max")
+    end = as_float64(ratio_max, "ratio_max")
     if end.ndim or end < 0:
         raise ValueError(f"ratio_max={ratio_max} has to be one number >= 0")
-    s = read_symmetric(affinity, "affinity")
+    s = as_symmetric(affinity, "affinity")
     if s.ndim != 2:
         raise ValueError(f"affinity has shape {s.shape}: a path is of one matrix")
-    means = s.sum(1) / len(s)
+    n = len(s)
+    unary = relevance(s, judged, importance)
     pairwise = make_positive_definite(s, psd, floor)
-    start = solve_exact(Energy(np.zeros_like(means), pairwise)).weights
-    problem, line = _begin(means, pairwise, start)
-    ratios, points = [0.0], [start]
-    while float(line.t) < end:
-        line, found, at, weights, drift = _follow(problem, line, means, end)
-        found = int(found)
-        if not found:
-            raise RuntimeError(f"the path stopped at ratio {float(line.t):g}: report this matrix")
-        ratios.extend(np.asarray(at)[:found].tolist())
-        points.append(np.asarray(weights)[:found])
-        if not drift < DRIFT:
-            line = _renew(pairwise, line)
-    weights = np.vstack(points)
-    energy, gap = _certify(means, pairwise, np.array(ratios), weights)
-    return Path(np.array(ratios), weights, np.asarray(energy), np.asarray(gap))
-
-
-@jax.jit
-def _begin(means, pairwise, start):
+    problem = Problem(np.zeros(n), pairwise, np.zeros(n), np.ones(n))
+    start = solve(problem).weights
     # A weight that is zero at r = 0 is held there; if it is about to enter, the first step sees it.
-    line = start_line(pairwise, jnp.where(start > 0, 0, -1))
-    return make_problem(means, pairwise, jnp.full(len(means), 2.0)), line
-
-
-@jax.jit
-def _renew(pairwise, line: Line) -> Line:
-    return start_line(pairwise, line.sets)._replace(t=line.t)
-
-
-@jax.jit
-def _follow(problem: Problem, line: Line, means, end):
-    """Up to CHUNK kinks further: (line, how many, their ratios, their weights, largest drift)."""
-    n = len(means)
-
-    def step(carry):
-        line, found, at, weights, drift, k = carry
-        new, moved = advance(problem, line, 0 * means, means, end)
+    line = CriticalLine(problem, np.where(start > 0, 0, -1), unary)
+    ratios, points, turns = [0.0], [start], 0
+    while line.t < end:
+        before = line.t
+        line.advance(float(end))
         # Steps of rounding size belong to the breakpoint that they leave.
-        fresh = moved & (new.t > line.t * (1 + 1e-12) + 1e-14)
-
-        def record():
-            x, off = point(problem, new, new.t * means)
-            x = jnp.where(x > SMALLEST, x, 0)
-            kept = at.at[found].set(new.t), weights.at[found].set(x / x.sum())
-            return found + 1, *kept, jnp.maximum(drift, off)
-
-        return new, *jax.lax.cond(fresh, record, lambda: (found, at, weights, drift)), k + 1
-
-    def unfinished(carry):
-        line, found, *_, k = carry
-        return (line.t < end) & (found < CHUNK) & (k < CHUNK * 8 + 8 * n)
-
-    start = (line, 0, jnp.zeros(CHUNK), jnp.zeros((CHUNK, n)), jnp.zeros(()), 0)
-    *out, _ = jax.lax.while_loop(unfinished, step, start)
-    return out
-
-
-@jax.jit
-def _certify(means, pairwise, ratios, weights):
-    def one(ratio, p):
-        gradient = pairwise @ p - ratio * means
-        return 0.5 * p @ (gradient - ratio * means), duality_gap(gradient, p, jnp.ones_like(p))
-
-    return jax.vmap(one)(ratios, weights)
+        if line.t > before * (1 + 1e-12) + 1e-14:
+            x = line.weights()
+            x = np.where(x > SMALLEST, x, 0)
+            ratios.append(line.t)
+            points.append(x / x.sum())
+            turns = 0
+        turns += 1
+        if turns > 8 * n + 64:
+            raise RuntimeError(f"the path stopped at ratio {line.t:g}: report this matrix")
+    weights = np.vstack(points)
+    rewards = np.array(ratios)[:, None] * unary
+    gradients = weights @ pairwise - rewards
+    energy = 0.5 * np.sum(weights * (gradients - rewards), 1)
+    gradients -= np.sum(weights * gradients, 1, keepdims=True)
+    gap = np.sum(weights * gradients, 1) - gradients.min(1)
+    return Path(np.array(ratios), weights, energy, np.maximum(gap, 0.0))

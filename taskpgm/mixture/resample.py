@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from taskpgm.mixture.energy import energy_from_affinity
-from taskpgm.mixture.floats import read_symmetric
+from taskpgm.mixture.inputs import as_symmetric
 from taskpgm.mixture.solve import solve_exact
 
 
@@ -39,7 +39,7 @@ def bootstrap_weights(
     ratio: float,
     cap: Float[np.ndarray, "n"] | float | None = None,
     *,
-    psd: str = "shift",
+    psd: str = "simplex",
     floor: float = 1e-3,
 ) -> Resampled:
     """The exact mixture of each of `b` matrices: one batch of `solve_exact`.
@@ -50,7 +50,7 @@ def bootstrap_weights(
     Raises:
       ValueError: as `energy_from_affinity` and `solve_exact`.
     """
-    matrices = read_symmetric(affinities, "affinities")
+    matrices = as_symmetric(affinities, "affinities")
     if matrices.ndim != 3:
         raise ValueError(f"affinities has shape {matrices.shape}: it has to be [b, n, n]")
     found = solve_exact(energy_from_affinity(matrices, ratio, psd=psd, floor=floor), cap)

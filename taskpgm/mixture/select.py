@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from taskpgm.mixture.energy import Energy, read_energy
+from taskpgm.mixture.energy import Energy, as_energy, on_subspace
+from taskpgm.mixture.qp import Problem, solve
 from taskpgm.mixture.solve import solve_exact
 
 
@@ -18,7 +19,10 @@ class Selection:
       values: f of the first 1, 2, ..., k of them, [k].
       weights: the exact mixture over them, zero elsewhere, [n].
       gamma: lower bound of the submodularity ratio, lambda_min(S~) / max_i S~_ii.
-      guarantee: f of the chosen is at least this share of the best k-subset's, 1 - e^-gamma.
+      guarantee: f of the chosen is at least this share of the best k-subset's, 1 - e^-gamma; from
+        theory, and often close to 0.
+      share: f of the first 1, 2, ..., k tasks over f of all n, [k]. As no subset is worth more than
+        all tasks together, this too is a guaranteed share of the best subset's value, for each k.
     """
 
     order: Int[np.ndarray, "k"]
@@ -26,6 +30,7 @@ class Selection:
     weights: Float[np.ndarray, "n"]
     gamma: float
     guarantee: float
+    share: Float[np.ndarray, "k"]
 
 
 def select_greedy(energy: Energy, k: int) -> Selection:
@@ -37,23 +42,28 @@ def select_greedy(energy: Energy, k: int) -> Selection:
     lower index; the gains of all tasks are read off one tableau, which a rank-one update carries
     from step to step.
 
+    A `pairwise` that is positive definite on the subspace 1'x = 0 only (psd="simplex") is raised by
+    a multiple of 11', which on the simplex is a constant: the one that makes its least eigenvalue
+    half of the least one on the subspace.
+
     Raises:
       ValueError: k not in 1..n, bad shapes, NaN or infinity, `pairwise` not positive definite.
+
+    >>> select_greedy(Energy(np.array([1.0, 3.0, 2.0]), np.eye(3)), k=2).order
+    array([1, 2])
     """
-    energy = read_energy(energy)
+    energy = as_energy(energy)
     matrix = energy.pairwise
     if matrix.ndim != 2 or energy.unary.ndim != 1:
         raise ValueError("select_greedy takes one energy, not a batch")
     n = len(matrix)
     if k != int(k) or not 1 <= k <= n:
         raise ValueError(f"k={k} has to be a whole number from 1 to n = {n}")
-    least = np.linalg.eigvalsh(matrix)[0]
-    largest = np.diag(matrix).max()
-    if not least > 1e-13 * largest:
-        raise ValueError("pairwise is not positive definite: no selection has a finite value")
+    definite, least = _definite_everywhere(matrix)
+    largest = np.diag(definite).max()
     unary = energy.unary - min(energy.unary.min(), 0.0)
 
-    table, free, chosen = matrix.copy(), np.zeros(n, bool), np.zeros(n, bool)
+    table, free, chosen = definite.copy(), np.zeros(n, bool), np.zeros(n, bool)
     order, values = [], []
     for _ in range(int(k)):
         best = _best_candidate(table, free, chosen, unary)
@@ -65,13 +75,57 @@ def select_greedy(energy: Energy, k: int) -> Selection:
     # A cap of 0 keeps the others out.
     weights = solve_exact(Energy(energy.unary, matrix), np.where(chosen, 2.0, 0.0)).weights
     gamma = min(float(least / largest), 1.0)
-    return Selection(np.array(order), np.array(values), weights, gamma, float(-np.expm1(-gamma)))
+    share = np.array(values) / max(_value_of_all(unary, definite), 1e-300)
+    return Selection(
+        order=np.array(order),
+        values=np.array(values),
+        weights=weights,
+        gamma=gamma,
+        guarantee=float(-np.expm1(-gamma)),
+        share=np.minimum(share, 1.0) if unary.any() else np.ones(int(k)),
+    )
+
+
+def _definite_everywhere(matrix: Float[np.ndarray, "n n"]) -> tuple[np.ndarray, float]:
+    """`matrix` plus the a 11' that makes it positive definite, and its least eigenvalue."""
+    n, least = len(matrix), float(np.linalg.eigvalsh(matrix)[0])
+    enough = 1e-13 * np.abs(matrix).max()
+    if not least > enough and n > 1:
+        least = float(np.linalg.eigvalsh(on_subspace(matrix))[0]) / 2
+        if least > enough:
+            # A - least I + a 11' is singular where 1 + a 1'(A - least I)^-1 1 = 0.
+            inverse = np.linalg.solve(matrix - least * np.eye(n), np.ones(n))
+            matrix = matrix - 1 / inverse.sum()
+    if not least > enough:
+        raise ValueError("pairwise is not positive definite: no selection has a finite value")
+    return matrix, least
+
+
+def _value_of_all(unary: Float[np.ndarray, "n"], matrix: Float[np.ndarray, "n n"]) -> float:
+    """f of all tasks, by the certified solver: w >= 0 with sum at most `total` is a mixture, times
+    `total`, of the tasks and one that is worth nothing; its weight shows whether `total` matters.
+    """
+    n = len(unary)
+    wide = np.zeros((n + 1, n + 1))
+    wide[:n, :n] = matrix
+    total = 1.0
+    while total < 1e150:
+        problem = Problem(
+            total * np.append(unary, 0), total**2 * wide, np.zeros(n + 1), np.ones(n + 1)
+        )
+        found = solve(problem)
+        if found.weights[n] > 0:
+            return -found.energy
+        total *= 4
+    raise RuntimeError("f of all tasks has no bound: report this matrix")
 
 
 # The tableau of S~ solved for the free indices F: it takes (u_F, 0) to (w_F, S_ZF w_F).
 
 
-def _weights(table, free, unary) -> Float[np.ndarray, "n"]:
+def _weights(
+    table: Float[np.ndarray, "n n"], free: Bool[np.ndarray, "n"], unary: Float[np.ndarray, "n"]
+) -> Float[np.ndarray, "n"]:
     return np.where(free, table @ np.where(free, unary, 0), 0)
 
 
@@ -110,7 +164,13 @@ def _best_candidate(
     return best
 
 
-def _value_with(i, table, free, chosen, unary) -> float:
+def _value_with(
+    i: int,
+    table: Float[np.ndarray, "n n"],
+    free: Bool[np.ndarray, "n"],
+    chosen: Bool[np.ndarray, "n"],
+    unary: Float[np.ndarray, "n"],
+) -> float:
     """f(A + i), by exchanges on the tableau of A + i alone."""
     some = np.flatnonzero(chosen | free)
     some = np.append(some, i)
@@ -119,7 +179,12 @@ def _value_with(i, table, free, chosen, unary) -> float:
     return 0.5 * float(unary[some] @ _weights(small, of_free, unary[some]))
 
 
-def _settle(table, free, chosen, unary) -> None:
+def _settle(
+    table: Float[np.ndarray, "n n"],
+    free: Bool[np.ndarray, "n"],
+    chosen: Bool[np.ndarray, "n"],
+    unary: Float[np.ndarray, "n"],
+) -> None:
     """Exchange indices of `chosen`, in place, until w >= 0 there and no residual is positive.
 
     Principal pivoting; the largest violation first, and after that many rounds the first one

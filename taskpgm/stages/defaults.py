@@ -74,7 +74,7 @@ def default_config() -> ConfigDict:
     # --- What to mix ---------------------------------------------------------------------------
     config.mixture = ConfigDict()
     config.mixture.ratio = 2.0  # unary / pairwise: 0 pure diversity, 1 uniform, >1 representative
-    config.mixture.psd = "shift"  # or "clip"
+    config.mixture.psd = "simplex"  # the least shift; or "shift" (the paper's), "clip"
     config.mixture.floor = 1e-3
     config.mixture.method = "exact"  # or "closed_form" (the paper's)
     config.mixture.budget = 25_000  # examples in the mixture

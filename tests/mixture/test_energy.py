@@ -9,13 +9,13 @@ from tests.mixture.matrices import affinity
 
 def test_shift_is_the_smallest_that_reaches_the_floor():
     s = affinity(12)
-    made = make_positive_definite(s)
+    made = make_positive_definite(s, "shift")
     c = np.diag(made - s)
     np.testing.assert_allclose(made, s + c[0] * np.eye(12))
     values, norm = np.linalg.eigvalsh(made), np.abs(np.linalg.eigvalsh(s)).max()
     np.testing.assert_allclose(values[0], 1e-3 * norm, rtol=1e-9)
     # Enough already: not shifted at all.
-    np.testing.assert_array_equal(make_positive_definite(made, floor=1e-4), made)
+    np.testing.assert_array_equal(make_positive_definite(made, "shift", 1e-4), made)
 
 
 def test_clip_is_the_nearest_matrix_above_the_floor():
@@ -25,11 +25,11 @@ def test_clip_is_the_nearest_matrix_above_the_floor():
     floor = 1e-3 * np.abs(values).max()
     np.testing.assert_allclose(np.linalg.eigvalsh(made), np.maximum(values, floor), atol=1e-12)
     np.testing.assert_allclose(made, (vectors * np.maximum(values, floor)) @ vectors.T, atol=1e-12)
-    shifted = make_positive_definite(s)
+    shifted = make_positive_definite(s, "shift")
     assert np.linalg.norm(made - s) < np.linalg.norm(shifted - s)
 
 
-@pytest.mark.parametrize("psd", ["shift", "clip"])
+@pytest.mark.parametrize("psd", ["simplex", "shift", "clip"])
 def test_a_matrix_of_zeros_becomes_the_identity(psd):
     np.testing.assert_array_equal(make_positive_definite(np.zeros((3, 3)), psd), np.eye(3))
     energy = energy_from_affinity(np.zeros((3, 3)), 2.0, psd=psd)

@@ -31,7 +31,7 @@ def assert_whole(s, path, ratio_max, **options):
         assert abs(energy.energy(path.at(ratio)) - solve_exact(energy).energy) <= 1e-9
 
 
-@pytest.mark.parametrize("psd", ["shift", "clip"])
+@pytest.mark.parametrize("psd", ["simplex", "shift", "clip"])
 def test_every_kink_is_certified_and_any_ratio_agrees_with_the_exact_solution(psd):
     s = affinity(N)
     path = ratio_path(s, ratio_max=50.0, psd=psd)
@@ -91,8 +91,9 @@ def test_matrices_without_a_breakpoint():
 
 def test_two_tasks_by_hand():
     """S = diag(1, 0): S~ = diag(1.001, 0.001), u = (r/2, 0); p_1 = (r/2 + 0.001) / 1.002."""
-    path = ratio_path(np.diag([1.0, 0.0]), ratio_max=4.0)
-    np.testing.assert_allclose(make_positive_definite(np.diag([1.0, 0.0])), np.diag([1.001, 0.001]))
+    path = ratio_path(np.diag([1.0, 0.0]), ratio_max=4.0, psd="shift")
+    made = make_positive_definite(np.diag([1.0, 0.0]), "shift")
+    np.testing.assert_allclose(made, np.diag([1.001, 0.001]))
     np.testing.assert_allclose(path.ratios, [0, 2.002, 4])
     for r in (0.0, 1.0, 2.0):
         np.testing.assert_allclose(path.at(r)[0], (r / 2 + 0.001) / 1.002)

@@ -82,9 +82,40 @@ def test_weights_are_the_exact_mixture_over_the_chosen():
     np.testing.assert_allclose(found.weights[chosen], solve_exact(part).weights, atol=1e-10)
     assert np.delete(found.weights, chosen).max() == 0
     assert (np.diff(found.values) >= -1e-12).all()
-    least = np.linalg.eigvalsh(energy.pairwise)[0]
-    np.testing.assert_allclose(found.gamma, least / np.diag(energy.pairwise).max())
     np.testing.assert_allclose(found.guarantee, 1 - np.exp(-found.gamma))
+    shifted = energy_from_affinity(affinity(40), 3.0, psd="shift")
+    least = np.linalg.eigvalsh(shifted.pairwise)[0]
+    found = select_greedy(shifted, 10)
+    np.testing.assert_allclose(found.gamma, least / np.diag(shifted.pairwise).max())
+
+
+def test_a_matrix_convex_on_the_simplex_alone_is_raised_along_the_mean():
+    energy = energy_from_affinity(affinity(12), 3.0)
+    assert np.linalg.eigvalsh(energy.pairwise)[0] < 0
+    found = select_greedy(energy, 4)
+    basis = np.linalg.svd(np.eye(12) - 1 / 12)[0][:, :11]
+    inside = np.linalg.eigvalsh(basis.T @ energy.pairwise @ basis)[0]
+    shifts = np.linspace(0, 100, 100001)
+    assert 0 < found.gamma < 1 and inside > 0
+    raised = next(a for a in shifts if np.linalg.eigvalsh(energy.pairwise + a)[0] >= inside / 2)
+    f = values_of_all_subsets(energy.unary - min(energy.unary.min(), 0), energy.pairwise + raised)
+    np.testing.assert_allclose(found.values[-1], f[bits_of(found.order)], rtol=1e-2)
+    np.testing.assert_allclose(found.share, found.values / f[-1], rtol=1e-2)
+
+
+def test_the_share_is_a_guarantee_for_every_k_and_ends_at_one():
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        unary, pairwise = random_problem(rng, 7)
+        f = values_of_all_subsets(unary - min(unary.min(), 0), pairwise)
+        found = select_greedy(Energy(unary, pairwise), 7)
+        np.testing.assert_allclose(found.share, found.values / f[-1], rtol=1e-8)
+        np.testing.assert_allclose(found.share[-1], 1.0)
+        for k in range(1, 8):
+            best = max(f[bits_of(c)] for c in itertools.combinations(range(7), k))
+            assert found.values[k - 1] >= found.share[k - 1] * best - 1e-12
+    nothing = select_greedy(Energy(np.zeros(3), np.eye(3)), 2)
+    np.testing.assert_array_equal(nothing.share, [1.0, 1.0])
 
 
 def test_all_tasks_and_ties():

@@ -142,7 +142,7 @@ def test_closed_form_identity(seed, ratio):
     np.testing.assert_allclose(found.weights, p, atol=1e-9)
 
 
-@pytest.mark.parametrize("psd", ["shift", "clip"])
+@pytest.mark.parametrize("psd", ["simplex", "shift", "clip"])
 def test_ratio_one_is_uniform_for_a_shift_of_any_matrix(psd):
     for seed in range(5):
         found = solve_closed_form(energy_from_affinity(affinity(12, seed), 1.0, psd=psd))
@@ -153,7 +153,7 @@ def test_ratio_one_is_uniform_for_a_shift_of_any_matrix(psd):
 def test_closed_form_is_exact_while_nothing_is_negative_and_certified_when_it_is_not():
     s = affinity(12)
     for ratio in (0.0, 0.5, 1.0, 3.0, 30.0):
-        energy = energy_from_affinity(s, ratio)
+        energy = energy_from_affinity(s, ratio, psd="shift")
         closed, exact = solve_closed_form(energy), solve_exact(energy)
         assert closed.method == "closed form" and exact.method == "exact"
         assert closed.energy - exact.energy <= closed.gap + 1e-12
@@ -244,9 +244,9 @@ MATRIX = Path(os.environ.get("TASKPGM_PMI_316", "pmi_316.npy"))
 )
 def test_the_known_table_of_the_published_matrix():
     s = np.load(MATRIX)
-    path = ratio_path(s, ratio_max=158)
+    path = ratio_path(s, ratio_max=158, psd="shift")
     for ratio, energy, support, effective, closed_energy, closed_gap, apart in KNOWN:
-        made = energy_from_affinity(s, ratio)
+        made = energy_from_affinity(s, ratio, psd="shift")
         exact, closed = solve_exact(made), solve_closed_form(made)
         certified(made, exact)
         assert round(float(exact.energy), 6) == energy

@@ -6,7 +6,7 @@ Source: Xie, Tonin and Cevher (2025), arXiv 2505.24844, the weights for fine-tun
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm.mixture.floats import read_array
+from taskpgm.mixture.inputs import as_float64
 
 
 def chameleon(
@@ -16,7 +16,7 @@ def chameleon(
 
     K is the linear kernel of the task embeddings, centred.
     """
-    x = read_array(embeddings, "embeddings")
+    x = as_float64(embeddings, "embeddings")
     if x.ndim != 2 or len(x) < 1:
         raise ValueError(f"embeddings have shape {x.shape}: they have to be [n, d]")
     x = x - x.mean(0)

@@ -6,7 +6,7 @@ Source: Xie et al. (2023), arXiv 2305.10429, algorithm 1.
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm.mixture.floats import read_array, read_vector
+from taskpgm.mixture.inputs import as_float64, as_vector
 
 
 def excess_loss(
@@ -18,7 +18,7 @@ def excess_loss(
       proxy, reference: loss of each token under the two models, [t].
       task: the task of each token, int [t].
     """
-    excess = np.maximum(read_vector(proxy, "proxy") - read_vector(reference, "reference"), 0)
+    excess = np.maximum(as_vector(proxy, "proxy") - as_vector(reference, "reference"), 0)
     task = np.asarray(task)
     total, count = np.bincount(task, excess, n), np.bincount(task, minlength=n)
     return total / np.maximum(count, 1)
@@ -32,12 +32,12 @@ def doremi_update(
     smoothing: float = 1e-3,
 ) -> Float[np.ndarray, "n"]:
     """w * exp(rate * excess), normalised, then (1 - smoothing) w + smoothing / n."""
-    w = read_vector(weights, "weights")
-    scores = rate * read_vector(excess, "excess", len(w))
+    w = as_vector(weights, "weights")
+    scores = rate * as_vector(excess, "excess", len(w))
     w = w * np.exp(scores - scores.max())
     return (1 - smoothing) * w / w.sum() + smoothing / len(w)
 
 
 def doremi_average(steps: Float[np.ndarray, "s n"]) -> Float[np.ndarray, "n"]:
     """What DoReMi returns: the mean of the weights over the proxy's steps."""
-    return read_array(steps, "steps").mean(0)
+    return as_float64(steps, "steps").mean(0)

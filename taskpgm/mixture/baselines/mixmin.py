@@ -7,7 +7,7 @@ arXiv 2502.10510.
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm.mixture.floats import read_array, read_vector
+from taskpgm.mixture.inputs import as_float64, as_vector
 
 
 def mixmin(
@@ -24,11 +24,11 @@ def mixmin(
         y, nats, [n, m]. Never leaves log space.
       lengths: |y| in tokens, [m]; 1 where None.
     """
-    scores = read_array(log_likelihood, "log_likelihood")
+    scores = as_float64(log_likelihood, "log_likelihood")
     if scores.ndim != 2 or 0 in scores.shape:
         raise ValueError(f"log_likelihood has shape {scores.shape}: it has to be [n, m]")
     n, m = scores.shape
-    share = 1 / (np.ones(m) if lengths is None else read_vector(lengths, "lengths", m)) / m
+    share = 1 / (np.ones(m) if lengths is None else as_vector(lengths, "lengths", m)) / m
     log_p = np.full(n, -np.log(n))
     for _ in range(steps):
         joint = log_p[:, None] + scores

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm.mixture.floats import read_symmetric
+from taskpgm.mixture.inputs import as_symmetric
 
 
 def permuted_affinity(affinity: Float[np.ndarray, "n n"], *, seed: int = 0) -> np.ndarray:
@@ -11,7 +11,7 @@ def permuted_affinity(affinity: Float[np.ndarray, "n n"], *, seed: int = 0) -> n
 
     The permutation leaves no task in its place (where n > 1), or that part would be no control.
     """
-    s = read_symmetric(affinity, "affinity")
+    s = as_symmetric(affinity, "affinity")
     n = s.shape[-1]
     # A cycle through all tasks in a random order: uniform over the cyclic permutations.
     order = np.random.default_rng(seed).permutation(n)

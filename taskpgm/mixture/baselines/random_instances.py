@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from taskpgm.mixture.floats import read_vector
+from taskpgm.mixture.inputs import as_vector
 
 
 def random_instances(
@@ -14,7 +14,7 @@ def random_instances(
     Raises:
       ValueError: a budget beyond the union.
     """
-    counts = read_vector(sizes, "sizes").astype(np.int64)
+    counts = as_vector(sizes, "sizes").astype(np.int64)
     if counts.ndim != 1 or (counts < 0).any():
         raise ValueError("sizes have to be one vector of numbers >= 0")
     if not 0 <= budget <= counts.sum():

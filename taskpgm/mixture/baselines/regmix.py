@@ -6,7 +6,7 @@ Source: Liu et al. (2024), arXiv 2407.01492.
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm.mixture.floats import read_array, read_vector
+from taskpgm.mixture.inputs import as_float64, as_vector
 
 CHUNK = 4096  # simulated mixtures held at once
 
@@ -19,7 +19,7 @@ def dirichlet_mixtures(
     seed: int | tuple[int, ...] = 0,
 ) -> Float[np.ndarray, "r n"]:
     """Random mixtures around `prior`: Dirichlet(concentration * n * prior)."""
-    p = read_vector(prior, "prior")
+    p = as_vector(prior, "prior")
     if (p <= 0).any():
         raise ValueError("prior has to be > 0 for every task")
     alpha = concentration * len(p) * p / p.sum()
@@ -45,8 +45,8 @@ def regmix(
       mixtures, losses: the runs: what each was trained on, and its target loss.
       prior: where simulated mixtures are drawn around; uniform where None.
     """
-    p = read_array(mixtures, "mixtures")
-    y = read_vector(losses, "losses", len(p))
+    p = as_float64(mixtures, "mixtures")
+    y = as_vector(losses, "losses", len(p))
     n = p.shape[1]
     if not 1 <= best <= simulated:
         raise ValueError(f"best={best} has to lie in 1..{simulated}")
@@ -57,7 +57,7 @@ def regmix(
     gram = x @ x.T + ridge * len(p) * np.eye(len(p))
     slope = x.T @ np.linalg.solve(gram, y - y.mean())
 
-    prior = np.full(n, 1 / n) if prior is None else read_vector(prior, "prior", n)
+    prior = np.full(n, 1 / n) if prior is None else as_vector(prior, "prior", n)
     found, found_loss = np.empty((0, n)), np.empty(0)
     for start in range(0, simulated, CHUNK):
         count = min(CHUNK, simulated - start)

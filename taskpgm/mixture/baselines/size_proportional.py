@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from taskpgm.mixture.floats import read_vector
+from taskpgm.mixture.inputs import as_vector
 
 
 def size_proportional(
@@ -19,7 +19,7 @@ def size_proportional(
       cap: sizes above it count as `cap`; None for none.
       temperature: > 0.
     """
-    counts = read_vector(sizes, "sizes")
+    counts = as_vector(sizes, "sizes")
     if counts.ndim != 1 or (counts < 0).any() or counts.sum() <= 0:
         raise ValueError("sizes have to be >= 0, and one of them more")
     if cap is not None and not cap > 0:

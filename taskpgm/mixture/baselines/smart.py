@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from taskpgm.mixture.allocate import allocate
-from taskpgm.mixture.floats import read_array, read_symmetric, read_vector
+from taskpgm.mixture.inputs import as_float64, as_symmetric, as_vector
 
 
 class Greedy(NamedTuple):
@@ -22,7 +22,7 @@ class Greedy(NamedTuple):
 
 def cosine_similarity(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
     """Of the mean prompt embeddings, one row a task."""
-    x = read_array(embeddings, "embeddings")
+    x = as_float64(embeddings, "embeddings")
     norms = np.linalg.norm(x, axis=-1, keepdims=True)
     if x.ndim != 2 or (norms == 0).any():
         raise ValueError("embeddings have to be [n, d] with no row of zeros")
@@ -32,7 +32,7 @@ def cosine_similarity(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray,
 
 def facility_location(similarity: Float[np.ndarray, "n n"], k: int) -> Greedy:
     """Greedy on f(A) = sum over v of max over j in A of s_vj: every task near a chosen one."""
-    s = read_symmetric(similarity, "similarity")
+    s = as_symmetric(similarity, "similarity")
     covered = np.zeros(len(s))
     order, gains = [], []
     for _ in range(_checked(k, len(s))):
@@ -48,7 +48,7 @@ def facility_location(similarity: Float[np.ndarray, "n n"], k: int) -> Greedy:
 
 def graph_cut(similarity: Float[np.ndarray, "n n"], k: int, *, trade: float = 0.4) -> Greedy:
     """Greedy on f(A) = sum over V x A of s - trade * sum over A x A of s."""
-    s = read_symmetric(similarity, "similarity")
+    s = as_symmetric(similarity, "similarity")
     added = s.sum(0) - trade * np.diag(s)
     order, gains = [], []
     for _ in range(_checked(k, len(s))):
@@ -65,7 +65,7 @@ def smart_counts(
     chosen: Greedy, budget: int, sizes: Int[np.ndarray, "n"], max_epochs: float = 1.0
 ) -> Int[np.ndarray, "n"]:
     """Examples a task: proportional to 1 + g + g^2 / 2 of the greedy gains g, capped at N_i."""
-    sizes = read_vector(sizes, "sizes")
+    sizes = as_vector(sizes, "sizes")
     share = 1 + chosen.gains + chosen.gains**2 / 2
     weights = np.zeros(len(sizes))
     weights[chosen.order] = share / share.sum()

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm.mixture.floats import read_symmetric
+from taskpgm.mixture.inputs import as_symmetric
 
 
 def softmax_rows(
@@ -13,6 +13,6 @@ def softmax_rows(
 
     It is what the published belief propagation comes down to, and nearly one-hot at its settings.
     """
-    scores = beta * read_symmetric(affinity, "affinity").sum(-1)
+    scores = beta * as_symmetric(affinity, "affinity").sum(-1)
     weights = np.exp(scores - scores.max())
     return weights / weights.sum()
