@@ -6,7 +6,6 @@ from jaxtyping import Float
 from taskpgm.report.study import Mixture, Study
 from taskpgm.report.style import (
     LABEL,
-    SMALL,
     WIDTH,
     Theme,
     family_colours,
@@ -17,7 +16,6 @@ from taskpgm.report.style import (
 )
 
 HEIGHT = 4.8
-NAMED = 8  # the heaviest tasks carry their names; the table under the figure has all
 LISTED = 24  # families in the legend
 
 
@@ -26,6 +24,7 @@ def optimality(study: Study, mixture: Mixture, theme: Theme) -> bytes:
 
     At the optimum (S~ p)_i = r (S 1)_i / n + mu for every task kept and below its cap, so these lie
     on one line of slope r. A task at zero lies above it by its reduced cost, one at its cap below.
+    Points carry no names: the table under the figure has all of them.
     """
     x, y = mixture.array("representativeness"), mixture.array("redundancy")
     if x is None or y is None:
@@ -54,12 +53,6 @@ def optimality(study: Study, mixture: Mixture, theme: Theme) -> bytes:
                 linewidth=0.9,
                 linestyle=(0, (4, 3)),
                 zorder=0.9,
-            )
-        for i in np.argsort(-mixture.weights, kind="stable")[: min(NAMED, kept.sum())]:
-            name = shortened(study.tasks[i], 30)
-            offset = (4, -4 - np.sqrt(area[i]) / 2)
-            axes.annotate(
-                name, (x[i], y[i]), offset, textcoords="offset points", fontsize=SMALL, va="top"
             )
         axes.set_xlim(*_padded(x))
         axes.set_ylim(*_padded(y))

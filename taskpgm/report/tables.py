@@ -156,9 +156,9 @@ def task_rows(study: Study, mixture: Mixture) -> list[dict[str, Any]]:
                 "high": float(high[i] / widest) if interval else None,
                 "interval": f"{low[i]:.1%} to {high[i]:.1%}" if interval else "",
                 "count": None if mixture.counts is None else mixture.counts[i],
-                "representativeness": _plain(per_task("representativeness")[i]),
-                "redundancy": _plain(redundancy[i]),
-                "reduced_cost": _plain(cost[i]) if weight == 0 or priced[i] else "",
+                "representativeness": _plain(float(per_task("representativeness")[i])),
+                "redundancy": _plain(float(redundancy[i])),
+                "reduced_cost": _plain(float(cost[i])) if weight == 0 or priced[i] else "",
                 "kept_share": "" if np.isnan(kept_share[i]) else f"{kept_share[i]:.0%}",
                 "notes": study.notes.get(study.tasks[i], ()),
             }
@@ -194,11 +194,11 @@ def pair_rows(study: Study, kind: str) -> list[dict[str, Any]]:
     rows = []
     closest = np.argsort(-affinity.matrix[first, second], kind="stable")[:PAIRS]
     for i, j in zip(first[closest].tolist(), second[closest].tolist(), strict=True):
-        ends = [bound[i, j] for bound in (affinity.low, affinity.high) if bound is not None]
+        ends = [float(bound[i, j]) for bound in (affinity.low, affinity.high) if bound is not None]
         rows.append(
             {
                 "tasks": (affinity.tasks[i], affinity.tasks[j]),
-                "value": _plain(affinity.matrix[i, j]),
+                "value": _plain(float(affinity.matrix[i, j])),
                 "interval": " to ".join(map(_plain, ends)),
             }
         )
