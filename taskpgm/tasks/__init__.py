@@ -7,7 +7,8 @@ from taskpgm.tasks.packing import Rows, pack
 from taskpgm.tasks.stdlib import NEAR_DUPLICATES, stdlib_tasks
 from taskpgm.tasks.stream import draw, stream
 from taskpgm.tasks.task import Example, Task
-from taskpgm.tasks.tokenize import Encoded, encode, encode_text, load_tokenizer
+from taskpgm.tasks.tokenize import Encoded, encode, encode_text
+from taskpgm.tasks.tokenizer import check_vocabulary, load_tokenizer
 
 __all__ = [
     "NEAR_DUPLICATES",
@@ -15,6 +16,7 @@ __all__ = [
     "Example",
     "Rows",
     "Task",
+    "check_vocabulary",
     "corpus",
     "draw",
     "encode",

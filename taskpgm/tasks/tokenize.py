@@ -106,31 +106,6 @@ def encode_text(
     return Encoded(ids_list, scored_list, np.array(index, np.int32), dropped, truncated)
 
 
-def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer in a Hugging Face folder (or of that name on the hub). Code in the folder is
-    never run."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # OSError, ValueError, and what `tokenizers` raises without a class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FileNotFoundError(
-            f"no tokenizer at {path}: it needs tokenizer.json and tokenizer_config.json ({reason})"
-        ) from error
-
-
-def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """A text's ids by the one rule for special tokens (see above)."""
-    return tokenise(tokenizer, [text])[0].ids.tolist()
-
-
-def prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """What an empty context is: BOS, or EOS where the tokenizer has no BOS."""
-    bos = tokenizer.bos_token_id
-    return _end_of_sequence(tokenizer) if bos is None else bos
-
-
 def _whole(
     tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example], own: list[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:

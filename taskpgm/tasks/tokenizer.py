@@ -1,0 +1,85 @@
+"""A tokenizer from a model folder, and whether a model has an embedding for all that it writes."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int
+
+if TYPE_CHECKING:  # importing transformers costs more than a second
+    from transformers import PreTrainedTokenizerBase
+
+FILE = "tokenizer.json"
+VOCABULARIES = ("tokenizer.model", "vocab.json")  # what transformers can make one of
+# Words, numbers, spaces and signs: what pre-tokenizers treat differently.
+PROBE = "In 2024,  I'd say 12345 words;\n\n\tthe naïve naming: \u6771\u4eac x_y->z()"
+
+
+def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a Hugging Face folder: tokenizer.json is what is used, where there is one.
+
+    `transformers` would choose a class by the model's type and let it replace the pre-tokenizer of
+    tokenizer.json by its own. No code of the folder runs, and nothing is asked.
+
+    Raises FileNotFoundError if the folder has no tokenizer, ValueError if its tokenizer_config.json
+    makes other tokens than its tokenizer.json.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    file = Path(path) / FILE
+    own = file.is_file()
+    if not own and not any((Path(path) / name).is_file() for name in VOCABULARIES):
+        raise FileNotFoundError(f"no tokenizer at {path}: it needs {FILE}")
+    load = (PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained
+    try:
+        tokenizer = load(str(path), trust_remote_code=False)
+    except Exception as error:  # whatever the library's readers raise for a damaged file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if own:
+            raise ValueError(f"{file}: cannot be read as a tokenizer ({reason})") from error
+        raise FileNotFoundError(f"no tokenizer at {path}: it needs {FILE} ({reason})") from error
+    if own:
+        _check_against_file(tokenizer, file)
+    tokenizer.init_kwargs.pop("auto_map", None)  # names code: not to be passed on with a model
+    return tokenizer
+
+
+def _check_against_file(tokenizer: "PreTrainedTokenizerBase", file: Path) -> None:
+    """Raises ValueError if the tokenizer gives other ids than its tokenizer.json alone."""
+    from tokenizers import Tokenizer
+
+    alone = Tokenizer.from_file(str(file))
+    alone.no_truncation()
+    alone.no_padding()
+    added = [token.content for token in alone.get_added_tokens_decoder().values()]
+    for text in (PROBE, *(f"a {token} b" for token in added)):
+        wanted, got = alone.encode(text).ids, tokenizer(text, verbose=False)["input_ids"]
+        if got != wanted:
+            raise ValueError(
+                f"{file.with_name('tokenizer_config.json')}: overrules {FILE}: of {text!r} it makes"
+                f" the ids {got[:8]}, {FILE} makes {wanted[:8]}; remove split_special_tokens or"
+                " what else differs, so that both files say the same"
+            )
+
+
+def check_vocabulary(
+    tokenizer: "PreTrainedTokenizerBase",
+    ids: Iterable[Int[np.ndarray, "_"]],
+    vocab_size: int,
+    where: str,
+) -> None:
+    """Raises ValueError, opening with `where`, for a token that the model has no embedding for.
+
+    ids: encoded texts. A tokenizer may be larger than the model as long as its extra tokens do not
+    occur: an id beyond the embedding would be read as NaN or as another token.
+    """
+    for row in ids:
+        beyond = np.asarray(row)[np.asarray(row) >= vocab_size]
+        if len(beyond):
+            token = tokenizer.convert_ids_to_tokens(int(beyond[0]))
+            raise ValueError(
+                f"{where}: the token {token!r} has id {beyond[0]}, but the model embeds only"
+                f" {vocab_size} ids, and its tokenizer has {len(tokenizer)}; take the tokenizer"
+                " that belongs to the model, or resize the model's embeddings and train them"
+            )
