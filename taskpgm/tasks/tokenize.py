@@ -106,6 +106,17 @@ def encode_text(
     return Encoded(ids_list, scored_list, np.array(index, np.int32), dropped, truncated)
 
 
+def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """A text's ids by the one rule for special tokens (see above)."""
+    return tokenise(tokenizer, [text])[0].ids.tolist()
+
+
+def prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """What an empty context is: BOS, or EOS where the tokenizer has no BOS."""
+    bos = tokenizer.bos_token_id
+    return _end_of_sequence(tokenizer) if bos is None else bos
+
+
 def _whole(
     tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example], own: list[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
