@@ -98,7 +98,7 @@ def bench_kernel(n: int, t: int, v: int) -> dict:
     """Nanoseconds for each (pair, position, vocabulary entry)."""
     import torch
 
-    from taskpgm.affinity import jensen_shannon, kernels
+    from taskpgm.affinity import jensen_shannon, jsd
 
     torch.set_num_threads(os.cpu_count())
     x = some_log_probs(n, t, v)
@@ -106,7 +106,7 @@ def bench_kernel(n: int, t: int, v: int) -> dict:
     ours, weights = jnp.asarray(x), jnp.full((1, t), 1 / t)
     there = torch.from_numpy(x)
     seconds = {
-        "taskpgm": best(lambda: kernels.pairwise(ours, weights).block_until_ready(), 5) / entries,
+        "taskpgm": best(lambda: jsd.pairwise(ours, weights).block_until_ready(), 5) / entries,
         "torch, one logarithm an entry": best(lambda: jsd_torch(there), 2) / entries,
         "torch, kl_div": best(lambda: jsd_torch_kl(there), 1) / entries,
     }
@@ -132,12 +132,12 @@ def peak() -> int:
 
 def memory_child(n: int, t: int, v: int) -> None:
     """Runs alone: the process's peak with the inputs in place, before and after the reduction."""
-    from taskpgm.affinity import kernels
+    from taskpgm.affinity import jsd
 
     # Uniform, made in place: a temporary copy would hide what comes later.
     x = jnp.full((n, t, v), -np.log(v), jnp.float32).block_until_ready()
     weights = jnp.full((1, t), 1 / t)
-    run = kernels.pairwise.lower(x, weights).compile()
+    run = jsd.pairwise.lower(x, weights).compile()
     before = peak()
     run(x, weights).block_until_ready()
     print(json.dumps({"inputs": x.nbytes, "before": before, "after": peak()}))
@@ -310,7 +310,7 @@ def bench_gpu(n: int, t: int, v: int) -> dict:
     """The fused kernel against its limit: one special-function result an entry, or the bytes."""
     if jax.default_backend() != "gpu":
         return {"not measured": "no GPU was at hand when this ran"}
-    from taskpgm.affinity import kernels, pairs
+    from taskpgm.affinity import jsd
 
     device = jax.devices()[0]
     x, weights = jnp.asarray(some_log_probs(n, t, v)), jnp.full((1, t), 1 / t)
@@ -319,8 +319,8 @@ def bench_gpu(n: int, t: int, v: int) -> dict:
     special = entries / (SPECIAL_PER_SM_CLOCK * cores * clock_hz)
     bytes_ = x.nbytes / 4.8e12  # an H200's memory, in bytes a second
     rows = {"fused": "not admitted: the log says why"}
-    for function in {pairs.choose(x), kernels.pairwise}:
-        name = "xla" if function is kernels.pairwise else "fused"
+    for function in {pairs.choose(x), jsd.pairwise}:
+        name = "xla" if function is jsd.pairwise else "fused"
         seconds = best(lambda f=function: f(x, weights).block_until_ready(), 10)
         rows[name] = {"seconds": seconds, "share of limit": max(special, bytes_) / seconds}
     return {"device": device.device_kind, "shape": [n, t, v], **rows}

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from taskpgm.affinity.budget import layout
-from taskpgm.affinity.stream import accumulate, conclude
+from taskpgm.affinity.layout import layout
+from taskpgm.affinity.pairwise import ScoredModels, bins, score_pairs
 from taskpgm.models.scoring import decoder_forward
 from taskpgm.stages import adapters
 from taskpgm.stages.context import Context
@@ -34,22 +34,14 @@ def main() -> None:
     n, length = len(rows), rows[0].tokens.shape[1]
     cut = layout(n, config, length=length, batch_size=8, memory=2**29)
 
+    models = ScoredModels(decoder_forward(config), params, models_of)
+
     def divergences(top_k: int | None) -> np.ndarray:
         means = []
         for part in rows[::4]:
-            *_, sums = accumulate(
-                decoder_forward(config),
-                params,
-                models_of,
-                range(n),
-                [],
-                part,
-                int(part.example.max()) + 1,
-                cut,
-                top_k=top_k,
-            )
-            got = conclude(sums, n, part)
-            means.append(np.tensordot(got.count / got.count.sum(), got.divergence, 1))
+            count = int(part.example.max()) + 1
+            _, got = score_pairs(models, range(n), [], part, count, cut, top_k=top_k)
+            means.append(np.average(got, axis=0, weights=bins(count, cut.bins).count))
         return np.mean(means, 0)[np.triu_indices(n, 1)]
 
     whole = divergences(None)

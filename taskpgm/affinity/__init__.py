@@ -1,9 +1,10 @@
 """How tasks relate: every single-task model scored on every held-out set, then one matrix."""
 
 from taskpgm.affinity.bootstrap import Intervals, intervals, resample_jsd, resample_pmi
-from taskpgm.affinity.budget import Layout, Plan, layout, plan
-from taskpgm.affinity.divergence import jensen_shannon, jsd_affinity, pmi
-from taskpgm.affinity.scores import Scores, compute_scores, likelihoods
+from taskpgm.affinity.compute import compute_scores, own_losses
+from taskpgm.affinity.layout import Layout, Plan, layout, plan
+from taskpgm.affinity.matrices import jensen_shannon, jsd_affinity, pmi
+from taskpgm.affinity.scores import Scores, likelihoods, losses
 
 __all__ = [
     "Intervals",
@@ -16,6 +17,8 @@ __all__ = [
     "jsd_affinity",
     "layout",
     "likelihoods",
+    "losses",
+    "own_losses",
     "plan",
     "pmi",
     "resample_jsd",

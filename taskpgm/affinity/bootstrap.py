@@ -10,15 +10,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm.affinity.divergence import LN2, pmi_from_means
+from taskpgm.affinity.jsd import LN2
+from taskpgm.affinity.matrices import pmi_from_means
 from taskpgm.affinity.scores import Scores, likelihoods
 
 
 class Intervals(NamedTuple):
-    """Elementwise percentiles of resampled affinities; they say nothing of a task's one example."""
+    """Elementwise percentiles of resampled affinities.
 
-    low: Float[np.ndarray, "n n"]
-    high: Float[np.ndarray, "n n"]
+    A task with a single held-out example adds nothing to their width.
+    """
+
+    low: Float[np.ndarray, "*s"]
+    high: Float[np.ndarray, "*s"]
 
 
 def _draws(examples: np.ndarray, resamples: int, seed: int, task: int) -> np.ndarray:
@@ -51,13 +55,14 @@ def resample_jsd(
 
     With the same seed a task's resamples are those of `resample_pmi`, if no bin holds two examples.
     """
-    n = scores.grid.n
+    n = scores.num_models
+    tasks = scores.num_tasks if scores.contexts == "pool" else n
     mean = np.zeros((resamples, n, n))
-    for k in range(n):
-        values, count = scores.divergence(k)
-        weights = _draws(count, resamples, seed, k)
-        if scores.grid.contexts == "pool":
-            mean += np.tensordot(weights, values, 1) / n
+    for k in range(tasks):
+        values = scores.divergence(k)
+        weights = _draws(scores.examples_per_bin(k), resamples, seed, k)
+        if scores.contexts == "pool":
+            mean += np.tensordot(weights, values, 1) / tasks
         else:
             own = 0.5 * weights @ values[:, k]
             mean[:, k] += own
@@ -65,7 +70,7 @@ def resample_jsd(
     return 1.0 - np.clip(mean, 0.0, LN2) / LN2
 
 
-def intervals(samples: Float[np.ndarray, "b n n"], level: float = 0.95) -> Intervals:
+def intervals(samples: Float[np.ndarray, "b *s"], level: float = 0.95) -> Intervals:
     """The central `level` of resampled affinities, entry by entry."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1; got {level}")

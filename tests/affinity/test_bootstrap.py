@@ -4,28 +4,26 @@ import numpy as np
 import pytest
 
 from taskpgm import affinity
-from taskpgm.affinity.cells import Grid
-from taskpgm.affinity.divergence import symmetric
+from taskpgm.affinity.matrices import symmetric
 from taskpgm.affinity.scores import Scores
 
 
-class Made(Grid):
-    """A grid whose divergences are made up."""
-
-    def divergence(self, k):
-        rng = np.random.default_rng(k)
-        return symmetric(rng.random((self.num_examples[k], 3)) * 0.6, 3)
-
-
 def scores(contexts="pool", m=(40, 1, 9)):
+    """Made-up scores of three models; tasks from the third on are targets."""
     rng = np.random.default_rng(0)
+
+    def divergence(k):
+        values = np.random.default_rng(k).random((m[k], 3)) * 0.6
+        return symmetric(values, 3)
+
     count = sum(m)
     return Scores(
-        rng.normal(size=(3, count)) - 20,
-        rng.integers(1, 9, count),
-        np.repeat(range(3), m),
-        (),
-        Made(None, ("a", "b", "c"), ("A", "B", "C"), tuple(m), 64, contexts, None),
+        log_likelihood=rng.normal(size=(3, count)) - 20,
+        base=None,
+        tokens=rng.integers(1, 9, count),
+        task=np.repeat(range(len(m)), m),
+        contexts=contexts,
+        divergence=divergence,
     )
 
 
@@ -63,7 +61,7 @@ def test_intervals():
     low, high = affinity.intervals(samples, 0.9)
     np.testing.assert_allclose([low, high], [np.full((2, 2), 5), np.full((2, 2), 95)])
     with pytest.raises(ValueError, match="level"):
-        affinity.intervals(samples, 95)
+        affinity.intervals(samples, 95.0)
 
 
 def test_normalize():

@@ -73,13 +73,12 @@ def test_scores_equal_one_example_at_a_time(world, tmp_path, adapters):
         [len(x) for x, _, _ in world.tasks],
         model_keys=["a", "b", "c"],
         folder=tmp_path,
-        memory=2**20,
+        memory=2.0**20,
         batch_size=2,
-        group=2,
     )
     say, at = alone(config, params, stacked), 0
     for k, (examples, prompts, _) in enumerate(world.tasks):
-        values, _ = scores.divergence(k)
+        values = scores.divergence(k)
         for e, (ids, prompt) in enumerate(zip(examples, prompts, strict=True)):
             here = np.arange(prompt - 1, len(ids) - 1)
             said = say(ids)[:, here]

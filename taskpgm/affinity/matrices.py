@@ -1,23 +1,30 @@
-"""How far apart models are: pointwise mutual information and Jensen-Shannon divergence.
+"""Affinity matrices: pointwise mutual information and Jensen-Shannon divergence.
 
 Both take what the models said about the same held-out examples, and give one symmetric matrix
-over tasks. All is float64 on the host, except the reduction over the vocabulary (kernels.py).
+over tasks. All is float64 on the host, except the reduction over the vocabulary (jsd.py).
 """
 
+from collections.abc import Sequence
+from typing import Annotated, TypeAlias
+
+import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from taskpgm.affinity import kernels
-from taskpgm.affinity.pairs import pairwise
+from taskpgm.affinity import jsd
+from taskpgm.affinity.jsd import LN2
 
-LN2 = float(np.log(2.0))
+# What arguments may be: `Annotated[ArrayLike, "n m"]` names a shape that is checked inside.
+ArrayLike: TypeAlias = jax.Array | np.ndarray | Sequence
 
 # Largest tolerated |sum of probabilities - 1|, by bytes an entry: float32 log-probabilities are
 # normalised to about 1e-5, bfloat16 ones have lost the third digit of every logarithm.
 _MASS_TOLERANCE = {2: 5e-2, 4: 1e-3, 8: 1e-3}
 
 
-def pmi(log_likelihood: Float[Array, "n m"], task: Int[Array, "m"]) -> Float[np.ndarray, "n n"]:
+def pmi(
+    log_likelihood: Annotated[ArrayLike, "n m"], task: Annotated[ArrayLike, "m"]
+) -> Float[np.ndarray, "n n"]:
     """S_ij = 1/2 [ mean over D_j of (l_i - l_j) + mean over D_i of (l_j - l_i) ].
 
     Args:
@@ -83,7 +90,7 @@ def pmi_from_means(mean: Float[np.ndarray, "*b n n"]) -> Float[np.ndarray, "*b n
 
 
 def jensen_shannon(
-    log_probs: Float[Array, "n t v"], weights: Float[Array, "t"] | None = None
+    log_probs: Annotated[ArrayLike, "n t v"], weights: Annotated[ArrayLike, "t"] | None = None
 ) -> Float[np.ndarray, "n n"]:
     """Mean over positions of JSD(p_i, p_j) = H((p_i + p_j)/2) - H(p_i)/2 - H(p_j)/2, nats.
 
@@ -93,28 +100,28 @@ def jensen_shannon(
       weights: non-negative weights of the positions, normalised here; equal when None.
 
     Returns:
-      float64 ["n n"], symmetric, zero diagonal, within [0, ln 2]. Error bound: kernels.py.
+      float64 ["n n"], symmetric, zero diagonal, within [0, ln 2]. Error bound: kernels/jsd_term.py.
 
     Raises:
       ValueError: wrong shapes, NaN, +inf or rows that do not sum to one, bad weights.
     """
-    shape, dtype = np.shape(log_probs), getattr(log_probs, "dtype", np.dtype(np.float64))
-    if len(shape) != 3 or 0 in shape:
+    values = log_probs if isinstance(log_probs, jax.Array) else np.asarray(log_probs)
+    if values.ndim != 3 or 0 in values.shape:
         raise ValueError(
-            f"log_probs must be [models, positions, vocabulary], each at least 1; got shape {shape}"
+            "log_probs must be [models, positions, vocabulary], each at least 1; "
+            f"got shape {values.shape}"
         )
-    n, t, _ = shape
-    if weights is None:
-        weights = np.full(t, 1.0 / t)
-    else:
-        weights = np.asarray(weights, np.float64)
-        if weights.shape != (t,):
-            raise ValueError(f"weights must be one per position, [{t}]; got shape {weights.shape}")
-        if not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() == 0:
+    n, t, _ = values.shape
+    share = np.full(t, 1.0 / t)
+    if weights is not None:
+        share = np.asarray(weights, np.float64)
+        if share.shape != (t,):
+            raise ValueError(f"weights must be one per position, [{t}]; got shape {share.shape}")
+        if not np.isfinite(share).all() or share.min() < 0 or share.sum() == 0:
             raise ValueError("weights must be finite, not negative and not all zero")
-        weights = weights / weights.sum()
-    mass = np.asarray(kernels.mass(log_probs), np.float64)
-    wrong = ~(np.abs(mass - 1.0) <= _MASS_TOLERANCE.get(np.dtype(dtype).itemsize, 1e-3))
+        share = share / share.sum()
+    mass = np.asarray(jsd.mass(values), np.float64)
+    wrong = ~(np.abs(mass - 1.0) <= _MASS_TOLERANCE.get(values.dtype.itemsize, 1e-3))
     if wrong.any():
         i, position = np.argwhere(wrong)[0]
         raise ValueError(
@@ -123,7 +130,7 @@ def jensen_shannon(
         )
     if n == 1:
         return np.zeros((1, 1))
-    total = np.asarray(pairwise(log_probs, weights[None].astype(np.float32))[0], np.float64)
+    total = np.asarray(jsd.pairwise(values, share[None].astype(np.float32))[0], np.float64)
     return symmetric(np.clip(total, 0.0, LN2), n)
 
 
@@ -137,7 +144,7 @@ def symmetric(pairs: Float[np.ndarray, "*b p"], n: int) -> Float[np.ndarray, "*b
 
 
 def jsd_affinity(
-    divergence: Float[np.ndarray, "k n n"], contexts: str = "pool"
+    divergence: Annotated[ArrayLike, "k n n"], contexts: str = "pool"
 ) -> Float[np.ndarray, "n n"]:
     """S_ij = 1 - JSD_ij / ln 2 from C[k, i, j]: the divergence of i and j on the examples of k.
 
@@ -159,7 +166,7 @@ def jsd_affinity(
     return 1.0 - np.clip(mean, 0.0, LN2) / LN2
 
 
-def _pair(divergence: Float[np.ndarray, "n n n"]) -> Float[np.ndarray, "n n"]:
+def _pair(divergence: Float[np.ndarray, "k n n"]) -> Float[np.ndarray, "n n"]:
     k, n = divergence.shape[:2]
     if k != n:
         raise ValueError(f"'pair' needs one context task per model; got {k} for {n} models")

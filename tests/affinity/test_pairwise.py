@@ -1,4 +1,4 @@
-"""Streamed divergences: the same whatever the blocks, and within the stated bytes."""
+"""Likelihoods and divergences: the same whatever the blocks, and within the stated bytes."""
 
 import dataclasses
 
@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskpgm.affinity import fused, kernels, stream
-from taskpgm.affinity.budget import Layout, fused_sums, layout, passes, plan, rows_at_a_time
+from taskpgm.affinity import jsd, pairwise
+from taskpgm.affinity.layout import Layout, layout, passes, plan, rows_at_a_time
+from taskpgm.affinity.pairwise import ScoredModels, score_pairs
 from taskpgm.models import DecoderConfig, LoraConfig
 
 
@@ -19,10 +20,8 @@ def run(world, task, new, old, cut, **options):
         assert len(indices) <= cut.group
         return jax.tree.map(lambda x: x[np.asarray(indices)], world.models)
 
-    *_, sums = stream.accumulate(
-        world.forward, world.shared, models_of, new, old, rows, len(examples), cut, **options
-    )
-    return stream.conclude(sums, len(new), rows)
+    models = ScoredModels(world.forward, world.shared, models_of)
+    return score_pairs(models, new, old, rows, len(examples), cut, **options)
 
 
 def alone(world, task, names):
@@ -44,64 +43,50 @@ CUTS = {
 
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 def test_blocks_change_nothing(world, cut):
-    likelihood, jsd = alone(world, 0, range(5))
-    got = run(world, 0, range(5), [], cut)
-    np.testing.assert_allclose(got.log_likelihood, likelihood, rtol=2e-6)
-    np.testing.assert_allclose(got.divergence, jsd, rtol=2e-5, atol=1e-12)
-    assert got.count.tolist() == [1] * 7 and got.tokens.min() > 0
+    likelihood, apart = alone(world, 0, range(5))
+    values, divergence = run(world, 0, range(5), [], cut)
+    np.testing.assert_allclose(values, likelihood, rtol=2e-6)
+    np.testing.assert_allclose(divergence, apart, rtol=2e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("models", [5, 1])
 def test_only_the_pairs_asked_for(world, models):
     names = [4, 1, 0, 3]
-    likelihood, jsd = alone(world, 2, names)
-    got = run(world, 2, names[:2], names[2:], Layout(2, 2, models, 12, 4, 64))
-    np.testing.assert_allclose(got.log_likelihood, likelihood, rtol=2e-6)
-    assert np.isnan(got.divergence[:, 2, 3]).all() and np.isnan(got.divergence[:, 3, 2]).all()
-    asked = np.isfinite(got.divergence)
-    np.testing.assert_allclose(got.divergence[asked], jsd[asked], rtol=2e-5, atol=1e-12)
+    likelihood, apart = alone(world, 2, names)
+    cut = Layout(2, 2, models, 12, 4, 64)
+    values, divergence = run(world, 2, names[:2], names[2:], cut)
+    np.testing.assert_allclose(values, likelihood, rtol=2e-6)
+    assert np.isnan(divergence[:, 2, 3]).all() and np.isnan(divergence[:, 3, 2]).all()
+    asked = np.isfinite(divergence)
+    np.testing.assert_allclose(divergence[asked], apart[asked], rtol=2e-5, atol=1e-12)
     assert asked.sum() == 5 * (16 - 2)
 
 
-@pytest.mark.parametrize("cut", [CUTS["few positions"], CUTS["blocks of models"]], ids=str)
-@pytest.mark.parametrize("stop", [1, 2])
-def test_sums_go_on_from_any_window_with_the_same_bits(world, cut, stop):
-    examples, _, rows = world.tasks[0]
-    models_of = lambda some: jax.tree.map(lambda x: x[np.asarray(some)], world.models)  # noqa: E731
-    args = (world.forward, world.shared, models_of, range(5), [], rows, len(examples), cut)
-    for sums in stream.accumulate(*args):
-        if sums.windows == stop:
-            begin = jax.tree.map(np.copy, sums)
-    rest = list(stream.accumulate(*args, begin=begin))
-    assert [x.windows for x in rest] == list(range(stop + 1, sums.windows + 1)) != []
-    assert (rest[-1].log_likelihood == sums.log_likelihood).all()
-    assert (rest[-1].divergence == sums.divergence).all()
-
-
 def test_bins_keep_the_mean_of_the_task(world):
-    whole = run(world, 0, range(5), [], CUTS["all at once"])
-    got = run(world, 0, range(5), [], CUTS["all at once"]._replace(bins=3))
-    assert got.count.tolist() == [3, 2, 2] and got.divergence.shape == (3, 5, 5)
-    mean = np.average(got.divergence, axis=0, weights=got.count)
-    np.testing.assert_allclose(mean, whole.divergence.mean(0), rtol=1e-6)
+    _, whole = run(world, 0, range(5), [], CUTS["all at once"])
+    _, got = run(world, 0, range(5), [], CUTS["all at once"]._replace(bins=3))
+    count = pairwise.bins(7, 3).count
+    assert count.tolist() == [3, 2, 2] and got.shape == (3, 5, 5)
+    mean = np.average(got, axis=0, weights=count)
+    np.testing.assert_allclose(mean, whole.mean(0), rtol=1e-6)
 
 
 def test_top_k_is_a_lower_bound_that_rises_to_the_divergence(world):
-    whole = run(world, 0, range(5), [], CUTS["few positions"]).divergence
-    few, many = (
-        run(world, 0, range(5), [], CUTS["few positions"], top_k=k).divergence for k in (2, 37)
+    _, whole = run(world, 0, range(5), [], CUTS["few positions"])
+    (_, few), (_, many) = (
+        run(world, 0, range(5), [], CUTS["few positions"], top_k=k) for k in (2, 37)
     )
-    apart = run(world, 0, range(5), [], CUTS["blocks of models"], top_k=2).divergence
+    _, apart = run(world, 0, range(5), [], CUTS["blocks of models"], top_k=2)
     for got in (few, apart):
         assert (got <= whole + 1e-6).all() and got.mean() < 0.95 * whole.mean()
     np.testing.assert_allclose(many, whole, rtol=1e-4, atol=1e-7)
 
 
 def test_one_program_for_all_tasks(world):
-    stream._reduce.clear_cache()
+    pairwise.reduce_window.clear_cache()
     for task in range(3):
         run(world, task, range(5), [], CUTS["few positions"])
-    assert stream._reduce._cache_size() == 1
+    assert pairwise.reduce_window._cache_size() == 1
 
 
 CONFIG = DecoderConfig.from_hf(
@@ -119,26 +104,27 @@ CONFIG = DecoderConfig.from_hf(
 CONFIG = dataclasses.replace(CONFIG, lora=LoraConfig())  # its unembedding is the base's
 
 
-@pytest.mark.parametrize("memory", [8 * 2**20, 300 * 2**20, 8 * 2**30])
+@pytest.mark.parametrize("memory", [8.0 * 2**20, 300.0 * 2**20, 8.0 * 2**30])
 def test_316_tasks_fit(memory):
     """Hidden states and distributions in one compiled step, against what is stated."""
     cut = layout(316, CONFIG, length=512, batch_size=8, memory=memory)
-    assert cut.window % cut.positions == 0 and cut.window <= 8 * 512
-    models, two = cut.models, cut.models < 316
-    hidden = jax.ShapeDtypeStruct((models, cut.window, CONFIG.hidden_size), jnp.float32)
+    assert cut.scored_per_window % cut.positions_per_chunk == 0 and cut.scored_per_window <= 8 * 512
+    models, two = cut.models_per_block, cut.models_per_block < 316
+    hidden = jax.ShapeDtypeStruct((models, cut.scored_per_window, CONFIG.hidden_size), jnp.float32)
     head = jax.ShapeDtypeStruct((CONFIG.hidden_size, CONFIG.vocab_size), jnp.float32)
-    whole = [jax.ShapeDtypeStruct((cut.window,), jnp.int32)] * 3
+    whole = [jax.ShapeDtypeStruct((cut.scored_per_window,), jnp.int32)] * 3
     rows = [jax.ShapeDtypeStruct((8, 512), jnp.int32)] * 3
-    window = stream.TargetWindow(*rows, *whole, jax.ShapeDtypeStruct((), jnp.int32))
-    lowered = stream._reduce.lower(
-        (hidden, head),
-        (hidden, head) if two else None,
+    window = pairwise.TargetWindow(*rows, *whole, jax.ShapeDtypeStruct((), jnp.int32))
+    lowered = pairwise.reduce_window.lower(
+        pairwise.Block(hidden, head),
+        pairwise.Block(hidden, head) if two else None,
         window,
         whole[0],
-        jax.ShapeDtypeStruct((cut.window,), jnp.float32),
-        most=cut.bins,
-        span=cut.positions,
+        jax.ShapeDtypeStruct((cut.scored_per_window,), jnp.float32),
+        num_bins=cut.bins,
+        chunk=cut.positions_per_chunk,
         top_k=None,
+        pairwise=jsd.pairwise,
     )
     use = lowered.compile().memory_analysis()
     weights = np.prod(head.shape) * 4
@@ -146,48 +132,40 @@ def test_316_tasks_fit(memory):
     assert held - (2 if two else 1) * weights <= 1.05 * memory
 
 
-@pytest.mark.parametrize("n", [2, 3, 9, 31, 316])
-@pytest.mark.parametrize("form", ["gpu", "tpu"])
-def test_the_sums_of_the_fused_kernels_are_counted(form, n):
-    """All that they keep beside the distributions, at once, per position."""
-    t, v = 16, 512
-    pairwise = {"gpu": fused.pairwise_gpu, "tpu": fused.pairwise_tpu}[form]
-    x, weights = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((n, t, v), (1, t)))
-    made = [y.aval for e in pairwise.trace(x, weights).jaxpr.eqns for y in e.outvars]
-    sums = sum(a.size for a in made if jnp.issubdtype(a.dtype, jnp.floating) and t in a.shape)
-    assert t * n * n <= sums <= t * fused_sums(n)
-
-
 @pytest.mark.parametrize("scored", [150, 512])
 def test_few_bytes_do_not_mean_many_passes(scored):
     """Of blocks that fit, those are taken under which models read the same rows least often."""
     pool, pair = (
-        layout(316, CONFIG, length=512, batch_size=8, memory=300 * 2**20, scored=scored, contexts=c)
+        layout(
+            316, CONFIG, length=512, batch_size=8, memory=300.0 * 2**20, scored=scored, contexts=c
+        )
         for c in ("pool", "pair")
     )
     assert passes(pool, 316, scored, "pool") < 20 and passes(pair, 316, scored, "pair") == 1
     # A batch of rows is not cut into windows as long as one row is not.
-    much = layout(316, CONFIG, length=512, batch_size=8, memory=8 * 2**30, scored=scored)
-    assert much.batch_size * scored <= much.window and much.models == 316
+    much = layout(316, CONFIG, length=512, batch_size=8, memory=8.0 * 2**30, scored=scored)
+    assert much.batch_size * scored <= much.scored_per_window and much.models_per_block == 316
 
 
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 def test_models_read_as_often_as_planned(world, cut, monkeypatch):
     rows = world.tasks[0][2]
     scored = (rows.weights > 0).sum(1)
-    real, seen = stream.hidden_states, []
+    real, seen = pairwise.hidden_states, []
     monkeypatch.setattr(
-        stream,
+        pairwise,
         "hidden_states",
         lambda forward, shared, models, window: (
             seen.append(len(models["a"])) or real(forward, shared, models, window)
         ),
     )
     run(world, 0, range(5), [], cut)
-    blocks = -(-5 // cut.models)
-    held = -(-cut.models // cut.group) * min(cut.group, cut.models) * blocks  # with fillers
+    blocks = -(-5 // cut.models_per_block)
+    held = (
+        -(-cut.models_per_block // cut.group) * min(cut.group, cut.models_per_block) * blocks
+    )  # with fillers
     parts = [
-        max(1, -(-scored[at : at + cut.batch_size].sum() // cut.window))
+        max(1, -(-scored[at : at + cut.batch_size].sum() // cut.scored_per_window))
         for at in range(0, len(scored), cut.batch_size)
     ]
     assert sum(seen) == held * (blocks + 1) / 2 * sum(parts)
@@ -200,11 +178,11 @@ def test_plan_shows_its_arithmetic():
         heldout_tokens=316 * 5000,
         length=512,
         batch_size=8,
-        memory=8 * 2**30,
+        memory=8.0 * 2**30,
         scored_tokens=316 * 1000,
         heldout_examples=316 * 50,
     )
-    assert got.layout.models == 316 and got.memory <= 8 * 2**30
+    assert got.layout.models_per_block == 316 and got.memory <= 8.0 * 2**30
     assert got.flops > 49770 * 32000 * 316 * 1000 * 20
     assert got.disk == pytest.approx(316 * 50 * (49770 * 4 + 316 * 8))
     for part in ("316 x 316", "49,770 pairs (pool)", "316 models x"):
@@ -215,7 +193,7 @@ def test_plan_shows_its_arithmetic():
         heldout_tokens=316 * 5000,
         length=512,
         batch_size=8,
-        memory=8 * 2**30,
+        memory=8.0 * 2**30,
         contexts=None,
     )
     assert alone.disk < got.disk and "pairs" not in alone.text
@@ -240,7 +218,7 @@ def test_kernels_agree_on_what_a_pair_is(world):
     rng = np.random.default_rng(0)
     x = jax.nn.log_softmax(jnp.asarray(rng.normal(size=(6, 3, 50)), jnp.float32))
     weights = jnp.ones((1, 3))
-    whole = np.asarray(kernels.pairwise(x, weights))[0]
-    apart = np.asarray(kernels.between(x[:2], x[2:], weights))[0]
+    whole = np.asarray(jsd.pairwise(x, weights))[0]
+    apart = np.asarray(jsd.between(x[:2], x[2:], weights))[0]
     i, j = np.triu_indices(6, 1)
     np.testing.assert_allclose(whole[(i < 2) & (j >= 2)], apart.reshape(-1), rtol=1e-6)

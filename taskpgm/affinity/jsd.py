@@ -1,44 +1,24 @@
-"""Pairwise Jensen-Shannon divergence of [n, t, v] log-probabilities, model pairs i < j only.
+"""Pairwise Jensen-Shannon divergence of [n, t, v] log-probabilities in XLA, pairs i < j only.
 
-One vocabulary entry adds m [(1 + d) ln(1 + d) + (1 - d) ln(1 - d)] / 2 to JSD(p, q), where
-m = (p + q)/2 and d = (p - q)/(p + q). No entry adds less than zero, so nothing cancels between
-entries and nearly equal distributions keep their relative accuracy; H(m) - H(p)/2 - H(q)/2 would
-lose all digits below 1e-7. The bracket is d^2 times a function that only moves from 1 to ln 4 and
-is smooth in u = (1 - d^2)^(1/4) = (4 p q)^(1/4) / (p + q)^(1/2). With p^(1/4) at hand per model,
-an entry of a pair costs one reciprocal square root and a polynomial: one call of the special
-function unit, as its logarithm would be, and no division.
-
-Error, against float64 on the same (rounded) log-probabilities, for distributions that sum to one:
-    |error| <= 2e-6 JSD + 2e-7 sqrt(JSD) + 1e-13   nats,
-the first term from the polynomial and the float32 sums, the second from rounding p and q.
-Probabilities below e^-85 = 1e-37, exact zeros (-inf) among them, count as 1e-37.
+The arithmetic of an entry and its error bound are those of kernels/jsd_term.py. Here it is blocked,
+so that operands stay in cache, and summed: plain float32 over short runs, compensated over runs.
 """
 
+from collections.abc import Callable
 from functools import reduce
 from operator import add
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-# [(1 + d) ln(1 + d) + (1 - d) ln(1 - d)] / (4 d^2) as a polynomial in w = 1 - u on [0, 1], by
-# ascending power: the minimax fit in relative error (Lawson's iteration), 1.1e-6 in float32.
-_BRACKET = 0.5 * np.array(
-    [
-        0.49999948299853386,
-        0.33342424216156924,
-        0.030734679684666928,
-        -0.0954423599171767,
-        -0.2692418690234528,
-        0.4339252151671429,
-        -0.7802939314467768,
-        0.8396258476643101,
-        -0.2995834100238861,
-    ]
-)
-_FLOOR = -85.0
-_LN2_QUARTER = float(np.log(2.0)) / 4
+from taskpgm.kernels.jsd_term import spread, term
+
+LN2 = float(np.log(2.0))
+AnyArray: TypeAlias = jax.Array | np.ndarray
+
 # Entries of one elementwise operation, by platform: its operands stay in a core's L2 cache, or in
 # an accelerator's.
 _TILE = {"cpu": 1 << 16}
@@ -51,27 +31,8 @@ _RUN = 256
 _FOLD = 4
 
 
-def spread(log_probs: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    """What `term` asks of each model: p and (2 p)^(1/4), float32."""
-    a = jnp.maximum(log_probs.astype(jnp.float32), _FLOOR)
-    return jnp.exp(a), jnp.exp(0.25 * a + _LN2_QUARTER)
-
-
-def term(
-    p: Float[Array, "*s"], f: Float[Array, "*s"], q: Float[Array, "*s"], g: Float[Array, "*s"]
-) -> Float[Array, "*s"]:
-    """What each vocabulary entry adds to JSD(p, q), nats; (p, f) and (q, g) come from `spread`."""
-    inverse = jax.lax.rsqrt(p + q)
-    e = (p - q) * inverse
-    w = 1.0 - f * g * inverse
-    bracket = jnp.float32(_BRACKET[-1])
-    for c in _BRACKET[-2::-1]:
-        bracket = bracket * w + jnp.float32(c)
-    return e * e * bracket
-
-
 @jax.jit
-def mass(log_probs: Float[Array, "n t v"]) -> Float[Array, "n t"]:
+def mass(log_probs: Float[AnyArray, "n t v"]) -> Float[Array, "n t"]:
     """Sums of the probabilities, float32; NaN where a log-probability is NaN."""
     return jnp.exp(log_probs.astype(jnp.float32)).sum(-1)
 
@@ -133,7 +94,9 @@ def _reduce(weights, t: int, v: int, size: tuple[int, ...], shape: tuple[int, ..
 
 
 @jax.jit
-def pairwise(log_probs: Float[Array, "n t v"], weights: Float[Array, "e t"]) -> Float[Array, "e p"]:
+def pairwise(
+    log_probs: Float[AnyArray, "n t v"], weights: Float[AnyArray, "e t"]
+) -> Float[Array, "e p"]:
     """sum_t weights[e, t] JSD(p_i, p_j)[t], nats, float32, for the pairs i < j in row order.
 
     Model i of a block meets model i + k (mod n), for k = 1..n/2: with n odd every pair once, with n
@@ -171,7 +134,7 @@ def pairwise(log_probs: Float[Array, "n t v"], weights: Float[Array, "e t"]) -> 
 
 @jax.jit
 def between(
-    left: Float[Array, "a t v"], right: Float[Array, "b t v"], weights: Float[Array, "e t"]
+    left: Float[AnyArray, "a t v"], right: Float[AnyArray, "b t v"], weights: Float[AnyArray, "e t"]
 ) -> Float[Array, "e a b"]:
     """sum_t weights[e, t] JSD(p_i, q_j)[t], nats, float32, for i in one set, j in another."""
     if left.shape[0] > right.shape[0]:
@@ -193,3 +156,23 @@ def between(
         return jax.lax.map(meet, here)
 
     return _reduce(weights.astype(jnp.float32), t, v, size, (a, b), block)
+
+
+def choose_kernel(name: str) -> Callable[..., Array]:
+    """What reduces all pairs of a block, by `config.affinity.kernel`: "xla" is `pairwise`.
+
+    Raises:
+      ValueError: an unknown name, or "pallas" where that kernel cannot run.
+    """
+    if name == "xla":
+        return pairwise
+    if name != "pallas":
+        raise ValueError(f"affinity.kernel must be 'xla' or 'pallas'; got {name!r}")
+    if jax.default_backend() != "tpu" or jax.sharding.get_abstract_mesh().size > 1:
+        raise ValueError(
+            f"affinity.kernel='pallas' runs on one TPU device only, and this is "
+            f"{jax.device_count()} x {jax.default_backend()}: use 'xla'"
+        )
+    from taskpgm.kernels import jsd_pallas  # here, as it brings all of Pallas along
+
+    return jsd_pallas.pairwise

@@ -9,7 +9,7 @@ from taskpgm.training.flops import forward_flops_per_token
 FLOAT32 = 4
 # Logits and their log-softmax exist together, with a tenth for what the reduction itself holds.
 _COPIES = 2.2
-# Operations of one vocabulary entry of one pair (kernels.term), the reciprocal root as one.
+# Operations of one vocabulary entry of one pair (kernels/jsd_term.py), the reciprocal root as one.
 PAIR_FLOPS = 25
 
 
@@ -18,9 +18,9 @@ class Layout(NamedTuple):
 
     batch_size: int  # rows of a forward pass
     group: int  # models side by side in a forward pass
-    models: int  # models whose distributions exist at once; all, if they fit
-    window: int  # scored positions whose hidden states are kept
-    positions: int  # positions whose distributions exist at once
+    models_per_block: int  # models whose distributions exist at once; all, if they fit
+    scored_per_window: int  # scored positions whose hidden states are kept
+    positions_per_chunk: int  # positions whose distributions exist at once
     bins: int  # at most so many values are kept for a pair on a task
 
 
@@ -66,7 +66,10 @@ def layout(
             f"takes {need / 2**20:.1f} MiB"
         )
     # Among equals as many models as leave room for products of some positions.
-    return min(found, key=lambda cut: (passes(cut, n, row, contexts), -min(cut.positions, 32)))
+    return min(
+        found,
+        key=lambda cut: (passes(cut, n, row, contexts), -min(cut.positions_per_chunk, 32)),
+    )
 
 
 def passes(cut: Layout, n: int, row: int, contexts: str | None) -> float:
@@ -76,8 +79,9 @@ def passes(cut: Layout, n: int, row: int, contexts: str | None) -> float:
     time and no distribution is kept; once if contexts are "pair", where the task's own model alone
     meets each block. All of it again for each part of a row whose hidden states do not fit.
     """
-    blocks = -(-n // cut.models)
-    return ((blocks + 1) / 2 if contexts == "pool" else 1) * max(1, -(-row // cut.window))
+    blocks = -(-n // cut.models_per_block)
+    windows = float(max(1, -(-row // cut.scored_per_window)))
+    return ((blocks + 1) / 2 if contexts == "pool" else 1) * windows
 
 
 def _held(models: int, n: int, contexts: str | None) -> int:
@@ -87,17 +91,17 @@ def _held(models: int, n: int, contexts: str | None) -> int:
 
 def _own_head(config: DecoderConfig) -> float:
     """Bytes of an unembedding that a model does not share with the others."""
-    return FLOAT32 * config.hidden_size * config.vocab_size if config.lora is None else 0
+    return float(FLOAT32 * config.hidden_size * config.vocab_size) if config.lora is None else 0.0
 
 
 def _position(v: int, models: int, held: int) -> float:
     """Bytes of one position: `held` distributions and the sums of a block's pairs."""
-    return FLOAT32 * (_COPIES * v * held + fused_sums(models))
+    return FLOAT32 * (_COPIES * v * held + pair_sums(models))
 
 
-def fused_sums(models: int) -> int:
-    """Numbers that a kernel of fused.py leaves for each position: a sum for every two models, in
-    whole tiles of 8, then for each pair, there and in another order."""
+def pair_sums(models: int) -> int:
+    """Numbers that kernels/jsd_pallas.py leaves for each position: a sum for every two models, in
+    whole tiles of 8, then for each pair, there and in another order. XLA's form needs fewer."""
     return 2 * (models + 7) ** 2
 
 
@@ -167,9 +171,10 @@ def plan(
     reduction = float(PAIR_FLOPS) * meeting * v * scored
     values = n * cut.bins if heldout_examples is None else min(heldout_examples, n * cut.bins)
     disk = FLOAT32 * values * meeting + 2.0 * FLOAT32 * n * (heldout_examples or values)
-    held = _held(cut.models, n, contexts)
-    used = held * FLOAT32 * cut.window * d + cut.positions * _position(v, cut.models, held)
-    used += 3 * FLOAT32 * cut.bins * cut.models**2 + held * _own_head(config)
+    block, chunk = cut.models_per_block, cut.positions_per_chunk
+    held = _held(block, n, contexts)
+    used = held * FLOAT32 * cut.scored_per_window * d + chunk * _position(v, block, held)
+    used += 3 * FLOAT32 * cut.bins * block**2 + held * _own_head(config)
     text = (
         f"{n} x {n} scores of {heldout_tokens:,} held-out tokens ({scored:,} scored): "
         f"{n} models read them {reads:g} x, {models:.2e} FLOPs"
@@ -177,7 +182,7 @@ def plan(
     if contexts is not None:
         text += (
             f"; {meeting:,} pairs ({contexts}) x {v:,} entries x {scored:,} positions, "
-            f"{reduction:.2e} FLOPs; {cut.models} models x {cut.positions} positions at a time "
+            f"{reduction:.2e} FLOPs; {block} models x {chunk} positions at a time "
             f"in {used / 2**20:,.0f} MiB"
         )
     windows = max(n, heldout_tokens / (length * cut.batch_size))  # a task has one at least
