@@ -5,12 +5,21 @@ from taskpgm.affinity.compute import compute_scores, own_losses
 from taskpgm.affinity.layout import Layout, Plan, layout, plan
 from taskpgm.affinity.matrices import jensen_shannon, jsd_affinity, pmi
 from taskpgm.affinity.scores import Scores, likelihoods, losses
+from taskpgm.affinity.transfer import (
+    Transfer,
+    mean_losses,
+    measure_transfer,
+    resample_losses,
+    transfer,
+    transfer_affinity,
+)
 
 __all__ = [
     "Intervals",
     "Layout",
     "Plan",
     "Scores",
+    "Transfer",
     "compute_scores",
     "intervals",
     "jensen_shannon",
@@ -18,9 +27,14 @@ __all__ = [
     "layout",
     "likelihoods",
     "losses",
+    "mean_losses",
+    "measure_transfer",
     "own_losses",
     "plan",
     "pmi",
     "resample_jsd",
+    "resample_losses",
     "resample_pmi",
+    "transfer",
+    "transfer_affinity",
 ]

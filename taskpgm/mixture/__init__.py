@@ -17,20 +17,25 @@ from taskpgm.mixture.energy import Energy, energy_from_affinity, make_positive_d
 from taskpgm.mixture.entropic import solve_entropic
 from taskpgm.mixture.explain import Explanation, effective_tasks, explain
 from taskpgm.mixture.path import Path, ratio_path
+from taskpgm.mixture.ratio import ChosenRatio, choose_ratio
 from taskpgm.mixture.resample import Resampled, bootstrap_weights
 from taskpgm.mixture.select import Selection, select_greedy
 from taskpgm.mixture.simplex import project_simplex
 from taskpgm.mixture.solve import Solution, solve_closed_form, solve_exact
+from taskpgm.mixture.worth import PredictedLoss
 
 __all__ = [
+    "ChosenRatio",
     "Energy",
     "Explanation",
     "Path",
+    "PredictedLoss",
     "Resampled",
     "Selection",
     "Solution",
     "allocate",
     "bootstrap_weights",
+    "choose_ratio",
     "effective_tasks",
     "energy_from_affinity",
     "explain",

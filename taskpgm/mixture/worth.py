@@ -1,0 +1,278 @@
+"""What a mixture is predicted to be worth: the loss it leaves on every task, from stored scores.
+
+Every single-task model i, scored on task k, is one point of a learning curve of k: after the
+examples that model i was trained on, of task i, its loss on k is L_ik. The law adds these up. With
+b_k the loss of who was not trained for k, f_k the loss that training does not go below, and
+h_ik = -log((L_ik - f_k) / (b_k - f_k)), at least 0, what model i has learnt of k in e-folds,
+
+    loss_k(p) = f_k + (c_k - f_k) exp(-x_k(p)),   x_k(p) = pace sum_i h_ik m_i(p_i) / m_i(own run).
+
+b_k is the lower loss of the base and of the median of the other tasks' models, so that neither
+form, which every model learns, nor less harm counts as help; c_k, where a mixture without anything
+of k leaves k, is that median. m_i is the number of distinct examples' worth in c drawn ones,
+N (1 - exp(-c / N)) for a task of N examples, since a repeated example teaches less (Muennighoff et
+al. 2023, arXiv 2305.16264, "Scaling data-constrained language models", equation 5, with one epoch
+as the scale). x is concave in p and exp(-x) decreases in x, so every task's loss is convex in p:
+the best mixture is found exactly, with a certificate.
+
+experiments/results/predict.md holds what this predicts of trained mixtures, and what was tried.
+"""
+
+import dataclasses
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from taskpgm.mixture.energy import Energy
+from taskpgm.mixture.entropic import solve_entropic
+from taskpgm.mixture.inputs import AnyArray, ArrayLike, as_float64, as_mixture, as_vector, is_traced
+from taskpgm.mixture.solve import Solution, solve_exact
+
+FLOOR = 0.9  # of the least loss that any single-task model has: training goes no lower than this
+LEAST = 0.2  # of what is to be learnt of a task, a single-task run is believed to leave so much
+SEEN = 0.25  # of the budget: what a single-task model was trained on, where that is not known
+STEPS = 100  # of Newton's method; a dozen is usual
+TARGET = 1e-9  # gap, relative to max(1, |loss|), at which a minimum counts as found
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PredictedLoss:
+    """The law, or the average of the laws of several resamples of the scores. A pytree.
+
+    >>> losses = [[0.5, 2.0], [2.0, 0.5]]  # two tasks that do not help each other
+    >>> law = PredictedLoss.from_losses(losses, base=[2.0, 2.0])
+    >>> law.minimise().weights.round(6).tolist()
+    [0.5, 0.5]
+
+    Attributes:
+      floor: f, loss that training does not go below, [b, n], nats.
+      gain: c - f, what there is to be learnt, [b, n], nats.
+      rate: e-folds of task k's gain in a unit of weight on task i, not negative, [b, n, n].
+      supply: weight at which a task has given each of its examples once, [n]; infinity: never.
+    """
+
+    floor: Float[AnyArray, "b n"]
+    gain: Float[AnyArray, "b n"]
+    rate: Float[AnyArray, "b n n"]
+    supply: Float[AnyArray, "n"]
+
+    @classmethod
+    def from_losses(
+        cls,
+        losses: Annotated[ArrayLike, "*b n n"],
+        base: Annotated[ArrayLike, "*b n"] | None = None,
+        *,
+        budget: float | int | None = None,
+        sizes: Annotated[ArrayLike, "n"] | None = None,
+        seen: Annotated[ArrayLike, "n"] | None = None,
+        pace: float | int = 1.0,
+    ) -> "PredictedLoss":
+        """The law of held-out losses of single-task models; with a batch axis, their average.
+
+        Args:
+          losses: L_ik, mean held-out loss of the model of task i on task k, > 0, nats per token.
+          base: the base model's loss on each task; None: the median alone.
+          budget: examples that the mixture is going to be trained on.
+          sizes: training examples of each task, [n]; with `budget`, repeats then teach less.
+          seen: examples, repeats counted, that each single-task model was trained on, [n] or one
+            number; None: a quarter of the budget.
+          pace: how much faster than a single-task run the mixture's learns from an example.
+        Raises:
+          ValueError: wrong shapes, NaN or infinity, losses that are not positive, `sizes` or
+            `seen` without `budget`, one task without a base.
+        """
+        losses, base = _read_losses(losses, base)
+        n = losses.shape[-1]
+        if budget is None and (sizes is not None or seen is not None):
+            raise ValueError("sizes and seen count examples: give the budget of the mixture too")
+        whole = 1.0 if budget is None else _positive(budget, "budget", 0)
+        own = np.full(n, SEEN) if seen is None else _positive(seen, "seen", n) / whole
+        supply = np.full(n, np.inf) if sizes is None else _positive(sizes, "sizes", n) / whole
+        median = _median_of_others(losses, base)
+        reference = median if base is None else np.minimum(base, median)
+        floor = FLOOR * np.minimum(losses.min(-2), reference)
+        left = (losses - floor[:, None]) / (reference - floor)[:, None]
+        learnt = _distinct(np.broadcast_to(own, n), np.broadcast_to(supply, n))
+        pace = _positive(pace, "pace", 0)
+        rate = -np.log(np.clip(left, LEAST, 1.0)) * pace / learnt[:, None]
+        return cls(floor, median - floor, rate, np.broadcast_to(supply, n))
+
+    def per_task(self, weights: Annotated[ArrayLike, "*c n"]) -> Float[AnyArray, "*c n"]:
+        """Predicted loss on every task of every mixture of a batch, nats; jitted, float64.
+
+        Raises:
+          ValueError: wrong shape, NaN or infinity.
+        """
+        weights = as_vector(weights, "weights", self.supply.shape[0])
+        with jax.enable_x64(True):
+            found = per_task_mean(self, weights)
+            return found if is_traced(found) else np.asarray(found)
+
+    def loss(
+        self,
+        weights: Annotated[ArrayLike, "*c n"],
+        task_weights: Annotated[ArrayLike, "n"] | None = None,
+    ) -> Float[AnyArray, "*c"] | np.floating:
+        """The mean of `per_task`, weighted by how much each task matters (equal where None)."""
+        return self.per_task(weights) @ read_importance(task_weights, self.supply.shape[0])
+
+    def minimise(
+        self,
+        task_weights: Annotated[ArrayLike, "n"] | None = None,
+        cap: Annotated[ArrayLike, "n"] | None = None,
+        *,
+        prior: Annotated[ArrayLike, "n"] | None = None,
+        strength: float | int = 0.0,
+    ) -> Solution:
+        """The mixture of least predicted loss, certified; with a prior, pulled towards it.
+
+        Newton's method over the simplex: each step minimises a quadratic model exactly
+        (`solve_exact`), or that and the divergence from the prior (`solve_entropic`), and is
+        shortened until the loss falls. Linear models give the certificate: the law lies above its
+        tangent (Frank and Wolfe 1956).
+
+        Args:
+          task_weights: how much each task's loss counts, not negative, scaled to sum 1; equal
+            where None.
+          cap: as in `solve_exact`.
+          prior: a mixture q; adds strength * KL(p || q) to the loss, in nats.
+          strength: >= 0, of the pull to the prior.
+        Returns:
+          Solution; `energy` is the value that was minimised, and less than `gap` above its least.
+        Raises:
+          ValueError: as `solve_exact` and `solve_entropic`; a strength without a prior.
+        """
+        n = self.supply.shape[0]
+        w = read_importance(task_weights, n)
+        if not (np.isfinite(strength) and strength >= 0):
+            raise ValueError(f"strength={strength} has to be a finite number >= 0")
+        if strength and prior is None:
+            raise ValueError(f"strength={strength} pulls to a prior: give one")
+        q = as_mixture(prior, "prior", n) if strength else np.full(n, 1.0 / n)
+
+        def solve(energy: Energy) -> Solution:
+            return (
+                solve_entropic(energy, q, strength, cap) if strength else solve_exact(energy, cap)
+            )
+
+        def pull(p: Float[np.ndarray, "*c n"]) -> Float[np.ndarray, "*c"]:
+            """strength * KL(p || q), which no quadratic stands in for."""
+            ratio = np.where(p > 0, p, 1.0) / np.where(p > 0, q, 1.0)
+            return np.asarray(strength * np.sum(p * np.log(ratio), -1))
+
+        p = np.asarray(solve(Energy(np.zeros(n), np.eye(n))).weights)
+        best, least_gap, energy = p, np.inf, np.inf
+        for _ in range(STEPS):
+            value, slope, curvature = _quadratic(self, w, p)
+            value = value + float(pull(p))
+            least = solve(Energy(-slope, np.zeros((n, n))))
+            gap = max(float(slope @ p + pull(p) - least.energy + least.gap), 0.0)
+            # Near the optimum values differ by rounding alone, and the gap goes on falling.
+            stalled = gap >= least_gap
+            if not stalled:
+                best, least_gap, energy = p, gap, value
+            if gap <= TARGET * max(1.0, abs(value)):
+                break
+            step = np.asarray(solve(Energy(curvature @ p - slope, curvature)).weights) - p
+            tried = p + 0.5 ** np.arange(40)[:, None] * step
+            values = np.asarray(self.per_task(tried) @ w) + pull(tried)
+            rounding = 8 * np.finfo(np.float64).eps * abs(value)
+            if values.min() >= value - rounding and stalled:
+                break
+            p = tried[np.argmax(values <= values.min() + rounding)]
+        method = "predicted, pulled to the prior" if strength else "predicted"
+        return Solution(best, energy, least_gap, np.count_nonzero(best), method)
+
+
+@jax.jit
+def per_task_mean(law: PredictedLoss, weights: Float[AnyArray, "*c n"]) -> Float[jax.Array, "*c n"]:
+    """`PredictedLoss.per_task` without checks, for use under jit."""
+    weights = jnp.asarray(weights)
+    finite = jnp.where(jnp.isfinite(law.supply), law.supply, 1.0)
+    distinct = jnp.where(jnp.isfinite(law.supply), -finite * jnp.expm1(-weights / finite), weights)
+    learnt = jnp.einsum("...i,bik->...bk", distinct, law.rate)
+    return jnp.mean(law.floor + law.gain * jnp.exp(-learnt), axis=-2)
+
+
+def _quadratic(
+    law: PredictedLoss, w: Float[np.ndarray, "n"], p: Float[np.ndarray, "n"]
+) -> tuple[float, Float[np.ndarray, "n"], Float[np.ndarray, "n n"]]:
+    """Loss, slope and curvature at p."""
+    grown = np.exp(-p / law.supply)  # derivative of the distinct examples' worth
+    learnt = np.einsum("i,bik->bk", _distinct(p, law.supply), law.rate)
+    left = law.gain * np.exp(-learnt) * w / len(law.gain)
+    pull = np.einsum("bk,bik->i", left, law.rate)
+    steep = law.rate * grown[:, None]
+    curvature = np.einsum("bik,bjk->ij", steep * left[:, None], steep, optimize=True)
+    curvature = curvature + np.diag(pull * grown / law.supply)
+    value = float(np.sum(law.floor * w) / len(law.gain) + left.sum())
+    return value, -pull * grown, 0.5 * (curvature + curvature.T)
+
+
+def read_importance(
+    task_weights: Annotated[ArrayLike, "n"] | None, n: int
+) -> Float[np.ndarray, "n"]:
+    """Weights of tasks in the objective, scaled to sum 1; equal where None.
+
+    Raises:
+      ValueError: wrong shape, NaN, negative, or all zero.
+    """
+    if task_weights is None:
+        return np.full(n, 1.0 / n)
+    w = as_vector(task_weights, "task_weights", n)
+    if w.ndim != 1 or w.min() < 0 or w.sum() == 0:
+        raise ValueError("task_weights must be one vector, not negative and not all zero")
+    return w / w.sum()
+
+
+def _read_losses(
+    losses: ArrayLike, base: ArrayLike | None
+) -> tuple[Float[np.ndarray, "b n n"], Float[np.ndarray, "b n"] | None]:
+    """Both with a batch axis, checked."""
+    losses = as_float64(losses, "losses")
+    if losses.ndim not in (2, 3) or losses.shape[-1] != losses.shape[-2] or not losses.size:
+        raise ValueError(f"losses must be [n, n] or [b, n, n]; got shape {losses.shape}")
+    losses = losses if losses.ndim == 3 else losses[None]
+    if base is not None:
+        base = as_vector(base, "base", losses.shape[-1])
+        if base.ndim > 2 or base.ndim == 2 and len(base) != len(losses):
+            raise ValueError(f"base must be [n], or [b, n] as the losses; got shape {base.shape}")
+        base = np.broadcast_to(base, losses.shape[:1] + base.shape[-1:])
+    for name, value in (("losses", losses), ("base", base)):
+        if value is not None and value.min() <= 0:
+            raise ValueError(f"{name} must be positive (nats per token); got {value.min()}")
+    return losses, base
+
+
+def _median_of_others(
+    losses: Float[np.ndarray, "b n n"], base: Float[np.ndarray, "b n"] | None
+) -> Float[np.ndarray, "b n"]:
+    """Median loss on each task of the models of the other tasks, the base's without any."""
+    n = losses.shape[-1]
+    if n > 1:
+        return np.nanmedian(np.where(np.eye(n, dtype=bool), np.nan, losses), axis=-2)
+    if base is None:
+        raise ValueError("one task alone has no other models to compare with: give base")
+    return base
+
+
+def _positive(value: ArrayLike, name: str, n: int) -> np.ndarray:
+    """`value` as float64, all entries positive; one number, or one for each of n tasks."""
+    array = as_float64(value, name)
+    if array.ndim and array.shape != (n,):
+        raise ValueError(f"{name} has shape {array.shape}: it has to be [{n}] or one number")
+    if array.min() <= 0:
+        raise ValueError(f"{name} must be positive; got {array.min()}")
+    return array
+
+
+def _distinct(
+    weights: Float[np.ndarray, "n"], supply: Float[np.ndarray, "n"]
+) -> Float[np.ndarray, "n"]:
+    """m: weight in distinct examples' worth, s (1 - exp(-p / s)); p where s is infinite."""
+    finite = np.where(np.isfinite(supply), supply, 1.0)
+    return np.where(np.isfinite(supply), -finite * np.expm1(-weights / finite), weights)
