@@ -11,38 +11,38 @@ the loss of a reference that was not trained for k. The reference decides what c
 experiments/results/predict.md holds what each is worth in predicting trained mixtures.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-# What arguments may be; `Annotated[ArrayLike, "n m"]` names a shape that the function checks.
-ArrayLike: TypeAlias = jax.Array | np.ndarray | Sequence
+from taskpgm.affinity.matrices import ArrayLike
 
 RESAMPLES = 200  # for standard errors; that of a standard error is then 5%
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Directed transfer between n tasks, and how sure it is.
+    """Directed transfer from n tasks to k >= n, and how sure it is.
+
+    Tasks from n on are targets: judged, but not mixed, so without a model of their own. The best
+    model stands in for it.
 
     Attributes:
-      share: G, [n, n]: row helps column; 1 on the diagonal. A column of a task that has learnt
+      share: G, [n, k]: row helps column; 1 on the diagonal. A column of a task that has learnt
         nothing is zero.
-      gain: reference loss less model i's loss on task k, [n, n], nats.
-      error: standard error of every gain, resampling the examples of task k, [n, n], nats.
-      reference: loss of the reference on each task, [n], nats.
-      learnt: whether a task's own gain exceeds its standard error, [n].
+      gain: reference loss less model i's loss on each task, [n, k], nats.
+      error: standard error of every gain, resampling the examples of the task, [n, k], nats.
+      reference: loss of the reference on each task, [k], nats.
+      learnt: whether a task's own gain exceeds its standard error, [k].
     """
 
-    share: Float[np.ndarray, "n n"]
-    gain: Float[np.ndarray, "n n"]
-    error: Float[np.ndarray, "n n"]
-    reference: Float[np.ndarray, "n"]
-    learnt: Bool[np.ndarray, "n"]
+    share: Float[np.ndarray, "n k"]
+    gain: Float[np.ndarray, "n k"]
+    error: Float[np.ndarray, "n k"]
+    reference: Float[np.ndarray, " k"]
+    learnt: Bool[np.ndarray, " k"]
 
     def nothing_learnt(self, names: list[str]) -> list[str]:
         """Those of `names` whose own model is no better than the reference, within its error."""
@@ -52,8 +52,8 @@ class Transfer:
 def transfer(
     log_likelihood: Annotated[ArrayLike, "n m"],
     task: Annotated[ArrayLike, "m"],
-    reference: Annotated[ArrayLike, "n"] | None = None,
-) -> Float[np.ndarray, "n n"]:
+    reference: Annotated[ArrayLike, "k"] | None = None,
+) -> Float[np.ndarray, "n k"]:
     """G_ik: the share of task k's own gain that the model of task i brings. Row helps column.
 
     1 on the diagonal, 0 for no transfer, negative for harm, above 1 for a better teacher than k's
@@ -66,12 +66,13 @@ def transfer(
 
     Args:
       log_likelihood: of example e under the model of task i, nats; per token or per sequence.
-      task: the task that each example is held out from, in 0..n-1; every task at least once.
+      task: the task that each example is held out from, from 0 on; every task at least once. From
+        n on they are targets, which have no model of their own.
       reference: mean log-likelihood by task of a model that was not trained for it, such as the
         base's; None: the median of the other tasks' models.
 
     Returns:
-      float64 ["n n"].
+      float64 ["n k"], k = n where there are no targets.
 
     Raises:
       ValueError: wrong shapes, NaN or infinite entries, a task without example; no reference and
@@ -80,9 +81,9 @@ def transfer(
     values, task = read_scores(log_likelihood, task)
     if reference is not None:
         reference = np.asarray(reference, np.float64)
-        if reference.shape != (len(values),):
+        if reference.shape != (int(task.max()) + 1,):
             raise ValueError(
-                f"reference must be one log-likelihood per task, [{len(values)}]; "
+                f"reference must be one log-likelihood per task, [{int(task.max()) + 1}]; "
                 f"got shape {reference.shape}"
             )
         if not np.isfinite(reference).all():
@@ -132,35 +133,37 @@ def measure_transfer(
 
 
 def _measure(
-    loss: Float[np.ndarray, "n n"],
-    reference: Float[np.ndarray, "n"],
-    drawn: Float[np.ndarray, "b n n"],
-    drawn_reference: Float[np.ndarray, "*b n"],
+    loss: Float[np.ndarray, "n k"],
+    reference: Float[np.ndarray, " k"],
+    drawn: Float[np.ndarray, "b n k"],
+    drawn_reference: Float[np.ndarray, "*c k"],
 ) -> Transfer:
     """`Transfer` from mean losses and the reference's, and resamples of both."""
     gain = reference - loss
     error = (drawn_reference[..., None, :] - drawn).std(0)
-    own = np.diagonal(gain)
+    n, k = loss.shape
+    owner = np.where(np.arange(k) < n, np.arange(k), loss.argmin(0))
+    own = gain[owner, np.arange(k)]
     # One example has no spread to tell: then any gain counts.
-    learnt = own > np.diagonal(error)
+    learnt = own > error[owner, np.arange(k)]
     share = np.where(learnt, gain / np.where(learnt, own, 1.0), 0.0)
     return Transfer(share, gain, error, reference, learnt)
 
 
-def median_reference(loss: Float[np.ndarray, "*b n n"]) -> Float[np.ndarray, "*b n"]:
+def median_reference(loss: Float[np.ndarray, "*b n k"]) -> Float[np.ndarray, "*b k"]:
     """Median loss on each task of the models of the other tasks."""
-    n = loss.shape[-1]
+    n, k = loss.shape[-2:]
     if n == 1:
         raise ValueError("one task alone has no other models: give the base model's loss")
-    others = np.where(np.eye(n, dtype=bool), np.nan, loss)
+    others = np.where(np.eye(n, k, dtype=bool), np.nan, loss)
     return np.nanmedian(others, axis=-2)
 
 
 def best_reference(
-    loss: Float[np.ndarray, "*b n n"], base: Float[np.ndarray, "*b n"] | None = None
-) -> Float[np.ndarray, "*b n"]:
+    loss: Float[np.ndarray, "*b n k"], base: Float[np.ndarray, "*b k"] | None = None
+) -> Float[np.ndarray, "*b k"]:
     """The lower loss, task by task, of the base and of the median of the other tasks' models."""
-    if base is not None and loss.shape[-1] == 1:
+    if base is not None and loss.shape[-2] == 1:
         return base
     median = median_reference(loss)
     return median if base is None else np.minimum(base, median)
@@ -170,12 +173,12 @@ def mean_losses(
     log_likelihood: Annotated[ArrayLike, "models m"],
     task: Annotated[ArrayLike, "m"],
     tokens: Annotated[ArrayLike, "m"] | None = None,
-) -> Float[np.ndarray, "models n"]:
+) -> Float[np.ndarray, "models k"]:
     """Mean loss of every model on each task, nats.
 
     Args:
       log_likelihood: of each example under each model, nats.
-      task: of each example, in 0..n-1; every task at least once.
+      task: of each example, in 0..k-1; every task at least once.
       tokens: response tokens of each example, where `log_likelihood` holds sums over them; the
         mean is then over the tokens of a task, as an evaluation has it. None: over its examples.
     """
@@ -192,7 +195,7 @@ def resample_losses(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Float[np.ndarray, "b models n"]:
+) -> Float[np.ndarray, "b models k"]:
     """`mean_losses` of resampled held-out sets: examples drawn anew within each task (bootstrap).
 
     A resample is a vector of multinomial weights, so all of a task's are one matrix product. With
@@ -212,7 +215,7 @@ def resample_losses(
 
 
 def transfer_affinity(
-    share: Float[np.ndarray, "*b n n"], importance: Float[np.ndarray, "n"] | None = None
+    share: Annotated[ArrayLike, "*b n k"], importance: Annotated[ArrayLike, "k"] | None = None
 ) -> tuple[Float[np.ndarray, "*b n n"], Float[np.ndarray, "*b n"]]:
     """Affinity S = G diag(w) G' and unary term G w, of the positive part of G.
 
@@ -222,19 +225,19 @@ def transfer_affinity(
 
     Args:
       share: G, from `transfer`.
-      importance: w, how much each task matters; not negative; 1/n each where None.
+      importance: w, how much each task matters; not negative; 1/k each where None.
     Returns:
       S, symmetric, and G w.
     Raises:
       ValueError: wrong shapes, negative or non-finite importance.
     """
     share = np.asarray(share, np.float64)
-    if share.ndim < 2 or share.shape[-1] != share.shape[-2]:
-        raise ValueError(f"share must be [n, n]; got shape {share.shape}")
-    n = share.shape[-1]
-    w = np.full(n, 1.0 / n) if importance is None else np.asarray(importance, np.float64)
-    if w.shape != (n,) or not np.isfinite(w).all() or w.min() < 0:
-        raise ValueError(f"importance must be {n} finite numbers that are not negative")
+    if share.ndim < 2 or not share.size:
+        raise ValueError(f"share must be [n, k]; got shape {share.shape}")
+    k = share.shape[-1]
+    w = np.full(k, 1.0 / k) if importance is None else np.asarray(importance, np.float64)
+    if w.shape != (k,) or not np.isfinite(w).all() or w.min() < 0:
+        raise ValueError(f"importance must be {k} finite numbers that are not negative")
     helps = np.maximum(share, 0.0)
     half = helps * np.sqrt(w)
     return half @ np.swapaxes(half, -1, -2), helps @ w
@@ -242,7 +245,7 @@ def transfer_affinity(
 
 def read_scores(
     log_likelihood: Annotated[ArrayLike, "n m"], task: Annotated[ArrayLike, "m"]
-) -> tuple[Float[np.ndarray, "n m"], Int[np.ndarray, "m"]]:
+) -> tuple[Float[np.ndarray, "n m"], Int[np.ndarray, " m"]]:
     """Both as numpy arrays, checked; ValueError says what is wrong with them."""
     values, task = np.asarray(log_likelihood, np.float64), np.asarray(task)
     if values.ndim != 2 or 0 in values.shape:
@@ -252,8 +255,8 @@ def read_scores(
     n, m = values.shape
     if task.shape != (m,) or not np.issubdtype(task.dtype, np.integer):
         raise ValueError(f"task must be {m} integers, one per example; got shape {task.shape}")
-    if task.min() < 0 or task.max() >= n:
-        raise ValueError(f"task must lie in 0..{n - 1}; got {task.min()}..{task.max()}")
+    if task.min() < 0:
+        raise ValueError(f"task must count from 0; got {task.min()}")
     if not np.isfinite(values).all():
         i, e = np.argwhere(~np.isfinite(values))[0]
         raise ValueError(f"log_likelihood[{i}, {e}] is {values[i, e]}: every entry must be finite")

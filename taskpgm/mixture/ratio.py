@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from taskpgm.mixture.inputs import ArrayLike
+from taskpgm.mixture.inputs import AnyArray, ArrayLike
 from taskpgm.mixture.path import Path
 from taskpgm.mixture.worth import PredictedLoss, per_task_mean, read_importance
 
@@ -25,13 +25,13 @@ class ChosenRatio(NamedTuple):
     """
 
     ratio: float
-    weights: Float[np.ndarray, "n"]
+    weights: Float[np.ndarray, " n"]
     loss: float
-    along: Float[np.ndarray, "k"]
+    along: Float[np.ndarray, " k"]
 
 
 def choose_ratio(
-    path: Path, predicted: PredictedLoss, task_weights: Annotated[ArrayLike, "n"] | None = None
+    path: Path, predicted: PredictedLoss, task_weights: Annotated[ArrayLike, "k"] | None = None
 ) -> ChosenRatio:
     """The point of a ratio path with the least predicted loss: exact, not from a grid.
 
@@ -50,7 +50,7 @@ def choose_ratio(
         raise ValueError(
             f"the path is of {n} tasks, the predicted loss of {predicted.supply.shape[0]}"
         )
-    w = read_importance(task_weights, n)
+    w = read_importance(task_weights, predicted.gain.shape[-1])
     along = predicted.per_task(path.weights) @ w
     lowest = int(np.argmin(along))
     ratio, least = float(path.ratios[lowest]), float(along[lowest])
@@ -66,8 +66,8 @@ def choose_ratio(
 
 @jax.jit
 def _least_between(
-    law: PredictedLoss, w: Float[Array, "n"], points: Float[Array, "k n"]
-) -> tuple[Float[Array, "k-1"], Float[Array, "k-1"]]:
+    law: PredictedLoss, w: Float[AnyArray, " t"], points: Float[AnyArray, "k n"]
+) -> tuple[Float[Array, " stretches"], Float[Array, " stretches"]]:
     """For each stretch between two points: where its least loss is, a share in [0, 1], and that."""
     start, step = points[:-1], points[1:] - points[:-1]
 

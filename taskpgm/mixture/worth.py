@@ -49,22 +49,22 @@ class PredictedLoss:
     [0.5, 0.5]
 
     Attributes:
-      floor: f, loss that training does not go below, [b, n], nats.
-      gain: c - f, what there is to be learnt, [b, n], nats.
-      rate: e-folds of task k's gain in a unit of weight on task i, not negative, [b, n, n].
+      floor: f, loss that training does not go below, [b, k], nats; tasks from n on are targets.
+      gain: c - f, what there is to be learnt, [b, k], nats.
+      rate: e-folds of a task's gain in a unit of weight on task i, not negative, [b, n, k].
       supply: weight at which a task has given each of its examples once, [n]; infinity: never.
     """
 
-    floor: Float[AnyArray, "b n"]
-    gain: Float[AnyArray, "b n"]
-    rate: Float[AnyArray, "b n n"]
-    supply: Float[AnyArray, "n"]
+    floor: Float[AnyArray, "b k"]
+    gain: Float[AnyArray, "b k"]
+    rate: Float[AnyArray, "b n k"]
+    supply: Float[AnyArray, " n"]
 
     @classmethod
     def from_losses(
         cls,
-        losses: Annotated[ArrayLike, "*b n n"],
-        base: Annotated[ArrayLike, "*b n"] | None = None,
+        losses: Annotated[ArrayLike, "*b n k"],
+        base: Annotated[ArrayLike, "*b k"] | None = None,
         *,
         budget: float | int | None = None,
         sizes: Annotated[ArrayLike, "n"] | None = None,
@@ -75,6 +75,7 @@ class PredictedLoss:
 
         Args:
           losses: L_ik, mean held-out loss of the model of task i on task k, > 0, nats per token.
+            Tasks from n on are targets: judged, but not mixed.
           base: the base model's loss on each task; None: the median alone.
           budget: examples that the mixture is going to be trained on.
           sizes: training examples of each task, [n]; with `budget`, repeats then teach less.
@@ -86,7 +87,7 @@ class PredictedLoss:
             `seen` without `budget`, one task without a base.
         """
         losses, base = _read_losses(losses, base)
-        n = losses.shape[-1]
+        n = losses.shape[-2]
         if budget is None and (sizes is not None or seen is not None):
             raise ValueError("sizes and seen count examples: give the budget of the mixture too")
         whole = 1.0 if budget is None else _positive(budget, "budget", 0)
@@ -101,7 +102,7 @@ class PredictedLoss:
         rate = -np.log(np.clip(left, LEAST, 1.0)) * pace / learnt[:, None]
         return cls(floor, median - floor, rate, np.broadcast_to(supply, n))
 
-    def per_task(self, weights: Annotated[ArrayLike, "*c n"]) -> Float[AnyArray, "*c n"]:
+    def per_task(self, weights: Annotated[ArrayLike, "*c n"]) -> Float[AnyArray, "*c k"]:
         """Predicted loss on every task of every mixture of a batch, nats; jitted, float64.
 
         Raises:
@@ -115,14 +116,14 @@ class PredictedLoss:
     def loss(
         self,
         weights: Annotated[ArrayLike, "*c n"],
-        task_weights: Annotated[ArrayLike, "n"] | None = None,
+        task_weights: Annotated[ArrayLike, "k"] | None = None,
     ) -> Float[AnyArray, "*c"] | np.floating:
         """The mean of `per_task`, weighted by how much each task matters (equal where None)."""
-        return self.per_task(weights) @ read_importance(task_weights, self.supply.shape[0])
+        return self.per_task(weights) @ read_importance(task_weights, self.gain.shape[-1])
 
     def minimise(
         self,
-        task_weights: Annotated[ArrayLike, "n"] | None = None,
+        task_weights: Annotated[ArrayLike, "k"] | None = None,
         cap: Annotated[ArrayLike, "n"] | None = None,
         *,
         prior: Annotated[ArrayLike, "n"] | None = None,
@@ -147,7 +148,7 @@ class PredictedLoss:
           ValueError: as `solve_exact` and `solve_entropic`; a strength without a prior.
         """
         n = self.supply.shape[0]
-        w = read_importance(task_weights, n)
+        w = read_importance(task_weights, self.gain.shape[-1])
         if not (np.isfinite(strength) and strength >= 0):
             raise ValueError(f"strength={strength} has to be a finite number >= 0")
         if strength and prior is None:
@@ -189,7 +190,7 @@ class PredictedLoss:
 
 
 @jax.jit
-def per_task_mean(law: PredictedLoss, weights: Float[AnyArray, "*c n"]) -> Float[jax.Array, "*c n"]:
+def per_task_mean(law: PredictedLoss, weights: Float[AnyArray, "*c n"]) -> Float[jax.Array, "*c k"]:
     """`PredictedLoss.per_task` without checks, for use under jit."""
     weights = jnp.asarray(weights)
     finite = jnp.where(jnp.isfinite(law.supply), law.supply, 1.0)
@@ -199,8 +200,8 @@ def per_task_mean(law: PredictedLoss, weights: Float[AnyArray, "*c n"]) -> Float
 
 
 def _quadratic(
-    law: PredictedLoss, w: Float[np.ndarray, "n"], p: Float[np.ndarray, "n"]
-) -> tuple[float, Float[np.ndarray, "n"], Float[np.ndarray, "n n"]]:
+    law: PredictedLoss, w: Float[np.ndarray, " k"], p: Float[np.ndarray, " n"]
+) -> tuple[float, Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]:
     """Loss, slope and curvature at p."""
     grown = np.exp(-p / law.supply)  # derivative of the distinct examples' worth
     learnt = np.einsum("i,bik->bk", _distinct(p, law.supply), law.rate)
@@ -214,16 +215,16 @@ def _quadratic(
 
 
 def read_importance(
-    task_weights: Annotated[ArrayLike, "n"] | None, n: int
-) -> Float[np.ndarray, "n"]:
+    task_weights: Annotated[ArrayLike, "k"] | None, k: int
+) -> Float[np.ndarray, " k"]:
     """Weights of tasks in the objective, scaled to sum 1; equal where None.
 
     Raises:
       ValueError: wrong shape, NaN, negative, or all zero.
     """
     if task_weights is None:
-        return np.full(n, 1.0 / n)
-    w = as_vector(task_weights, "task_weights", n)
+        return np.full(k, 1.0 / k)
+    w = as_vector(task_weights, "task_weights", k)
     if w.ndim != 1 or w.min() < 0 or w.sum() == 0:
         raise ValueError("task_weights must be one vector, not negative and not all zero")
     return w / w.sum()
@@ -231,16 +232,18 @@ def read_importance(
 
 def _read_losses(
     losses: ArrayLike, base: ArrayLike | None
-) -> tuple[Float[np.ndarray, "b n n"], Float[np.ndarray, "b n"] | None]:
+) -> tuple[Float[np.ndarray, "b n k"], Float[np.ndarray, "b k"] | None]:
     """Both with a batch axis, checked."""
     losses = as_float64(losses, "losses")
-    if losses.ndim not in (2, 3) or losses.shape[-1] != losses.shape[-2] or not losses.size:
-        raise ValueError(f"losses must be [n, n] or [b, n, n]; got shape {losses.shape}")
+    if losses.ndim not in (2, 3) or losses.shape[-1] < losses.shape[-2] or not losses.size:
+        raise ValueError(
+            f"losses must be [n, k] or [b, n, k], k >= n, a row a model; got shape {losses.shape}"
+        )
     losses = losses if losses.ndim == 3 else losses[None]
     if base is not None:
         base = as_vector(base, "base", losses.shape[-1])
         if base.ndim > 2 or base.ndim == 2 and len(base) != len(losses):
-            raise ValueError(f"base must be [n], or [b, n] as the losses; got shape {base.shape}")
+            raise ValueError(f"base must be [k], or [b, k] as the losses; got shape {base.shape}")
         base = np.broadcast_to(base, losses.shape[:1] + base.shape[-1:])
     for name, value in (("losses", losses), ("base", base)):
         if value is not None and value.min() <= 0:
@@ -249,12 +252,12 @@ def _read_losses(
 
 
 def _median_of_others(
-    losses: Float[np.ndarray, "b n n"], base: Float[np.ndarray, "b n"] | None
-) -> Float[np.ndarray, "b n"]:
+    losses: Float[np.ndarray, "b n k"], base: Float[np.ndarray, "b k"] | None
+) -> Float[np.ndarray, "b k"]:
     """Median loss on each task of the models of the other tasks, the base's without any."""
-    n = losses.shape[-1]
+    n, k = losses.shape[-2:]
     if n > 1:
-        return np.nanmedian(np.where(np.eye(n, dtype=bool), np.nan, losses), axis=-2)
+        return np.nanmedian(np.where(np.eye(n, k, dtype=bool), np.nan, losses), axis=-2)
     if base is None:
         raise ValueError("one task alone has no other models to compare with: give base")
     return base
@@ -271,8 +274,8 @@ def _positive(value: ArrayLike, name: str, n: int) -> np.ndarray:
 
 
 def _distinct(
-    weights: Float[np.ndarray, "n"], supply: Float[np.ndarray, "n"]
-) -> Float[np.ndarray, "n"]:
+    weights: Float[np.ndarray, " n"], supply: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
     """m: weight in distinct examples' worth, s (1 - exp(-p / s)); p where s is infinite."""
     finite = np.where(np.isfinite(supply), supply, 1.0)
     return np.where(np.isfinite(supply), -finite * np.expm1(-weights / finite), weights)

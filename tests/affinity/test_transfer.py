@@ -99,6 +99,18 @@ def test_losses_over_tokens_are_those_of_an_evaluation():
     assert drawn.std(0).min() > 0
 
 
+def test_a_target_is_measured_by_its_best_teacher():
+    scores, task, base = suite(teaches=0.5)
+    # Task 5 loses its model: it is now a target, which model 4 teaches half of what it can be.
+    scores[4, task == 5] += 1.5
+    scores[0, task == 5] += 0.75
+    found = affinity.measure_transfer(scores[:5], task, base)
+    assert found.share.shape == (5, 6) and found.learnt.all()
+    np.testing.assert_allclose(found.share[[4, 0, 1], 5], [1, 0.5, 0], atol=0.05)
+    S, unary = affinity.transfer_affinity(found.share)
+    assert S.shape == (5, 5) and unary.shape == (5,)
+
+
 def test_resamples_are_decided_by_the_seed():
     scores, task, _ = suite()
     one, same, other = (affinity.resample_losses(scores, task, seed=s) for s in (0, 0, 1))
@@ -127,7 +139,7 @@ def test_as_an_affinity_it_is_the_energy_of_effective_shares(importance):
         (lambda s, t, b: (s[0], t, b), "models, examples"),
         (lambda s, t, b: (s, t[:-1], b), "one per example"),
         (lambda s, t, b: (s, t * 1.0, b), "integers"),
-        (lambda s, t, b: (s, t + 1, b), "must lie in 0..5"),
+        (lambda s, t, b: (s, t - 1, b), "count from 0"),
         (lambda s, t, b: (np.where(s == s[0, 0], np.nan, s), t, b), r"log_likelihood\[0, 0\]"),
         (lambda s, t, b: (s, np.where(t == 2, 1, t), b), "task 2 has no held-out"),
         (lambda s, t, b: (s, t, b[:3]), "one log-likelihood per task"),

@@ -168,6 +168,17 @@ def test_what_a_task_is_worth_decides():
     assert one.per_task(only)[2] <= one.per_task(mixtures(6, 200))[:, 2].min() + 1e-9
 
 
+def test_targets_are_judged_but_not_mixed():
+    matrix = np.full((3, 4), 3.0)
+    matrix[np.arange(3), np.arange(3)] = 1.0
+    matrix[1, 3] = 1.0  # model 1 teaches the target
+    one = PredictedLoss.from_losses(matrix, np.full(4, 3.0))
+    assert one.per_task(np.full((2, 3), 1 / 3)).shape == (2, 4)
+    only = one.minimise([0, 0, 0, 1.0])
+    np.testing.assert_allclose(only.weights, [0, 1, 0], atol=1e-9)
+    assert one.minimise().weights.argmax() == 1 and one.minimise().gap <= 1e-9
+
+
 def test_many_tasks_are_certified():
     one = counted(120, seed=3)
     found = one.minimise(cap=0.05)
@@ -211,7 +222,7 @@ def test_the_best_ratio_may_lie_between_breakpoints():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: PredictedLoss.from_losses(np.ones((2, 3))), "n, n"),
+        (lambda: PredictedLoss.from_losses(np.ones((3, 2))), "n, k"),
         (lambda: PredictedLoss.from_losses([[1.0, np.nan], [1.0, 1.0]]), "finite"),
         (lambda: PredictedLoss.from_losses([[1.0, -1.0], [1.0, 1.0]]), "positive"),
         (lambda: PredictedLoss.from_losses(losses(), [3.0, 0, 3, 3]), "base must be positive"),
