@@ -1,4 +1,4 @@
-"""The page and the table that a person sees at the end, from a workdir's artefacts alone."""
+"""What a person sees at the end: the page and the table, made only from what is in the workdir."""
 
 from taskpgm.report.page import results_table, write_page
 

@@ -27,7 +27,7 @@ MOST_PANELS = 6  # mixtures in a chart
 
 
 def weights(study: Study, theme: Theme) -> bytes:
-    """One panel a mixture, tasks under each other by family; a line marks uniform."""
+    """One panel per mixture, one bar per task, grouped by family; a line marks uniform."""
     names = list(study.mixtures)[:MOST_PANELS]
     stacked = np.stack([study.mixtures[name].weights for name in names])
     tasks = chosen_tasks(study, stacked.max(axis=0))
@@ -129,7 +129,7 @@ def _height(tasks: Sequence[int]) -> float:
 
 
 def _lay_out(drawn: Any, study: Study, tasks: Sequence[int]) -> None:
-    """Margins (inches): names at the left as wide as they are, a title above, an axis below."""
+    """Sets the margins: room for the longest name at the left, a title above, an axis below."""
     width, height = drawn.get_size_inches()
     names = text_inches([shortened(study.tasks[i]) for i in tasks], LABEL)
     families = text_inches([shortened(family, 18) for family in study.families], LABEL)

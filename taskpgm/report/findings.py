@@ -157,7 +157,7 @@ def finding(study: Study) -> str:
 
 
 def _about_taskpgm(study: Study, ranked: list[str], loss: Mapping[str, float]) -> list[str]:
-    """How the best TaskPGM mixture stands: to uniform where it won, to the winner where not."""
+    """How the best TaskPGM mixture compares: with uniform if it won, with the winner if not."""
     ours = next((name for name in ranked if is_taskpgm(study, name)), None)
     if ours is None:
         return []

@@ -1,4 +1,4 @@
-"""The page: one self-contained HTML file, from a workdir's artefacts alone."""
+"""The page: one self-contained HTML file, made only from what is in a workdir."""
 
 import base64
 import json
@@ -153,7 +153,7 @@ def render(study: Study, pictures: Mapping[str, Picture], command: Sequence[str]
 
 
 def versions() -> list[tuple[str, str]]:
-    """What the page is made with: of the runs too, where the same installation made them."""
+    """Versions of what made the page, and the runs if the same installation made them."""
     found = [("python", platform.python_version())]
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""The page's tables as plain cells: numbers already written out, the best of them known."""
+"""The page's tables as cells: formatted numbers, with the best ones marked."""
 
 from typing import Any, NamedTuple
 
