@@ -1,18 +1,31 @@
-"""Texts as windows of ids, scored token by token: what benchmarks ask of a language model."""
+"""Log-likelihoods of continuations: what multiple-choice benchmarks ask of a language model.
+
+A request is a `Window`: ids to read, and the ids to score, which end one place further on. Requests
+that begin alike are read once (four answers of one token after the same question are one read), and
+reads lie packed in rows, several in each, so that little of the work is padding.
+"""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Bool, Float64
 
-from taskpgm.models import Decoder, DecoderConfig, unembedding, variables
-from taskpgm.models.scoring import target_log_probs
+from taskpgm.models import DecoderConfig, to_host, variables
+from taskpgm.models.scoring import (
+    TargetWindow,
+    hidden_states,
+    one_behind,
+    one_model_forward,
+    target_log_probs,
+    unembeddings,
+)
+from taskpgm.tasks.packing import first_fit
 
-SHORTEST = 32  # ids; windows are padded to this times a power of two, so programs are few
-CHUNK = 128  # positions whose logits exist at once
+SHORTEST_ROW = 256  # ids; rows are this times a power of two, so that programs are few
+CHUNK = 64  # scored positions whose logits exist at once
 
 
 class Window(NamedTuple):
@@ -22,37 +35,111 @@ class Window(NamedTuple):
     targets: list[int]
 
 
-@partial(jax.jit, static_argnums=0)
+class Read(NamedTuple):
+    """Ids that are read once, and the numbers of the windows whose inputs they begin with."""
+
+    ids: list[int]
+    windows: list[int]
+
+
 def score_windows(
     config: DecoderConfig,
     params: Any,
-    lora: Any,
-    inputs: Int[Array, "b t"],
-    read: Int[Array, "b t"],
-    targets: Int[Array, "b t"],
-    scored: Bool[Array, "b t"],
-) -> tuple[Float[Array, "b"], Bool[Array, "b"]]:
-    """Sum of the scored targets' log-probabilities (nats), and whether each is the likeliest.
+    windows: Sequence[Window],
+    *,
+    lora: Any = None,
+    batch_size: int,
+) -> tuple[Float64[np.ndarray, "w"], Bool[np.ndarray, "w"]]:
+    """Log-likelihood of every window's targets, in nats, and whether each of them is the likeliest
+    id at its place. A window without targets has 0 nats.
 
-    `read` is 1 for ids and 0 for padding. Only scored positions are unembedded, CHUNK at a time.
+    batch_size: rows of packed reads at a time (see `row_length`).
     """
-    hidden = Decoder(config).apply(
-        variables(params, lora), inputs, segment_ids=read, method="hidden"
-    )
-    # Scored positions come first, and the last chunk is filled up with padding.
-    order = jnp.argsort(~scored.reshape(-1), stable=True)
-    places = jnp.pad(order, (0, -len(order) % CHUNK))
-    found, likeliest = target_log_probs(
-        hidden.reshape(-1, hidden.shape[-1])[places][None],
-        unembedding(config, params),
-        targets.reshape(-1)[places],
-        scored.sum(),
-        chunk=CHUNK,
-    )
-    nats = jnp.zeros(scored.size, jnp.float32).at[order].set(found[0, : scored.size])
-    same = jnp.ones(scored.size, bool).at[order].set(likeliest[0, : scored.size])
-    nats, same = (x.reshape(scored.shape) for x in (nats, same))
-    return jnp.where(scored, nats, 0.0).sum(1), (same | ~scored).all(1)
+    nats, greedy = np.zeros(len(windows)), np.ones(len(windows), bool)
+    forward, shared = one_model_forward(config), variables(params, lora)
+    alone = jnp.zeros(1)  # a group of one model, which has nothing of its own
+    head = unembeddings(forward, shared, alone)
+
+    def results() -> Iterator[tuple[TargetWindow, tuple[jax.Array, jax.Array]]]:
+        for batch in batches(shared_reads(windows), windows, config, batch_size):
+            on_device = jax.device_put(batch)
+            hidden = hidden_states(forward, shared, alone, on_device)
+            yield batch, target_log_probs(hidden, head, on_device.targets, on_device.count, CHUNK)
+
+    for batch, (values, best) in one_behind(results()):
+        owner = batch.example[: batch.count]
+        np.add.at(nats, owner, to_host(values)[0, : batch.count].astype(np.float64))
+        np.logical_and.at(greedy, owner, to_host(best)[0, : batch.count])
+    return nats, greedy
+
+
+def shared_reads(windows: Sequence[Window]) -> list[Read]:
+    """Every window in one read, and no read the beginning of another. Longest first."""
+    reads: list[Read] = []
+    # In this order whatever begins with some ids follows directly on those ids themselves.
+    for number in sorted(range(len(windows)), key=lambda i: windows[i].inputs, reverse=True):
+        inputs = windows[number].inputs
+        if not windows[number].targets:
+            continue
+        if not reads or reads[-1].ids[: len(inputs)] != inputs:
+            reads.append(Read(inputs, []))
+        reads[-1].windows.append(number)
+    return sorted(reads, key=lambda read: -len(read.ids))
+
+
+def row_length(config: DecoderConfig, longest: int) -> int:
+    """The length of the rows that hold a read: room for two of its size, SHORTEST_ROW times a power
+    of two, and no more than a model with learned positions has."""
+    length = SHORTEST_ROW
+    while length < 2 * longest:
+        length *= 2
+    return length if config.rope_theta is not None else min(length, config.max_position)
+
+
+def batches(
+    reads: Sequence[Read], windows: Sequence[Window], config: DecoderConfig, batch_size: int
+) -> Iterator[TargetWindow]:
+    """The reads, packed in rows, with the places of their windows' targets: fixed shapes. `example`
+    is the number of the window that a target is of."""
+    by_length: dict[int, list[Read]] = {}
+    for read in reads:
+        by_length.setdefault(row_length(config, len(read.ids)), []).append(read)
+    for length, group in by_length.items():
+        rows = first_fit([len(read.ids) for read in group], length)
+        count = min(batch_size, 1 << (len(rows) - 1).bit_length())
+        for start in range(0, len(rows), count):
+            packed = [[group[i] for i in row] for row in rows[start : start + count]]
+            yield from _target_windows(packed, windows, (count, length))
+
+
+def _target_windows(
+    rows: Sequence[Sequence[Read]], windows: Sequence[Window], shape: tuple[int, int]
+) -> Iterator[TargetWindow]:
+    tokens, positions, segment_ids = np.zeros((3, *shape), np.int32)
+    where: list[int] = []
+    targets: list[int] = []
+    owner: list[int] = []
+    for number, row in enumerate(rows):
+        begin = 0
+        for segment, read in enumerate(row, 1):
+            end = begin + len(read.ids)
+            tokens[number, begin:end] = read.ids
+            positions[number, begin:end] = np.arange(len(read.ids))
+            segment_ids[number, begin:end] = segment
+            for window in read.windows:
+                last = number * shape[1] + begin + len(windows[window].inputs)
+                where += range(last - len(windows[window].targets), last)
+                targets += windows[window].targets
+                owner += [window] * len(windows[window].targets)
+            begin = end
+    size = -(-shape[0] * shape[1] // CHUNK) * CHUNK
+    for first in range(0, len(where), size):
+        run = slice(first, first + size)
+        count = len(where[run])
+        padded = (
+            np.pad(np.array(x[run], np.int32), (0, size - count)) for x in (where, targets, owner)
+        )
+        yield TargetWindow(tokens, positions, segment_ids, *padded, np.asarray(count, np.int32))
 
 
 def rolling_windows(ids: Sequence[int], prefix: int, length: int) -> Iterator[Window]:
@@ -61,11 +148,3 @@ def rolling_windows(ids: Sequence[int], prefix: int, length: int) -> Iterator[Wi
     for start in range(0, len(ids), length):
         end = min(start + length, len(ids))
         yield Window(whole[max(0, end - length) : end], whole[start + 1 : end + 1])
-
-
-def padded_length(length: int, limit: int) -> int:
-    """The next SHORTEST * 2**k, at most `limit`."""
-    padded = SHORTEST
-    while padded < length:
-        padded *= 2
-    return min(padded, limit)

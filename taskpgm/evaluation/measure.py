@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from taskpgm.evaluation.stops import stop_ids
 from taskpgm.models import DecoderConfig
 from taskpgm.models.generate import generate
 from taskpgm.models.scoring import score_model
@@ -201,7 +202,7 @@ def _continue(
             params,
             ids,
             max_new_tokens=max_new_tokens,
-            stop_ids=(tokenizer.eos_token_id,),
+            stop_ids=stop_ids(config, tokenizer),
             lora=lora,
         )
         for i, output in zip(chosen, outputs, strict=False):

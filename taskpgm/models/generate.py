@@ -5,21 +5,22 @@ The bucket lengths and the number of new tokens are rounded up to powers of two:
 compiled, whatever the prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from taskpgm.models.config import DecoderConfig
 from taskpgm.models.decoder import Cache, Decoder, variables
 from taskpgm.models.hf_export import to_host
 
 SMALLEST_BUCKET = 16
+CHECK_EVERY = 8  # tokens between two looks at what has been written, where somebody asks for them
 
 
 def generate(
@@ -32,9 +33,12 @@ def generate(
     lora=None,
     temperature: float = 0.0,
     key: Array | None = None,
+    finished: Callable[[list[list[int]]], Sequence[bool]] | None = None,
 ) -> list[list[int]]:
     """The continuation of each prompt: new tokens only, up to and without the first stop id.
 
+    finished: called every few tokens with all continuations so far; rows for which it is true are
+    not continued. They may hold some tokens more than it needed.
     temperature 0 takes the likeliest token; otherwise tokens are drawn from softmax(logits /
     temperature) by `key`. Raises ValueError for an empty prompt, for a sampled run without a key,
     and where prompt and new tokens exceed the learned positions of the model.
@@ -53,20 +57,26 @@ def generate(
         )
     tokens, segment_ids = left_pad(prompts, bucket(longest))
     stops = jnp.asarray(sorted(set(stop_ids)) or [-1], jnp.int32)
-    key = jax.random.key(0) if key is None else key
-    capacity = bucket(max_new_tokens)
-    new, count = _decode(
-        config,
-        capacity,
-        variables(params, lora),
-        tokens,
-        segment_ids,
-        stops,
-        temperature,
-        key,
-        max_new_tokens,
-    )
-    new, count = to_host(new), to_host(count)
+    draw = Draw(jnp.float32(temperature), jax.random.key(0) if key is None else key)
+    bound = variables(params, lora)
+    state = _prefill(config, bucket(max_new_tokens), bound, tokens, segment_ids, draw)
+    until = 0
+    while until < max_new_tokens:
+        until = max_new_tokens if finished is None else min(until + CHECK_EVERY, max_new_tokens)
+        state = _advance(config, bound, state, stops, draw, until)
+        if finished is None:
+            break
+        done = to_host(state.done)
+        if not done.all():
+            done = done | np.asarray(finished(_written(state)), bool)
+        if done.all():
+            break
+        state = state._replace(done=jnp.asarray(done))
+    return _written(state)
+
+
+def _written(state: "State") -> list[list[int]]:
+    new, count = to_host(state.new), to_host(state.count)
     return [row[:n].tolist() for row, n in zip(new, count, strict=True)]
 
 
@@ -87,59 +97,97 @@ def left_pad(
     return tokens, segment_ids
 
 
+class Draw(NamedTuple):
+    """How a token is taken: the likeliest at temperature 0, else drawn by the key and the step."""
+
+    temperature: Float[Array, ""]
+    key: Key[Array, ""]
+
+
 class State(NamedTuple):
     step: Int[Array, ""]
     next: Int[Array, " b"]
     new: Int[Array, "b n"]
     count: Int[Array, " b"]
     done: Bool[Array, " b"]
+    position: Int[Array, " b"]  # of `next` in its row
     cache: Cache
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _decode(
-    config, capacity, variables, tokens, segment_ids, stops, temperature, key, max_new_tokens
-):
-    """Prefill, then one token a step until every row has stopped or has max_new_tokens."""
-    model = Decoder(replace(config, remat="none"))  # which would also hide that the prefill is at 0
+def _prefill(
+    config: DecoderConfig,
+    capacity: int,
+    variables: Any,
+    tokens: Int[Array, "b t"],
+    segment_ids: Int[Array, "b t"],
+    draw: Draw,
+) -> State:
+    """Reads the prompts; `capacity` new tokens have room."""
     b, t = tokens.shape
     starts = jnp.sum(segment_ids == 0, axis=1)  # padding on the left of each row
+    positions = jnp.maximum(jnp.arange(t) - starts[:, None], 0)
+    cache = empty_cache(config, b, t + capacity)
+    logits, cache = _extend(config, variables, tokens, positions, segment_ids, cache)
+    return State(
+        step=jnp.int32(0),
+        next=_choose(logits, draw, 0),
+        new=jnp.zeros((b, capacity), jnp.int32),
+        count=jnp.zeros(b, jnp.int32),
+        done=jnp.zeros(b, bool),
+        position=t - starts,
+        cache=cache._replace(length=jnp.int32(t)),
+    )
 
-    def extend(tokens, positions, segment_ids, cache):
-        return model.apply(variables, tokens, positions, segment_ids, cache, method="extend")
 
-    def choose(logits: Float[Array, "b v"], step) -> Int[Array, " b"]:
-        greedy = jnp.argmax(logits, axis=-1)
-        heat = jnp.where(temperature > 0, temperature, 1.0)
-        drawn = jax.random.categorical(jax.random.fold_in(key, step), logits / heat)
-        return jnp.where(temperature > 0, drawn, greedy).astype(jnp.int32)
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _advance(
+    config: DecoderConfig,
+    variables: Any,
+    state: State,
+    stops: Int[Array, " s"],
+    draw: Draw,
+    until: Int[Array, ""] | int,
+) -> State:
+    """One token a step, until every row is done or `until` steps were taken in all."""
 
-    def going(state: State):
-        return (state.step < max_new_tokens) & ~jnp.all(state.done)
+    def going(state: State) -> Bool[Array, ""]:
+        return (state.step < until) & ~jnp.all(state.done)
 
     def one(state: State) -> State:
         done = state.done | jnp.any(state.next[:, None] == stops, axis=1)
         new = jax.lax.dynamic_update_slice(state.new, state.next[:, None], (0, state.step))
         count = state.count + ~done
-        position = (t + state.step - starts)[:, None]
-        ones = jnp.ones((b, 1), jnp.int32)
-        logits, cache = extend(state.next[:, None], position, ones, state.cache)
+        ones = jnp.ones((len(done), 1), jnp.int32)
+        logits, cache = _extend(
+            config, variables, state.next[:, None], state.position[:, None], ones, state.cache
+        )
         step = state.step + 1
-        return State(step, choose(logits, step), new, count, done, cache)
+        return State(step, _choose(logits, draw, step), new, count, done, state.position + 1, cache)
 
-    positions = jnp.maximum(jnp.arange(t) - starts[:, None], 0)
-    logits, cache = extend(tokens, positions, segment_ids, empty_cache(config, b, t + capacity))
-    cache = cache._replace(length=jnp.int32(t))
-    state = State(
-        step=jnp.int32(0),
-        next=choose(logits, 0),
-        new=jnp.zeros((b, capacity), jnp.int32),
-        count=jnp.zeros(b, jnp.int32),
-        done=jnp.zeros(b, bool),
-        cache=cache,
-    )
-    state = jax.lax.while_loop(going, one, state)
-    return state.new, state.count
+    return jax.lax.while_loop(going, one, state)
+
+
+def _extend(
+    config: DecoderConfig,
+    variables: Any,
+    tokens: Int[Array, "b t"],
+    positions: Int[Array, "b t"],
+    segment_ids: Int[Array, "b t"],
+    cache: Cache,
+) -> tuple[Float[Array, "b v"], Cache]:
+    # Without remat, which would trace `cache.length`: a prefill needs it to be the Python int 0.
+    decoder = Decoder(replace(config, remat="none"))
+    return decoder.apply(variables, tokens, positions, segment_ids, cache, method="extend")
+
+
+def _choose(
+    logits: Float[Array, "b v"], draw: Draw, step: Int[Array, ""] | int
+) -> Int[Array, " b"]:
+    greedy = jnp.argmax(logits, axis=-1)
+    heat = jnp.where(draw.temperature > 0, draw.temperature, 1.0)
+    drawn = jax.random.categorical(jax.random.fold_in(draw.key, step), logits / heat)
+    return jnp.where(draw.temperature > 0, drawn, greedy).astype(jnp.int32)
 
 
 def empty_cache(config: DecoderConfig, batch: int, length: int) -> Cache:

@@ -51,7 +51,7 @@ def decoder_forward(config: DecoderConfig) -> Forward:
 
 
 @lru_cache(maxsize=32)
-def _one_model_forward(config: DecoderConfig) -> Forward:
+def one_model_forward(config: DecoderConfig) -> Forward:
     """One model whose variables are `shared`. As a group of one, `own` would be a copy of them."""
     decoder = Decoder(config)
 
@@ -219,7 +219,7 @@ def score_model(
 ) -> tuple[Float[np.ndarray, "m"], Int[np.ndarray, "m"]]:
     """`score_examples` of one model, with one adapter (no leading axis) or none."""
     total, tokens = score_examples(
-        _one_model_forward(config),
+        one_model_forward(config),
         variables(params, lora),
         jnp.zeros(1),  # a group of one, which has nothing of its own
         rows,

@@ -101,6 +101,11 @@ def default_config() -> ConfigDict:
     config.evaluation.exact_match_examples = 0  # per task, answers generated; 0: all test rows
     config.evaluation.max_new_tokens = 32
     config.evaluation.harness = ()  # lm-evaluation-harness tasks, e.g. ("mmlu", "bbh")
+    config.evaluation.harness_path = ""  # a folder of task YAML files of your own, or one file
+    config.evaluation.harness_num_fewshot = -1  # examples in the context; -1: what the task says
+    config.evaluation.harness_limit = 0  # at most so many examples of each harness task; 0: all
+    config.evaluation.harness_batch_size = 8  # rows, or prompts, at a time
+    config.evaluation.harness_chat_template = False  # prompts as chats, by the tokenizer's template
 
     # --- The machine ---------------------------------------------------------------------------
     config.mesh = ConfigDict({"task": 1, "data": -1, "fsdp": 1, "tensor": 1})  # -1: what is left

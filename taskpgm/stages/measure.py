@@ -67,7 +67,8 @@ def mean(values: Iterable[float | None]) -> float | None:
 def measured_model(context: Context, name: str, source: Source) -> dict[str, Any]:
     """The measures of one model per task, computed or read."""
     section = context.config.evaluation.to_dict()
-    del section["batch_size"]
+    for free in ("batch_size", "harness_batch_size"):
+        del section[free]
     key = wd.digest(source.key, section, context.config.tasks.length, context.tasks_key)
     folder = context.folder / "evaluation" / name
     if wd.is_done(folder, key):
@@ -89,7 +90,15 @@ def measured_model(context: Context, name: str, source: Source) -> dict[str, Any
     measures = {"tasks": per_task}
     if section["harness"]:
         measures["harness"] = evaluation.run_harness(
-            config, params, context.tokenizer(source), list(section["harness"])
+            config,
+            params,
+            context.tokenizer(source),
+            list(section["harness"]),
+            path=section["harness_path"],
+            batch_size=context.config.evaluation.harness_batch_size,
+            num_fewshot=fewshot if (fewshot := section["harness_num_fewshot"]) >= 0 else None,
+            limit=section["harness_limit"] or None,
+            chat_template=section["harness_chat_template"],
         )
     wd.write_json(folder / "measures.json", measures)
     wd.mark_done(folder, key, seconds=round(time.monotonic() - start, 1))

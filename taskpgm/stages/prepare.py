@@ -17,8 +17,9 @@ from taskpgm.stages.context import Context, on_mesh, say
 def tasks_stage(context: Context) -> None:
     """Reads every task and writes tasks.json: names, families, sizes, content hashes."""
     mixtures.check(context.config, context.sizes)
-    if context.config.evaluation.harness:
-        evaluation.register()  # refuses, before hours of training, to find it missing after them
+    if context.config.evaluation.harness:  # refused now, not after hours of training
+        section = context.config.evaluation
+        evaluation.check_harness(list(section.harness), section.harness_path)
     path = context.folder / "tasks.json"
     listed = {
         "key": context.tasks_key,

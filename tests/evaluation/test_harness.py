@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from taskpgm.evaluation import HarnessModel, harness, loglikelihood, run_harness
+from taskpgm.evaluation import HarnessModel, loglikelihood, run_harness, stops
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +70,9 @@ def test_generation_stops_before_a_stop_string(model):
     letter = next(character for character in texts[0] if character)
     again = model.generate_until(requests(("say red then", settings | {"until": letter})))
     assert again == [texts[0].split(letter)[0]]
-    assert harness.cut("one\ntwo###", ["###", "\n"]) == "one"
+    assert stops.cut("one\ntwo###", ["###", "\n"]) == "one"
     with pytest.raises(ValueError, match="max_gen_toks=64 leaves no room"):
         model.generate_until(requests(("a", {"max_gen_toks": 64})))
-
-
-def test_lengths_are_padded_to_few_sizes():
-    assert [loglikelihood.padded_length(n, 100) for n in (1, 32, 33, 65, 100)] == [
-        32,
-        32,
-        64,
-        100,
-        100,
-    ]
 
 
 def test_without_lm_eval_one_line_says_how_to_get_it(monkeypatch, tiny):
@@ -122,10 +112,10 @@ def test_lm_eval_runs_a_task_of_our_own(tiny, tmp_path):
         tiny.tokenizer,
         ["tiny_choose", "tiny_write", "tiny_roll"],
         batch_size=2,
-        include_path=tmp_path,
+        path=tmp_path,
     )
     assert 0 <= found["tiny_choose"]["acc,none"] <= 1
     assert found["tiny_write"]["exact_match,none"] == 0
     assert found["tiny_roll"]["word_perplexity,none"] > 1
     with pytest.raises(ValueError, match="no task 'tiny_chose'"):
-        run_harness(tiny.config, tiny.params, tiny.tokenizer, ["tiny_chose"], include_path=tmp_path)
+        run_harness(tiny.config, tiny.params, tiny.tokenizer, ["tiny_chose"], path=tmp_path)

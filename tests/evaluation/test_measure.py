@@ -57,7 +57,7 @@ def test_exact_match_counts_answers_that_equal_the_response(tiny, monkeypatch):
     stop = tiny.tokenizer.eos_token_id
 
     def right_half_of_the_time(config, params, prompts, *, stop_ids, **_):
-        assert tuple(stop_ids) == (stop,)
+        assert stop in stop_ids
         outputs = []
         for prompt in prompts:
             word = tiny.tokenizer.decode(prompt, skip_special_tokens=True).split()[1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from taskpgm.models import Decoder, attention, generate
-from taskpgm.models.generate import _decode
+from taskpgm.models.generate import _advance
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -53,6 +53,27 @@ def test_stop_ids_end_a_row_and_are_left_out(tiny, randomized):
         assert row == whole[: ends[0] if ends else 12]
 
 
+def test_rows_that_somebody_calls_finished_are_not_continued(tiny, randomized):
+    config = tiny()
+    params = randomized(config)
+    free = generate(config, params, PROMPTS, max_new_tokens=40)
+    seen = []
+
+    def finished(rows):
+        seen.append([len(row) for row in rows])
+        return [number == 1 for number, _ in enumerate(rows)]
+
+    got = generate(config, params, PROMPTS, max_new_tokens=40, finished=finished)
+    assert [len(row) for row in got] == [40, 8, 40]
+    assert all(row == whole[: len(row)] for row, whole in zip(got, free, strict=True))
+    assert seen[0] == [8, 8, 8] and seen[1] == [16, 8, 16] and len(seen) == 5
+    calls = []
+    got = generate(
+        config, params, PROMPTS, max_new_tokens=40, finished=lambda r: calls.append(r) or [True] * 3
+    )
+    assert [len(row) for row in got] == [8, 8, 8] and len(calls) == 1
+
+
 def test_sampling_follows_its_key_and_its_temperature(tiny, randomized):
     config = tiny()
     params = randomized(config)
@@ -70,12 +91,12 @@ def test_sampling_follows_its_key_and_its_temperature(tiny, randomized):
 def test_few_programs_for_many_lengths(tiny, randomized):
     config = tiny(vocab_size=63)  # a config that no other test has compiled
     params = randomized(config)
-    before = _decode._cache_size()
+    before = _advance._cache_size()
     for length in (1, 2, 7, 12, 16):
         generate(config, params, [[3] * length] * 2, max_new_tokens=length)
-    assert _decode._cache_size() - before == 1
+    assert _advance._cache_size() - before == 1
     generate(config, params, [[3] * 17] * 2, max_new_tokens=4)
-    assert _decode._cache_size() - before == 2
+    assert _advance._cache_size() - before == 2
 
 
 def test_bad_input(tiny, randomized):
