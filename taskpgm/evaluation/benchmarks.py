@@ -32,9 +32,8 @@ def check_harness(tasks: Sequence[str], path: str | Path | None = None) -> None:
 
     Raises ModuleNotFoundError, ValueError or OSError with one line that names the task.
     """
-    manager = _task_manager(path)
+    manager = _task_manager(tasks, path)
     for task in tasks:
-        _check_exists(manager, task)
         try:
             manager.load([task])
         except Exception as error:  # the hub's, the data sets library's and YAML's have no parent
@@ -71,12 +70,10 @@ def run_harness(
       ValueError: the harness has no such task.
       OSError: a task's data cannot be had; says which.
     """
-    manager = _task_manager(path)
+    manager = _task_manager(tasks, path)
     from lm_eval import simple_evaluate
 
     model = _model_class()(config, params, tokenizer, batch_size=batch_size)
-    for task in tasks:
-        _check_exists(manager, task)
     results: dict[str, dict[str, float]] = {}
     for task in tasks:
         try:
@@ -103,18 +100,33 @@ def run_harness(
     return results
 
 
+def _task_manager(tasks: Sequence[str], path: str | Path | None) -> "TaskManager":
+    """One that knows all of these tasks. Raises ValueError for a name that none knows."""
+    if path:
+        folder = Path(path).expanduser()
+        if not folder.exists():
+            raise FileNotFoundError(f"evaluation.harness_path: no such file or folder: {path}")
+        own = str((folder.parent if folder.is_file() else folder).resolve())
+        manager = _indexed(own, False)
+        if all(manager.match_tasks([task]) for task in tasks):
+            return manager
+    manager = _indexed(own if path else None, True)
+    for task in tasks:
+        if not manager.match_tasks([task]):
+            near = difflib.get_close_matches(task, manager.all_tasks, 3)
+            hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ValueError(f"evaluation.harness: lm_eval has no task {task!r}{hint}")
+    return manager
+
+
 @lru_cache(maxsize=8)
-def _task_manager(path: str | Path | None) -> "TaskManager":
+def _indexed(folder: str | None, include_defaults: bool) -> "TaskManager":
+    """Cached: the harness's own tasks are thousands of files, which take seconds to index."""
     try:
         from lm_eval.tasks import TaskManager
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(INSTALL) from error
-    if not path:
-        return TaskManager()
-    folder = Path(path).expanduser()
-    if not folder.exists():
-        raise FileNotFoundError(f"evaluation.harness_path: no such file or folder: {path}")
-    return TaskManager(include_path=str(folder.parent if folder.is_file() else folder))
+    return TaskManager(include_path=folder, include_defaults=include_defaults)
 
 
 @lru_cache(maxsize=1)
@@ -123,13 +135,6 @@ def _model_class() -> type:
     from lm_eval.api.model import LM
 
     return type("TaskpgmLM", (HarnessModel, LM), {"like_hf": True})
-
-
-def _check_exists(manager: "TaskManager", task: str) -> None:
-    if not manager.match_tasks([task]):
-        near = difflib.get_close_matches(task, manager.all_tasks, 3)
-        hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"evaluation.harness: lm_eval has no task {task!r}{hint}")
 
 
 def _unavailable(task: str, error: Exception) -> OSError:

@@ -1,13 +1,23 @@
 """The harness's model, with requests that look like the harness's, and with lm_eval itself."""
 
+import copy
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from taskpgm.evaluation import HarnessModel, loglikelihood, run_harness, stops
+from taskpgm.evaluation import (
+    HarnessModel,
+    check_harness,
+    harness,
+    loglikelihood,
+    run_harness,
+    stops,
+)
+from taskpgm.tasks import Example, encode
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +129,116 @@ def test_lm_eval_runs_a_task_of_our_own(tiny, tmp_path):
     assert found["tiny_roll"]["word_perplexity,none"] > 1
     with pytest.raises(ValueError, match="no task 'tiny_chose'"):
         run_harness(tiny.config, tiny.params, tiny.tokenizer, ["tiny_chose"], path=tmp_path)
+
+
+def test_benchmarks_are_checked_before_anything_is_spent(tmp_path):
+    pytest.importorskip("lm_eval", reason="lm_eval is not installed (optional extra: eval)")
+    (tmp_path / "rows.jsonl").write_text('{"q": "a", "a": "b"}\n')
+    task = (
+        "task: tiny_{name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {file}\n"
+        "test_split: test\noutput_type: loglikelihood_rolling\ndoc_to_text: ''\n"
+        "doc_to_target: '{{{{q}}}}'\nmetric_list:\n  - metric: word_perplexity\n"
+    )
+    for name, file in (("here", "rows.jsonl"), ("gone", "none.jsonl")):
+        (tmp_path / f"{name}.yaml").write_text(task.format(name=name, file=tmp_path / file))
+    check_harness(["tiny_here"], tmp_path)
+    check_harness(["tiny_here"], tmp_path / "here.yaml")
+    with pytest.raises(OSError, match="harness: 'tiny_gone': its data cannot be had") as caught:
+        check_harness(["tiny_here", "tiny_gone"], tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="no task 'tiny_hre': did you mean 'tiny_here'"):
+        check_harness(["tiny_hre"], tmp_path)
+    with pytest.raises(FileNotFoundError, match="evaluation.harness_path: no such file"):
+        check_harness(["tiny_here"], tmp_path / "nowhere")
+
+
+def test_requests_that_begin_alike_are_read_once():
+    question, other = [5, 6, 7], [5, 6]
+    windows = [
+        *(loglikelihood.Window(question, [answer]) for answer in (1, 2, 3, 4)),
+        loglikelihood.Window([*question, 8], [8, 9]),
+        loglikelihood.Window(other, [7]),
+        loglikelihood.Window([5, 9], [1]),
+        loglikelihood.Window([], []),
+    ]
+    reads = loglikelihood.shared_reads(windows)
+    assert [read.ids for read in reads] == [[5, 6, 7, 8], [5, 9]]
+    assert sorted(reads[0].windows) == [0, 1, 2, 3, 4, 5] and reads[1].windows == [6]
+
+
+def test_packed_and_shared_scores_are_those_of_each_alone(tiny):
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(3, 200, n).tolist() for n in (3, 60, 17, 17, 40, 9)]
+    windows = [loglikelihood.Window(ids, [*ids[1:], 5][-k:]) for ids in texts for k in (1, 2, 3)]
+    windows += [loglikelihood.Window(texts[1], [answer]) for answer in (7, 8, 9)]
+    nats, greedy = loglikelihood.score_windows(tiny.config, tiny.params, windows, batch_size=2)
+    for window, value, best in zip(windows, nats, greedy, strict=True):
+        table = tiny.log_probs(window.inputs)[-len(window.targets) :]
+        alone = sum(row[target] for row, target in zip(table, window.targets, strict=True))
+        assert value == pytest.approx(alone, rel=1e-4)
+        assert best == all(row.argmax() == t for row, t in zip(table, window.targets, strict=True))
+
+
+STOPS = [
+    # what a model writes, the stops, what is left
+    ("yes<|im_end|>\nuser no", ("<|im_end|>",), "yes"),
+    ("yes<|im_end|>\nuser no", ("<|im_end|>\nuser",), "yes"),
+    ("yes<|im_end|>\nuser no", ("\nuser",), "yes"),
+    ("yes\nno", ("no", "\n"), "yes"),
+    ("yes <|im_start|>no", ("###",), "yes no"),
+    ("yes", ("yes",), ""),
+    ("yes", (), "yes"),
+]
+
+
+@pytest.mark.parametrize(("written", "ends", "left"), STOPS)
+def test_a_text_ends_before_its_stop_string(tiny, written, ends, left):
+    tokenizer = marked(tiny.tokenizer)
+    ids = tokenizer(written, add_special_tokens=False)["input_ids"]
+    assert stops.text_before(tokenizer, ids, ends) == left
+    found = any(end in written for end in ends)
+    assert stops.stopped(tokenizer, ends)([ids, ids[:0]]) == [found, False]
+
+
+def test_every_end_that_model_and_tokenizer_name_stops_a_text(tiny, monkeypatch):
+    tokenizer = marked(tiny.tokenizer)
+    end, start = (tokenizer.convert_tokens_to_ids(f"<|im_{x}|>") for x in ("end", "start"))
+    own = tokenizer.eos_token_id
+    config = replace(tiny.config, vocab_size=len(tokenizer))
+    assert stops.stop_ids(config, tokenizer) == (own,)
+    assert stops.stop_ids(replace(config, eos_token_id=end), tokenizer) == (own, end)
+    several = replace(config, eos_token_id=(end, start))
+    assert set(stops.stop_ids(several, tokenizer)) == {own, end, start}
+    assert set(stops.stop_ids(config, tokenizer, ["<|im_end|>", "yes", "\n"])) == {own, end}
+    seen = []
+
+    def fake(config, params, prompts, *, stop_ids, **_):
+        seen.append(stop_ids)
+        return [[] for _ in prompts]
+
+    monkeypatch.setattr(harness, "generate", fake)
+    model = HarnessModel(several, tiny.params, tokenizer, max_new_tokens=5)
+    assert model.generate_until(requests(("a", {"until": ["<|im_end|>"]}))) == [""]
+    assert set(seen[0]) == {own, end, start}
+
+
+def marked(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    return tokenizer
+
+
+def test_special_tokens_follow_one_rule(tiny):
+    """The prompt of a generation, a context and a training row begin alike, with one BOS."""
+    model = HarnessModel(tiny.config, tiny.params, tiny.tokenizer)
+    bos = tiny.tokenizer.bos_token_id
+    row = encode(tiny.tokenizer, [Example("say red ", "cat")], 64).ids[0].tolist()
+    for context in ("say red ", "<s>say red "):
+        window = model._window(context, "cat")
+        assert window.inputs == row[:-2] and window.targets == row[-2:-1] != [bos]
+        for like_hf in (False, True):
+            model.like_hf = like_hf
+            assert model._window(context, "cat").inputs[:2] == row[:2] != [bos, bos]
+        model.like_hf = False
+    alone = encode(tiny.tokenizer, [Example("", "cat")], 64).ids[0].tolist()
+    assert model._window("", "cat") == ([bos], alone[1:-1])

@@ -1,0 +1,170 @@
+"""Parity with the harness's own model for transformers, by the tokenizers of three families."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from tokenizers import processors
+
+from taskpgm.evaluation import run_harness
+from taskpgm.evaluation.benchmarks import _model_class
+from taskpgm.models import load_hf
+from taskpgm.tasks import corpus
+
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+huggingface = pytest.importorskip("lm_eval.models.huggingface", reason="optional extra: eval")
+
+WORDS = "red green blue one two three north south east west cat dog bird fish".split()
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + "
+    "'<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SHAPE = {"vocab_size": 420, "initializer_range": 0.4}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+KINDS = {
+    "llama": ("LlamaForCausalLM", transformers.LlamaConfig, SIZES),
+    "qwen2": ("Qwen2ForCausalLM", transformers.Qwen2Config, SIZES),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        transformers.GPT2Config,
+        {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    ),
+}
+
+
+def family_tokenizer(kind):
+    """Llama's puts BOS in front, Qwen2's has none, and GPT-2's has one that it does not put."""
+    tokenizer = corpus.train_tokenizer(
+        [f"say {a} then {b}: {a}." for a in WORDS for b in WORDS], 400
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    if kind != "llama":
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        tokenizer.bos_token = None if kind == "qwen2" else tokenizer.eos_token
+    # With no BOS the template has nothing to write there.
+    tokenizer.chat_template = (
+        TEMPLATE if kind == "llama" else TEMPLATE.replace("{{ bos_token }}", "")
+    )
+    return tokenizer
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pair(request, tmp_path_factory):
+    """The same model and tokenizer, as ours and as the harness's."""
+    folder = tmp_path_factory.mktemp(request.param)
+    name, config, sizes = KINDS[request.param]
+    torch.manual_seed(0)
+    model = getattr(transformers, name)(config(**SHAPE, **sizes)).eval()
+    model.save_pretrained(folder)
+    family_tokenizer(request.param).save_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    loaded = load_hf(folder)
+    return SimpleNamespace(
+        ours=_model_class()(*loaded, tokenizer, batch_size=8),
+        theirs=huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8),
+        loaded=loaded,
+        tokenizer=tokenizer,
+    )
+
+
+def request_of(*args):
+    return SimpleNamespace(args=args)
+
+
+def contexts(pair, chat, count):
+    texts = [
+        f"say {WORDS[i % 14]} then {WORDS[3 * i % 14]}" + ":" * (i % 3 > 0) + " then" * (i % 7)
+        for i in range(count)
+    ]
+    if not chat:
+        return texts
+    return [pair.ours.apply_chat_template([{"role": "user", "content": text}]) for text in texts]
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
+def test_likelihoods_are_those_of_hf(pair, chat):
+    asked = [
+        request_of(context, ("" if chat else " ") + answer)
+        for i, context in enumerate(contexts(pair, chat, 50))
+        for answer in (*"ABC", f"{WORDS[i % 14]} {WORDS[5 * i % 14]}")
+    ]
+    asked += [request_of("", "cat dog"), request_of("say " * 150, "west"), request_of("a ", " b")]
+    ours = pair.ours.loglikelihood(asked)
+    theirs = pair.theirs.loglikelihood(asked, disable_tqdm=True)
+    assert len(asked) >= 200
+    assert [nats for nats, _ in ours] == pytest.approx([nats for nats, _ in theirs], abs=1e-3)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
+def test_generations_are_those_of_hf_token_by_token(pair, chat):
+    # Some are what this model writes for a prompt: it stops somewhere.
+    written = pair.theirs.generate_until([request_of("say red", {"max_gen_toks": 12})], True)[0]
+    middle = written[len(written) // 2 :][:2] or "e"
+    stops = (["\n\n"], ["<|im_end|>"], [middle, "###"], written[-1:] or "a")
+    asked = [
+        request_of(context, {"until": stops[i % 4], "max_gen_toks": 12})
+        for i, context in enumerate(contexts(pair, chat, 24))
+    ]
+    ours = pair.ours.generate_until(asked)
+    theirs = pair.theirs.generate_until(asked, disable_tqdm=True)
+    assert ours == theirs
+    assert len({len(text) for text in ours}) > 3
+
+
+def test_local_tasks_score_as_with_hf(pair, tmp_path):
+    """Through lm_eval itself, few-shot examples and chat template included."""
+    if pair.loaded[0].architecture != "llama":
+        pytest.skip("the way through lm_eval is the same for all")
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    rows = [{"q": f"say {a} then", "a": i % 3, "w": a} for i, a in enumerate(WORDS)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = (
+        "dataset_path: json\n"
+        f"dataset_kwargs:\n  data_files:\n    test: {tmp_path / 'rows.jsonl'}\n"
+        "test_split: test\nfewshot_split: test\ndoc_to_text: '{{q}}'\n"
+    )
+    (tmp_path / "choose.yaml").write_text(
+        "task: torch_choose\noutput_type: multiple_choice\n"
+        "doc_to_choice: ['red', 'green', 'two']\ndoc_to_target: a\n"
+        "metric_list:\n  - metric: acc\n  - metric: acc_norm\n" + common
+    )
+    (tmp_path / "write.yaml").write_text(
+        "task: torch_write\noutput_type: generate_until\ndoc_to_target: w\n"
+        "generation_kwargs:\n  until: ['.']\n  max_gen_toks: 4\n"
+        "metric_list:\n  - metric: exact_match\n" + common
+    )
+    for chat, shots in ((False, 0), (True, 1)):
+        ours = run_harness(
+            *pair.loaded,
+            pair.tokenizer,
+            ["torch_choose", "torch_write"],
+            path=tmp_path,
+            num_fewshot=shots,
+            limit=10,
+            chat_template=chat,
+        )
+        theirs = simple_evaluate(
+            pair.theirs,
+            tasks=["torch_choose", "torch_write"],
+            task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+            num_fewshot=shots,
+            limit=10,
+            apply_chat_template=chat,
+            bootstrap_iters=0,
+        )["results"]
+        for task, metrics in ours.items():
+            for metric, value in metrics.items():
+                assert value == pytest.approx(theirs[task][metric], abs=1e-3), (task, metric)
