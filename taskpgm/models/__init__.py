@@ -13,6 +13,7 @@ from taskpgm.models.decoder import (
 )
 from taskpgm.models.generate import generate
 from taskpgm.models.hf_export import save_hf, to_host
+from taskpgm.models.hf_hub import find_model
 from taskpgm.models.hf_weights import check_hf, load_hf
 from taskpgm.models.lora import merge_lora
 from taskpgm.models.peft import load_peft, save_peft
@@ -23,6 +24,7 @@ __all__ = [
     "LoraConfig",
     "RopeScaling",
     "check_hf",
+    "find_model",
     "generate",
     "init_lora",
     "init_params",
