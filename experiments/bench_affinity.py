@@ -5,7 +5,7 @@
 
 Needs the extra `dev`. Writes experiments/results/bench_affinity.json, .md and
 .png, with the machine, the versions and the command. All rows of one table come from one run, the
-best of several repeats each; rows of hardware that is not at hand say so.
+best of several repeats each. No GPU or TPU has been at hand.
 
   kernel   pairwise JSD of n = 32 models, t = 256 positions, v = 4096 entries
   memory   the peak of a process that does only that, above its inputs
@@ -34,7 +34,6 @@ from record import header, machine  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "numpy", "torch", "scipy", "transformers", "peft")
-SPECIAL_PER_SM_CLOCK = 16  # results of the special-function unit, compute capability 8.0 and 9.0
 
 
 def best(function, repeats: int) -> float:
@@ -305,27 +304,6 @@ def bench_scaling(sizes: list[int], examples: int) -> dict:
     return {"seconds": seconds, "ms per cell": {n: s / n**2 * 1e3 for n, s in seconds.items()}}
 
 
-# --- gpu -----------------------------------------------------------------------------------------
-def bench_gpu(n: int, t: int, v: int) -> dict:
-    """The fused kernel against its limit: one special-function result an entry, or the bytes."""
-    if jax.default_backend() != "gpu":
-        return {"not measured": "no GPU was at hand when this ran"}
-    from taskpgm.affinity import jsd
-
-    device = jax.devices()[0]
-    x, weights = jnp.asarray(some_log_probs(n, t, v)), jnp.full((1, t), 1 / t)
-    entries = n * (n - 1) / 2 * t * v
-    cores, clock_hz = device.core_count, 1.98e9  # the boost clock of an H100 or H200
-    special = entries / (SPECIAL_PER_SM_CLOCK * cores * clock_hz)
-    bytes_ = x.nbytes / 4.8e12  # an H200's memory, in bytes a second
-    rows = {"fused": "not admitted: the log says why"}
-    for function in {pairs.choose(x), jsd.pairwise}:
-        name = "xla" if function is jsd.pairwise else "fused"
-        seconds = best(lambda f=function: f(x, weights).block_until_ready(), 10)
-        rows[name] = {"seconds": seconds, "share of limit": max(special, bytes_) / seconds}
-    return {"device": device.device_kind, "shape": [n, t, v], **rows}
-
-
 # --- the record ----------------------------------------------------------------------------------
 def table(out: dict) -> str:
     kernel, pmi, scaling = out["kernel"], out["pmi"], out["scaling"]
@@ -344,7 +322,6 @@ def table(out: dict) -> str:
     lines += ["", f"Faster by {faster}."]
     lines += ["", "## Cost of a cell (model, task)", "", "| n | ms per cell |", "|---|---|"]
     lines += [f"| {n} | {ms:.2f} |" for n, ms in scaling["ms per cell"].items()]
-    lines += ["", "## GPU", "", *(f"- {k}: {v}" for k, v in out["gpu"].items()), ""]
     return "\n".join(lines)
 
 
@@ -376,7 +353,6 @@ def main() -> None:
     out["memory"] = bench_memory(*shape)
     out["pmi"] = bench_pmi(*((3, 4, 32, 1) if args.quick else (12, 48, 128, 4)))
     out["scaling"] = bench_scaling([2, 4] if args.quick else [4, 8, 16, 32, 64], 16)
-    out["gpu"] = bench_gpu(*((32, 256, 32000) if not args.quick else shape))
     print(table(out))
     if not args.quick:
         RESULTS.mkdir(exist_ok=True)

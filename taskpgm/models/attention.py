@@ -4,16 +4,13 @@ A query at index i of its row sees the key at index j of the same segment when
 0 <= i - j < window. Segments are what a packed row is made of: no token sees another segment.
 """
 
-from functools import cache
-from itertools import pairwise
-from typing import NamedTuple
+import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from taskpgm.models import admission
+from taskpgm.models.sharding import spec_of
 
 # Longer rows go in blocks of queries: scores then take [b, h, BLOCK, s], not [b, h, t, s].
 BLOCK = 512
@@ -32,12 +29,16 @@ def attention(
 ) -> Float[Array, "b t h d"]:
     """softmax(q k' / sqrt(d)) v over the visible keys, softmax in float32.
 
-    h is a multiple of n (grouped queries); keys and values are never repeated. `offset` is the
-    index of the first query among the keys (a cache); `key_segment_ids` default to `segment_ids`.
-    A window of s or more is no window, and a traced one lets layers of one scan differ.
+    h is a multiple of n: grouped-query keys and values are not materialised per query head.
 
-    "auto" is `choose`. Raises ValueError for an unknown backend, and from one that cannot honour an
-    argument.
+    Args:
+      offset: index of the first query among the keys, where these come from a cache.
+      key_segment_ids: `segment_ids` by default.
+      window: s or more is no window; a traced one lets layers of one scan differ.
+      backend: "auto" (`choose`) or a key of BACKENDS.
+
+    Raises:
+      ValueError: an unknown backend, or one that cannot honour an argument.
     """
     if key_segment_ids is None:
         key_segment_ids = segment_ids
@@ -49,89 +50,32 @@ def attention(
     return BACKENDS[backend](*args)
 
 
-class Kind(NamedTuple):
-    """What a fused backend may depend on; the length is no longer than it takes to find out."""
-
-    dtype: np.dtype
-    length: int
-    group: int  # query heads of one key head
-    head_dim: int
-    packed: bool
-    windowed: bool
-
-
-# Fused backends of each platform, the fastest first, and the kinds that they honour.
-FUSED = {
-    "gpu": {
-        "cudnn": lambda kind: not kind.packed and kind.dtype.itemsize == 2,
-        "triton": lambda kind: not kind.windowed and kind.head_dim >= 16,
-    },
-    "tpu": {"splash": lambda kind: kind.length % 128 == 0},
-}
-
-
-def choose(q, k, v, segment_ids, key_segment_ids, offset, window) -> str:
-    """The fastest backend of this platform that honours all arguments and is admitted."""
-    t = q.shape[1]
-    alike = k.shape[1] == t and key_segment_ids is segment_ids
-    if not (alike and isinstance(offset, int) and offset == 0 and _static(window)):
-        return "reference"
-    # Blocks differ with what is left of a row after blocks of 512, no further.
-    kind = Kind(
-        q.dtype,
-        min(t, 1024 + t % 512),
-        q.shape[2] // k.shape[2],
-        q.shape[3],
-        segment_ids is not None,
-        window is not None and window < t,
+def choose(
+    q: Float[Array, "b t h d"],
+    k: Float[Array, "b s n d"],
+    v: Float[Array, "b s n d"],
+    segment_ids: Int[Array, "b t"] | None,
+    key_segment_ids: Int[Array, "b s"] | None,
+    offset: int | Int[Array, ""],
+    window: int | Int[Array, ""] | None,
+) -> str:
+    """What "auto" stands for: cuDNN through `jax.nn` where that covers the arguments, else XLA."""
+    whole_rows = isinstance(offset, int) and offset == 0 and k.shape[1] == q.shape[1]
+    covered = (
+        whole_rows
+        and segment_ids is None
+        and _static(window)
+        and q.dtype.itemsize == 2
+        and q.shape[3] % 8 == 0
+        and q.shape[3] <= 128
     )
-    fused = FUSED.get(jax.default_backend(), {})
-    able = [*(name for name, honours in fused.items() if honours(kind)), "reference"]
-    for backend, instead in pairwise(able):
-        if admitted(backend, kind, instead):
-            return backend
-    return "reference"
+    return "cudnn" if covered and _has_flash_attention() else "reference"
 
 
-@cache
-def admitted(backend: str, kind: Kind, instead: str = "reference") -> bool:
-    """Whether `backend` gives what `reference` gives: two rows, each of two segments and padding if
-    packed, output and gradients. If not, the log says why, and that `instead` comes next.
-
-    Neither is exact in the dtype asked for. Wrong is what is more than four times as far as the
-    reference from the reference in float32.
-    """
-    t, group = kind.length, kind.group
-    rng = np.random.default_rng(0)
-    shapes = [(2, t, heads, kind.head_dim) for heads in (2 * group, 2, 2, 2 * group)]
-    given = [rng.normal(size=shape).astype(kind.dtype) for shape in shapes]
-    at, ids = np.arange(t), None
-    if kind.packed:
-        ids = np.stack([1 + (at >= t // 3), 1 + (at >= t // 2)]) * (at < t - t // 8)
-        ids = ids.astype(np.int32)
-    window = max(1, min(100, t // 2)) if kind.windowed else None
-
-    def run(backend, dtype):
-        def both(q, k, v, d):
-            attend = lambda *x: BACKENDS[backend](*x, ids, ids, 0, window)  # noqa: E731
-            out, pull = jax.vjp(attend, q, k, v)
-            return out, *pull(d)
-
-        return [np.asarray(x, np.float64) for x in jax.jit(both)(*(x.astype(dtype) for x in given))]
-
-    def compare():
-        with jax.default_matmul_precision("highest"):
-            wanted = run("reference", np.float32)
-        own, got = run("reference", kind.dtype), run(backend, kind.dtype)
-        for name, *values in zip(("output", "dq", "dk", "dv"), wanted, own, got, strict=True):
-            want, ours, theirs = values
-            limit = 4 * np.abs(ours - want).max() + 1e-5 * np.abs(want).max()
-            far = np.abs(theirs - want).max()
-            if not far <= limit:  # nor where it is NaN
-                return f"{name} of {kind.dtype} is {far:.1e} off, {limit:.1e} is allowed"
-        return None
-
-    return admission.admitted(f"attention {backend!r}", repr(instead), compare)
+def _has_flash_attention() -> bool:
+    """Whether the devices are NVIDIA's of the Ampere generation or later."""
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+    return jax.default_backend() == "gpu" and bool(re.fullmatch(r"([89]|\d\d)\.\d", capability))
 
 
 def visible(
@@ -177,7 +121,16 @@ def _softmax_backward(weights, d):
 _softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
-def _block(q, k, v, segment_ids, key_segment_ids, query_start, key_start, window):
+def _block(
+    q: Float[Array, "b t h d"],
+    k: Float[Array, "b s n d"],
+    v: Float[Array, "b s n d"],
+    segment_ids: Int[Array, "b t"] | None,
+    key_segment_ids: Int[Array, "b s"] | None,
+    query_start: int | Int[Array, ""],
+    key_start: int,
+    window: int | Int[Array, ""] | None,
+) -> Float[Array, "b t h d"]:
     """Attention of some queries to some keys, which begin at these indices of the row."""
     b, t, h, d = q.shape
     grouped = q.reshape(b, t, k.shape[2], -1, d) * d**-0.5
@@ -188,7 +141,15 @@ def _block(q, k, v, segment_ids, key_segment_ids, query_start, key_start, window
     return jnp.einsum("bngts,bsnd->btngd", weights, v).reshape(b, t, h, d)
 
 
-def reference(q, k, v, segment_ids, key_segment_ids, offset, window):
+def reference(
+    q: Float[Array, "b t h d"],
+    k: Float[Array, "b s n d"],
+    v: Float[Array, "b s n d"],
+    segment_ids: Int[Array, "b t"] | None,
+    key_segment_ids: Int[Array, "b s"] | None,
+    offset: int | Int[Array, ""],
+    window: int | Int[Array, ""] | None,
+) -> Float[Array, "b t h d"]:
     """Plain XLA. The definition that every other backend is tested against.
 
     A long row goes block by block of queries, each with just the keys that it may see, and the
@@ -211,11 +172,19 @@ def reference(q, k, v, segment_ids, key_segment_ids, offset, window):
     return jnp.concatenate(out, axis=1)
 
 
-def _static(window) -> bool:
+def _static(window: int | Int[Array, ""] | None) -> bool:
     return window is None or isinstance(window, int)
 
 
-def cudnn(q, k, v, segment_ids, key_segment_ids, offset, window):
+def cudnn(
+    q: Float[Array, "b t h d"],
+    k: Float[Array, "b s n d"],
+    v: Float[Array, "b s n d"],
+    segment_ids: Int[Array, "b t"] | None,
+    key_segment_ids: Int[Array, "b s"] | None,
+    offset: int | Int[Array, ""],
+    window: int | Int[Array, ""] | None,
+) -> Float[Array, "b t h d"]:
     """cuDNN's fused attention through `jax.nn`: 16-bit types, one segment a row, no cache."""
     if segment_ids is not None:
         raise ValueError(
@@ -233,18 +202,20 @@ def cudnn(q, k, v, segment_ids, key_segment_ids, offset, window):
     )
 
 
-def splash(*args):
-    """See `taskpgm.models.splash`, imported only where it is used: Pallas is slow to import."""
-    from taskpgm.models.splash import splash
+def splash(
+    q: Float[Array, "b t h d"],
+    k: Float[Array, "b s n d"],
+    v: Float[Array, "b s n d"],
+    segment_ids: Int[Array, "b t"] | None,
+    key_segment_ids: Int[Array, "b s"] | None,
+    offset: int | Int[Array, ""],
+    window: int | Int[Array, ""] | None,
+) -> Float[Array, "b t h d"]:
+    """The TPU's Pallas kernel, for rows of 128 tokens or a multiple, without a cache."""
+    from taskpgm.kernels.splash import splash  # here, as it brings all of Pallas along
 
-    return splash(*args)
+    spec = spec_of(("batch", None, "kv_heads", None), k.shape)
+    return splash(q, k, v, segment_ids, key_segment_ids, offset, window, spec)
 
 
-def triton(*args):
-    """See `taskpgm.models.triton`, imported only where it is used."""
-    from taskpgm.models.triton import triton
-
-    return triton(*args)
-
-
-BACKENDS = {"reference": reference, "cudnn": cudnn, "splash": splash, "triton": triton}
+BACKENDS = {"reference": reference, "cudnn": cudnn, "splash": splash}

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, use_abstract_mesh
 
 from taskpgm.models import attention as module
 from taskpgm.models.attention import BACKENDS, attention
+from taskpgm.training import make_mesh
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -22,11 +22,13 @@ def inputs(b=2, t=24, h=4, n=2, d=8, s=None, seed=0):
 
 def segments(b, *lengths):
     row = np.concatenate([np.full(n, i + 1) for i, n in enumerate(lengths[:-1])])
-    return np.tile(np.concatenate([row, np.zeros(lengths[-1], int)]).astype(np.int32), (b, 1))
+    row = np.concatenate([row, np.zeros(lengths[-1], int)])
+    return jnp.asarray(np.tile(row.astype(np.int32), (b, 1)))
 
 
 def definition(q, k, v, segment_ids=None, window=None, offset=0):
     """One query and one head at a time, float64."""
+    segment_ids = None if segment_ids is None else np.asarray(segment_ids)
     q, k, v = (x.astype(np.float64) for x in (q, k, v))
     b, t, h, d = q.shape
     out = np.zeros_like(q)
@@ -106,66 +108,13 @@ def test_splash_equals_reference_with_two_segments(window):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-5), got, wanted)
 
 
-@pytest.mark.parametrize(
-    "lengths, heads, d, window",
-    [
-        ((50, 60, 18), (4, 2), 16, None),
-        ((90, 110, 1), (6, 2), 24, 201),  # no multiple of a block; a window of the whole row
-        ((7, 4), (2, 2), 16, None),
-        (None, (3, 1), 32, None),
-    ],
-)
-def test_triton_equals_reference(lengths, heads, d, window):
-    """The kernel of the GPU, interpreted: output and gradients. 16 bits: see test_admission.py."""
-    q, k, v = inputs(t=sum(lengths or (130,)), h=heads[0], n=heads[1], d=d)
-    ids = segments(2, *lengths) if lengths else None
-    got, wanted = (gradients(name, ids, window, q, k, v) for name in ("triton", "reference"))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-5), got, wanted)
-
-
-def test_triton_repeats_no_key():
-    """Four query heads of one key head: the kernel is given that one head."""
-    q, k, v = (jnp.asarray(x) for x in inputs(t=128, h=8, n=2, d=16))
-    jaxpr = str(jax.make_jaxpr(lambda *x: attention(*x, backend="triton"))(q, k, v))
-    assert "f32[4,2,128,2,16]" in jaxpr and jaxpr.count("f32[2,128,2,16]") >= 2
-    assert "f32[2,128,8,16]" in jaxpr and "f32[2,128,2,4,16]" in jaxpr  # of queries alone
-
-
-@pytest.mark.parametrize("h, n, d", [(32, 32, 128), (28, 4, 128), (12, 12, 64), (4, 4, 80)])
-def test_triton_lowers_for_cuda(monkeypatch, h, n, d):
-    """Without a device: forward and backward, adapters side by side, in Triton's language."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    q, k = (jax.ShapeDtypeStruct((3, 1, 300, heads, d), jnp.bfloat16) for heads in (h, n))
-    ids = jax.ShapeDtypeStruct((3, 1, 300), jnp.int32)
-
-    def both(q, k, v, ids):
-        attend = partial(attention, segment_ids=ids, backend="triton")
-        out, pull = jax.vjp(attend, q, k, v)
-        return pull(out)
-
-    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=1, platform="gpu")
-    with use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device)):
-        traced = jax.jit(jax.vmap(both)).trace(q, k, k, ids)
-        lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
-    for kernel in ("mha_forward", "mha_preprocess_backward", "mha_backward"):
-        assert kernel in lowered
-
-
-@pytest.mark.parametrize("known", ["set_mesh", "by the arrays"])
-@pytest.mark.parametrize("backend", ["splash", "triton"])
-def test_a_kernel_over_a_mesh(backend, known):
-    """Each device takes its rows and heads, whoever tells the mesh; gradients as well."""
+def test_splash_over_a_mesh():
+    """Each device takes its rows and heads; gradients as well."""
     q, k, v = inputs(b=4, t=128, d=16)
     ids = segments(4, 50, 60, 18)
     wanted = gradients("reference", ids, None, q, k, v)
-    auto = (jax.sharding.AxisType.Auto,) * 2
-    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=auto)
-    if known == "set_mesh":
-        with jax.set_mesh(mesh):
-            got = gradients(backend, ids, None, q, k, v)
-    else:
-        # One array tells; how it lies there does not matter.
-        got = gradients(backend, ids, None, jax.device_put(q, NamedSharding(mesh, jax.P())), k, v)
+    with jax.set_mesh(make_mesh({"data": 4, "tensor": 2})):
+        got = gradients("splash", ids, None, q, k, v)
     for x in jax.tree.leaves(got):
         assert x.sharding.spec == jax.P("data", None, "tensor")
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-5), got, wanted)
@@ -181,11 +130,6 @@ def test_a_kernel_over_a_mesh(backend, known):
         ("splash", {}, "'splash' needs rows of a multiple of 128 tokens, not 24"),
         ("splash", {"offset": 1}, "'splash' has no cache"),
         ("splash", {"window": jnp.int32(3)}, "'splash' needs one sliding window"),
-        ("triton", {"offset": 1}, "'triton' has no cache"),
-        ("triton", {"window": 23}, "'triton' has no sliding window; use 'reference', or rows"),
-        ("triton", {"window": jnp.int32(30)}, "'triton' has no sliding window"),
-        ("triton", {"key_segment_ids": True}, "'triton' needs the same segments"),
-        ("triton", {}, "'triton' needs a head_dim of at least 16, not 8"),
     ],
 )
 def test_refusals(backend, change, said):
@@ -205,22 +149,49 @@ def test_cudnn_equals_reference(window):
     np.testing.assert_allclose(got.astype(np.float32), wanted.astype(np.float32), atol=3e-2)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(jax.default_backend() != "gpu", reason="Triton needs a GPU")
-@pytest.mark.parametrize("t", [300, 4096])
-@pytest.mark.parametrize("h, n, d", [(4, 4, 128), (14, 2, 128), (4, 4, 64)])
-def test_triton_equals_reference_on_a_gpu(t, h, n, d):
-    """Adapters side by side: a leading axis of two. Errors are shares of the largest value."""
-    rounded = [jnp.asarray(x, jnp.bfloat16)[:, None] for x in inputs(t=t, h=h, n=n, d=d)]
-    ids = segments(1, t // 3, t // 2, t - t // 3 - t // 2)
-    got = jax.vmap(partial(gradients, "triton", ids, None))(*rounded)
-    with jax.default_matmul_precision("highest"):
-        exact = [x.astype(jnp.float32) for x in rounded]
-        wanted = jax.vmap(partial(gradients, "reference", ids, None))(*exact)
-    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        x, y = np.asarray(x, np.float32), np.asarray(y)
-        np.testing.assert_allclose(x, y, atol=2e-2 * np.abs(y).max())
+def stand_in(monkeypatch, capability):
+    """The CPU plays a GPU of this compute capability."""
+
+    class Device:
+        compute_capability = capability
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [Device()])
 
 
-def test_every_backend_is_known():
-    assert set(BACKENDS) == {"reference", "cudnn", "splash", "triton"}
+@pytest.mark.parametrize(
+    ("change", "backend"),
+    [
+        ({}, "cudnn"),
+        ({"window": 5}, "cudnn"),
+        ({"segment_ids": True, "key_segment_ids": True}, "reference"),
+        ({"window": jnp.int32(5)}, "reference"),
+        ({"offset": 1}, "reference"),
+        ({"dtype": jnp.float32}, "reference"),
+        ({"d": 20}, "reference"),
+        ({"d": 256}, "reference"),
+        ({"s": 30}, "reference"),
+        ({"capability": "7.5"}, "reference"),
+        ({"capability": "gfx942"}, "reference"),
+        ({"capability": "12.0"}, "cudnn"),
+    ],
+    ids=str,
+)
+def test_auto_is_cudnn_where_that_covers_the_arguments(monkeypatch, change, backend):
+    change = dict(change)
+    stand_in(monkeypatch, change.pop("capability", "9.0"))
+    dtype = change.pop("dtype", jnp.bfloat16)
+    shape = {name: change.pop(name) for name in ("d", "s") if name in change}
+    qkv = [jnp.asarray(x, dtype) for x in inputs(**({"d": 64} | shape))]
+    rest = {"segment_ids": None, "key_segment_ids": None, "offset": 0, "window": None} | change
+    rest = {x: segments(2, 9, 11, 4) if y is True else y for x, y in rest.items()}
+    assert module.choose(*qkv, **rest) == backend
+
+
+def test_auto_is_the_reference_on_a_cpu():
+    qkv = [jnp.asarray(x, jnp.bfloat16) for x in inputs(d=64)]
+    assert module.choose(*qkv, None, None, 0, None) == "reference"
+
+
+def test_kernels_are_asked_for_by_name():
+    assert set(BACKENDS) == {"reference", "cudnn", "splash"}

@@ -100,30 +100,6 @@ def test_group_over_tasks_equals_one_device(tiny_lora, make_batch):
     jax.tree.map(close, state.trainable, reference.trainable)
 
 
-def test_a_fused_kernel_finds_its_mesh_in_a_step(tiny_lora, make_batch):
-    """Adapters side by side, rows and heads split."""
-    g, lora = 4, dataclasses.replace(tiny_lora.lora, dropout=0.0)
-    config = dataclasses.replace(tiny_lora, lora=lora, head_dim=16)
-    keys = jax.random.split(jax.random.key(5), g)
-    batch = jax.tree.map(lambda *x: np.stack(x), *[make_batch(i) for i in range(g)])
-    totals = jnp.full(g, STEPS, jnp.int32)
-    make, start = partial(init_params, config), jax.vmap(partial(init_lora, config))
-    state = create_state(OPTIMIZER, start(keys), group=True)
-    params = make(jax.random.key(0))
-    wanted, _ = curve(step_of(config, state), state, params, [batch] * 3, keys, totals)
-
-    config = dataclasses.replace(config, attention="triton")
-    moved, axes = jax.tree.map(np.asarray, start(keys)), lora_logical_axes(config)
-    with jax.set_mesh(make_mesh({"task": 2, "data": 2, "tensor": 2})):
-        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
-        state = create_state(OPTIMIZER, moved, group=True, axes=axes)
-        step, batch = step_of(config, state), put_batch(batch)
-        text = str(step.trace(state, params, batch, keys, totals).jaxpr)
-        assert "shard_map" in text and "f32[2,2,12,2,16]" in text  # half of tasks, rows and heads
-        losses, _ = curve(step, state, params, [batch] * 3, keys, totals)
-    np.testing.assert_allclose(losses, wanted, rtol=1e-4)
-
-
 def collectives(text, kind):
     """(result sizes, whether in a loop) of every collective of this kind in a compiled program."""
     for computation in re.split(r"\n(?=%|ENTRY)", text):

@@ -65,7 +65,11 @@ def losses(config, batches, mesh, group):
     ("group", "axes", "spec"),
     [
         (False, {"data": 2, "fsdp": 2, "tensor": 2}, (("data", "fsdp"), None, "tensor", None)),
-        (True, {"task": 2, "data": 2, "tensor": 2}, ("task", "data", None, "tensor", None)),
+        (
+            True,
+            {"task": 2, "data": 2, "tensor": 2},
+            ("task", ("data", "fsdp"), None, "tensor", None),
+        ),
     ],
     ids=["one model", "a group"],
 )

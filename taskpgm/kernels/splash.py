@@ -1,4 +1,8 @@
-"""Attention on TPU by JAX's splash kernel (Pallas): segments and windows, scores never stored."""
+"""Attention on a TPU by JAX's splash kernel (Pallas): segments and windows, scores never stored.
+
+Checked in interpret mode on a CPU. It has not run on its hardware here, so it is used only where
+config.base.attention="splash" asks for it.
+"""
 
 from functools import partial
 
@@ -6,15 +10,30 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
 
-from taskpgm.models.mapped import by_rows_and_heads
+from taskpgm.kernels.shard import shard_over_batch_and_heads
 
 LANES = 128  # the kernel's smallest block of queries and keys
 BLOCK = 512
 
 
-def splash(q, k, v, segment_ids, key_segment_ids, offset, window):
-    """As `attention.attention`. Raises ValueError for what the kernel cannot express."""
+def splash(
+    q: Float[Array, "b t h d"],
+    k: Float[Array, "b s n d"],
+    v: Float[Array, "b s n d"],
+    segment_ids: Int[Array, "b t"] | None,
+    key_segment_ids: Int[Array, "b s"] | None,
+    offset: int | Int[Array, ""],
+    window: int | Int[Array, ""] | None,
+    spec: PartitionSpec,
+) -> Float[Array, "b t h d"]:
+    """As `taskpgm.models.attention.attention`; `spec` says how q, k and v lie on the mesh in force.
+
+    Raises:
+      ValueError: for what the kernel cannot express.
+    """
     t = q.shape[1]
     if not (isinstance(offset, int) and offset == 0) or k.shape[1] != t:
         raise ValueError("attention 'splash' has no cache; use 'reference'")
@@ -27,14 +46,21 @@ def splash(q, k, v, segment_ids, key_segment_ids, offset, window):
             f"attention 'splash' needs rows of a multiple of {LANES} tokens, not {t};"
             " use 'reference'"
         )
-    if segment_ids is None:
+    if segment_ids is None or key_segment_ids is None:
         segment_ids = key_segment_ids = jnp.ones(q.shape[:2], jnp.int32)
-    one_row = partial(_rows, window=window)
-    return by_rows_and_heads(one_row, q, k, v, segment_ids, key_segment_ids)
+    attend = partial(_attend, window=window)
+    return shard_over_batch_and_heads(attend, spec, q, k, v, segment_ids, key_segment_ids)
 
 
-def _rows(q, k, v, segment_ids, key_segment_ids, window):
-    """Every row of what one device holds."""
+def _attend(
+    q: Float[Array, "b t h d"],
+    k: Float[Array, "b t n d"],
+    v: Float[Array, "b t n d"],
+    segment_ids: Int[Array, "b t"],
+    key_segment_ids: Int[Array, "b t"],
+    window: int | None,
+) -> Float[Array, "b t h d"]:
+    """All rows and heads of one device."""
     _, t, h, d = q.shape
     size = (t, t)
     mask = masks.CausalMask(size) if window is None else masks.LocalMask(size, (window - 1, 0), 0)
