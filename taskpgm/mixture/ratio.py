@@ -51,7 +51,7 @@ def choose_ratio(
             f"the path is of {n} tasks, the predicted loss of {predicted.supply.shape[0]}"
         )
     w = read_importance(task_weights, predicted.gain.shape[-1])
-    along = predicted.per_task(path.weights) @ w
+    along = np.asarray(predicted.per_task(path.weights) @ w)
     lowest = int(np.argmin(along))
     ratio, least = float(path.ratios[lowest]), float(along[lowest])
     if len(along) > 1:

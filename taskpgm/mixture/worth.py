@@ -5,15 +5,16 @@ examples that model i was trained on, of task i, its loss on k is L_ik. The law 
 b_k the loss of who was not trained for k, f_k the loss that training does not go below, and
 h_ik = -log((L_ik - f_k) / (b_k - f_k)), at least 0, what model i has learnt of k in e-folds,
 
-    loss_k(p) = f_k + (c_k - f_k) exp(-x_k(p)),   x_k(p) = pace sum_i h_ik m_i(p_i) / m_i(own run).
+    loss_k(p) = f_k + (b_k - f_k) exp(-x_k(p)) + d_k exp(-4 x_k(p)),
+    x_k(p) = pace sum_i h_ik m_i(p_i) / m_i(own run).
 
 b_k is the lower loss of the base and of the median of the other tasks' models, so that neither
-form, which every model learns, nor less harm counts as help; c_k, where a mixture without anything
-of k leaves k, is that median. m_i is the number of distinct examples' worth in c drawn ones,
-N (1 - exp(-c / N)) for a task of N examples, since a repeated example teaches less (Muennighoff et
-al. 2023, arXiv 2305.16264, "Scaling data-constrained language models", equation 5, with one epoch
-as the scale). x is concave in p and exp(-x) decreases in x, so every task's loss is convex in p:
-the best mixture is found exactly, with a certificate.
+form, which every model learns, nor less harm counts as help. d_k, that median less b_k, is what
+training on other tasks does to k; a little of k prevents it. m_i is the number of distinct
+examples' worth in c drawn ones, N (1 - exp(-c / N)) for a task of N examples, since a repeated
+example teaches less (Muennighoff et al. 2023, arXiv 2305.16264, "Scaling data-constrained language
+models", equation 5, with one epoch as the scale). x is concave in p and exp(-x) falls with x, so
+every task's loss is convex in p: the best mixture is found exactly, with a certificate.
 
 experiments/results/predict.md holds what this predicts of trained mixtures, and what was tried.
 """
@@ -33,7 +34,9 @@ from taskpgm.mixture.solve import Solution, solve_exact
 
 FLOOR = 0.9  # of the least loss that any single-task model has: training goes no lower than this
 LEAST = 0.2  # of what is to be learnt of a task, a single-task run is believed to leave so much
+GUARD = 4.0  # harm is prevented by so many times fewer examples than a task is learnt from
 SEEN = 0.25  # of the budget: what a single-task model was trained on, where that is not known
+PULL = 0.1  # nats: strength of the pull to a prior; what trained mixtures were best with
 STEPS = 100  # of Newton's method; a dozen is usual
 TARGET = 1e-9  # gap, relative to max(1, |loss|), at which a minimum counts as found
 
@@ -50,13 +53,15 @@ class PredictedLoss:
 
     Attributes:
       floor: f, loss that training does not go below, [b, k], nats; tasks from n on are targets.
-      gain: c - f, what there is to be learnt, [b, k], nats.
+      gain: b - f, what there is to be learnt, [b, k], nats.
+      harm: d, what training on other tasks alone costs, [b, k], nats.
       rate: e-folds of a task's gain in a unit of weight on task i, not negative, [b, n, k].
       supply: weight at which a task has given each of its examples once, [n]; infinity: never.
     """
 
     floor: Float[AnyArray, "b k"]
     gain: Float[AnyArray, "b k"]
+    harm: Float[AnyArray, "b k"]
     rate: Float[AnyArray, "b n k"]
     supply: Float[AnyArray, " n"]
 
@@ -86,21 +91,21 @@ class PredictedLoss:
           ValueError: wrong shapes, NaN or infinity, losses that are not positive, `sizes` or
             `seen` without `budget`, one task without a base.
         """
-        losses, base = _read_losses(losses, base)
-        n = losses.shape[-2]
+        loss, untrained = _read_losses(losses, base)
+        n = loss.shape[-2]
         if budget is None and (sizes is not None or seen is not None):
             raise ValueError("sizes and seen count examples: give the budget of the mixture too")
-        whole = 1.0 if budget is None else _positive(budget, "budget", 0)
-        own = np.full(n, SEEN) if seen is None else _positive(seen, "seen", n) / whole
-        supply = np.full(n, np.inf) if sizes is None else _positive(sizes, "sizes", n) / whole
-        median = _median_of_others(losses, base)
-        reference = median if base is None else np.minimum(base, median)
-        floor = FLOOR * np.minimum(losses.min(-2), reference)
-        left = (losses - floor[:, None]) / (reference - floor)[:, None]
+        whole = 1.0 if budget is None else _positive(budget, "budget", ())
+        own = np.full(n, SEEN) if seen is None else _positive(seen, "seen", (n,)) / whole
+        supply = np.full(n, np.inf) if sizes is None else _positive(sizes, "sizes", (n,)) / whole
+        median = _median_of_others(loss, untrained)
+        reference = median if untrained is None else np.minimum(untrained, median)
+        floor = FLOOR * np.minimum(loss.min(-2), reference)
+        left = (loss - floor[:, None]) / (reference - floor)[:, None]
         learnt = _distinct(np.broadcast_to(own, n), np.broadcast_to(supply, n))
-        pace = _positive(pace, "pace", 0)
-        rate = -np.log(np.clip(left, LEAST, 1.0)) * pace / learnt[:, None]
-        return cls(floor, median - floor, rate, np.broadcast_to(supply, n))
+        rate = -np.log(np.clip(left, LEAST, 1.0)) * _positive(pace, "pace", ()) / learnt[:, None]
+        gain, harm = reference - floor, median - reference
+        return cls(floor, gain, harm, rate, np.broadcast_to(supply, n))
 
     def per_task(self, weights: Annotated[ArrayLike, "*c n"]) -> Float[AnyArray, "*c k"]:
         """Predicted loss on every task of every mixture of a batch, nats; jitted, float64.
@@ -108,9 +113,9 @@ class PredictedLoss:
         Raises:
           ValueError: wrong shape, NaN or infinity.
         """
-        weights = as_vector(weights, "weights", self.supply.shape[0])
+        p = as_vector(weights, "weights", self.supply.shape[0])
         with jax.enable_x64(True):
-            found = per_task_mean(self, weights)
+            found = per_task_mean(self, p)
             return found if is_traced(found) else np.asarray(found)
 
     def loss(
@@ -127,7 +132,7 @@ class PredictedLoss:
         cap: Annotated[ArrayLike, "n"] | None = None,
         *,
         prior: Annotated[ArrayLike, "n"] | None = None,
-        strength: float | int = 0.0,
+        strength: float | int = PULL,
     ) -> Solution:
         """The mixture of least predicted loss, certified; with a prior, pulled towards it.
 
@@ -140,20 +145,20 @@ class PredictedLoss:
           task_weights: how much each task's loss counts, not negative, scaled to sum 1; equal
             where None.
           cap: as in `solve_exact`.
-          prior: a mixture q; adds strength * KL(p || q) to the loss, in nats.
-          strength: >= 0, of the pull to the prior.
+          prior: a mixture q; adds strength * KL(p || q) to the loss, so that the minimiser does not
+            fall for the law's own errors. None: nothing is added.
+          strength: >= 0, nats.
         Returns:
           Solution; `energy` is the value that was minimised, and less than `gap` above its least.
         Raises:
-          ValueError: as `solve_exact` and `solve_entropic`; a strength without a prior.
+          ValueError: as `solve_exact` and `solve_entropic`.
         """
         n = self.supply.shape[0]
         w = read_importance(task_weights, self.gain.shape[-1])
         if not (np.isfinite(strength) and strength >= 0):
             raise ValueError(f"strength={strength} has to be a finite number >= 0")
-        if strength and prior is None:
-            raise ValueError(f"strength={strength} pulls to a prior: give one")
-        q = as_mixture(prior, "prior", n) if strength else np.full(n, 1.0 / n)
+        q = np.full(n, 1.0 / n) if prior is None else as_mixture(prior, "prior", n)
+        strength = 0.0 if prior is None else strength
 
         def solve(energy: Energy) -> Solution:
             return (
@@ -196,21 +201,25 @@ def per_task_mean(law: PredictedLoss, weights: Float[AnyArray, "*c n"]) -> Float
     finite = jnp.where(jnp.isfinite(law.supply), law.supply, 1.0)
     distinct = jnp.where(jnp.isfinite(law.supply), -finite * jnp.expm1(-weights / finite), weights)
     learnt = jnp.einsum("...i,bik->...bk", distinct, law.rate)
-    return jnp.mean(law.floor + law.gain * jnp.exp(-learnt), axis=-2)
+    left = law.gain * jnp.exp(-learnt) + law.harm * jnp.exp(-GUARD * learnt)
+    return jnp.mean(law.floor + left, axis=-2)
 
 
 def _quadratic(
     law: PredictedLoss, w: Float[np.ndarray, " k"], p: Float[np.ndarray, " n"]
 ) -> tuple[float, Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]:
     """Loss, slope and curvature at p."""
+    law = jax.tree.map(np.asarray, law)
     grown = np.exp(-p / law.supply)  # derivative of the distinct examples' worth
-    learnt = np.einsum("i,bik->bk", _distinct(p, law.supply), law.rate)
-    left = law.gain * np.exp(-learnt) * w / len(law.gain)
-    pull = np.einsum("bk,bik->i", left, law.rate)
+    learnt = np.einsum("i,bik->bk", _distinct(p, np.asarray(law.supply)), law.rate)
+    share = w / len(law.gain)
+    left, harm = law.gain * np.exp(-learnt) * share, law.harm * np.exp(-GUARD * learnt) * share
+    pull = np.einsum("bk,bik->i", left + GUARD * harm, law.rate)
     steep = law.rate * grown[:, None]
-    curvature = np.einsum("bik,bjk->ij", steep * left[:, None], steep, optimize=True)
+    bent = (left + GUARD**2 * harm)[:, None]
+    curvature = np.einsum("bik,bjk->ij", steep * bent, steep, optimize=True)
     curvature = curvature + np.diag(pull * grown / law.supply)
-    value = float(np.sum(law.floor * w) / len(law.gain) + left.sum())
+    value = float(np.sum(law.floor * share + left + harm))
     return value, -pull * grown, 0.5 * (curvature + curvature.T)
 
 
@@ -234,21 +243,20 @@ def _read_losses(
     losses: ArrayLike, base: ArrayLike | None
 ) -> tuple[Float[np.ndarray, "b n k"], Float[np.ndarray, "b k"] | None]:
     """Both with a batch axis, checked."""
-    losses = as_float64(losses, "losses")
-    if losses.ndim not in (2, 3) or losses.shape[-1] < losses.shape[-2] or not losses.size:
+    loss = as_float64(losses, "losses")
+    if loss.ndim not in (2, 3) or loss.shape[-1] < loss.shape[-2] or not loss.size:
         raise ValueError(
-            f"losses must be [n, k] or [b, n, k], k >= n, a row a model; got shape {losses.shape}"
+            f"losses must be [n, k] or [b, n, k], k >= n, a row a model; got shape {loss.shape}"
         )
-    losses = losses if losses.ndim == 3 else losses[None]
-    if base is not None:
-        base = as_vector(base, "base", losses.shape[-1])
-        if base.ndim > 2 or base.ndim == 2 and len(base) != len(losses):
-            raise ValueError(f"base must be [k], or [b, k] as the losses; got shape {base.shape}")
-        base = np.broadcast_to(base, losses.shape[:1] + base.shape[-1:])
-    for name, value in (("losses", losses), ("base", base)):
-        if value is not None and value.min() <= 0:
-            raise ValueError(f"{name} must be positive (nats per token); got {value.min()}")
-    return losses, base
+    loss = loss if loss.ndim == 3 else loss[None]
+    _positive(loss, "losses", loss.shape)
+    if base is None:
+        return loss, None
+    untrained = as_vector(base, "base", loss.shape[-1])
+    if untrained.ndim > 2 or untrained.ndim == 2 and len(untrained) != len(loss):
+        raise ValueError(f"base must be [k], or [b, k] as the losses; got shape {untrained.shape}")
+    _positive(untrained, "base", untrained.shape)
+    return loss, np.broadcast_to(untrained, loss.shape[:1] + untrained.shape[-1:])
 
 
 def _median_of_others(
@@ -263,11 +271,11 @@ def _median_of_others(
     return base
 
 
-def _positive(value: ArrayLike, name: str, n: int) -> np.ndarray:
-    """`value` as float64, all entries positive; one number, or one for each of n tasks."""
+def _positive(value: ArrayLike, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """`value` as float64, all entries positive; one number, or an array of that shape."""
     array = as_float64(value, name)
-    if array.ndim and array.shape != (n,):
-        raise ValueError(f"{name} has shape {array.shape}: it has to be [{n}] or one number")
+    if array.ndim and array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}: it has to be {shape} or one number")
     if array.min() <= 0:
         raise ValueError(f"{name} must be positive; got {array.min()}")
     return array

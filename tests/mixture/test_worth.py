@@ -87,6 +87,18 @@ def test_harm_and_a_lucky_model_are_taken_with_care():
     assert np.isfinite(PredictedLoss.from_losses(lucky).rate).all()
 
 
+def test_what_is_left_out_is_harmed_and_a_little_of_it_prevents_that():
+    matrix = np.array([[1.0, 3.0, 3.0], [3.0, 1.0, 3.0], [3.0, 3.0, 1.0]])
+    harmed = matrix + [[0, 0, 2.0], [0, 0, 2.0], [0, 0, 0]]  # training on others ruins task 2
+    one = PredictedLoss.from_losses(harmed, np.full(3, 3.0))
+    calm = PredictedLoss.from_losses(matrix, np.full(3, 3.0))
+    without, little = one.per_task([[0.5, 0.5, 0.0], [0.45, 0.45, 0.1]])[:, 2]
+    assert without == pytest.approx(5.0) and calm.per_task([0.5, 0.5, 0.0])[2] == pytest.approx(3.0)
+    # A tenth of the mixture undoes nearly all of the harm, and not nearly all that is to be learnt.
+    assert little - calm.per_task([0.45, 0.45, 0.1])[2] < 0.2 < little - 1.0
+    assert one.minimise().weights[2] > calm.minimise().weights[2]
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 @pytest.mark.parametrize("make", LAWS.values(), ids=LAWS)
 def test_no_mixture_of_a_grid_is_better(n, make):
@@ -139,6 +151,9 @@ def test_the_pull_leads_from_the_minimiser_to_the_prior():
     near = [one.minimise(prior=prior, strength=s).weights for s in (1e-7, 1e-2, 1e4)]
     np.testing.assert_allclose(near[0], one.minimise().weights, atol=1e-3)
     np.testing.assert_allclose(near[2], prior, atol=1e-4)
+    assert (
+        one.minimise(prior=prior).weights == one.minimise(prior=prior, strength=0.1).weights
+    ).all()
 
 
 def test_an_average_over_resamples_is_the_mean_of_its_laws():
@@ -237,7 +252,7 @@ def test_the_best_ratio_may_lie_between_breakpoints():
         (lambda: law().minimise([1.0, 1, -1, 1]), "not negative"),
         (lambda: law().minimise(cap=0.1), "infeasible caps"),
         (lambda: law().minimise(strength=-1.0), "strength=-1"),
-        (lambda: law().minimise(strength=0.1), "give one"),
+        (lambda: law().minimise(prior=[0.5, 0.5, 0.5, 0.5]), "prior"),
         (lambda: choose_ratio(ratio_path(np.eye(3), ratio_max=1), law()), "3 tasks"),
     ],
 )

@@ -1,0 +1,281 @@
+"""What predicts the loss of a trained mixture? Predictors against the runs of a swarm.
+
+    python experiments/predict.py PATH/embedded_swarm PATH/real_swarm     # two minutes on a CPU
+
+PATH is a folder of `runs.jsonl` and `scores.npz` (see experiments/swarm.py). Prints the tables and
+writes them into results/predict.md, between its two marks; the log around them stays. No predictor
+has seen a trained mixture. Expect about 0.7 over tasks and 0.8 over families on the embedded suite,
+where a predictor that knew the truth would reach about 0.8 and 0.87.
+
+  predictors  rank correlation of predicted and measured loss over runs
+  halves      constants of the law chosen on one half of the mixtures, judged on the other
+  choices     the law with one choice changed at a time
+  ceiling     what the noise of single seeds leaves for a perfect predictor
+  minimisers  the law's own and more careful ones, where resampled scores are the truth
+  trained     minimisers that were trained (--trained FILE, runs as in runs.jsonl)
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from predictors import PREDICTORS, exponential, law_of, losses
+from record import machine
+from swarm import Agreement, Swarm, agreement, ceiling, halves, load
+from taskpgm.affinity import resample_losses
+from taskpgm.mixture import PredictedLoss
+
+RESULTS = Path(__file__).parent / "results"
+BEGIN, END = "<!-- tables: experiments/predict.py -->", "<!-- end of tables -->"
+GRID = {
+    "floor": (0.0, 0.5, 0.75, 0.9),
+    "least": (0.02, 0.1, 0.2, 0.3),
+    "pace": (0.5, 1.0, 2.0, 4.0),
+    "epochs": (0.5, 1.0, 2.0, None),
+}
+CHOICES = {
+    "as it is": {},
+    "reference: the base": {"reference": "base"},
+    "reference: the median": {"reference": "median"},
+    "a run counts the same whatever its length": {"unit": "runs"},
+    "repeats teach as well": {"epochs": None},
+    "what others cost does not count": {"harm": 0.0},
+    "and no faster to prevent": {"guard": 1.0},
+    "negative e-folds count 0.1": {"negative": 0.1},
+    "negative e-folds count 1": {"negative": 1.0},
+    "floor 0": {"floor": 0.0},
+    "floor 0.5": {"floor": 0.5},
+    "a run may leave 0.02": {"least": 0.02},
+    "pace 0.5": {"pace": 0.5},
+    "pace 2": {"pace": 2.0},
+    "pace 4": {"pace": 4.0},
+    "(1 + x)^-1 for exp(-x)": {"power": 1.0},
+}
+STRENGTHS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("swarms", type=Path, nargs="+", metavar="FOLDER")
+    parser.add_argument("--trained", type=Path, default=RESULTS / "predict_trained.jsonl")
+    parser.add_argument("--out", type=Path, default=RESULTS / "predict.md")
+    given = parser.parse_args()
+    swarms = {folder.name: load(folder) for folder in given.swarms}
+    facts = machine(("jax", "numpy", "scipy"))
+    lines = [f"`python experiments/predict.py {' '.join(swarms)}`, {facts['date']}, ", ""]
+    lines[0] += facts["versions"]
+    for name, swarm in swarms.items():
+        lines += [*predictors(name, swarm), *ceilings(swarm)]
+    lines += choices(swarms)
+    for name, swarm in swarms.items():
+        if "dir0" in swarm.mixture:
+            lines += chosen_on_a_half(name, swarm, swarms)
+        lines += minimisers(name, swarm)
+    if given.trained.is_file():
+        lines += trained(given.trained, list(swarms.values())[0])
+    text = "\n".join(lines)
+    print(text)
+    before, after = "# What predicts the loss of a trained mixture\n\n", "\n"
+    if given.out.is_file() and BEGIN in given.out.read_text():
+        before, _, rest = given.out.read_text().partition(BEGIN)
+        after = rest.partition(END)[2]
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    head = list(head)
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
+
+
+def shown(found: Agreement) -> list[str]:
+    def interval(x: tuple[float, float, float]) -> str:
+        return f"{x[0]:.2f} [{x[1]:.2f}, {x[2]:.2f}]"
+
+    return [
+        interval(found.spearman),
+        interval(found.spearman_families),
+        f"{found.kendall:.2f}",
+        f"{found.kendall_families:.2f}",
+        f"{found.per_task:.2f}",
+    ]
+
+
+def short(swarm: Swarm, predicted: np.ndarray, runs: np.ndarray) -> str:
+    found = agreement(swarm, predicted, runs, resamples=2)
+    return f"{found.spearman[0]:.2f} / {found.spearman_families[0]:.2f}"
+
+
+def predictors(name: str, swarm: Swarm) -> list[str]:
+    """Every predictor on the runs that no law chose, and on all."""
+    lines = []
+    for what, runs in {
+        f"{(~swarm.by_law).sum()} runs whose mixture no law chose": ~swarm.by_law,
+        f"all {len(swarm.seed)} runs": np.ones(len(swarm.seed), bool),
+    }.items():
+        head = ["predictor", "Spearman, tasks", "families", "Kendall, tasks", "families"]
+        rows = [
+            [label, *shown(agreement(swarm, predict(swarm), runs))]
+            for label, predict in PREDICTORS.items()
+        ]
+        lines += [f"## {name}: {what}", "", *table([*head, "Spearman by task"], rows)]
+    return lines
+
+
+def ceilings(swarm: Swarm) -> list[str]:
+    rows = []
+    for what in ("tasks", "families"):
+        c = ceiling(swarm, ~swarm.by_law, what)
+        rows.append(
+            [
+                what,
+                f"{c['noise']:.3f}",
+                f"{c['spread']:.3f}",
+                f"{c['mean']:.2f} [{c['low']:.2f}, {c['high']:.2f}]",
+            ]
+        )
+    head = ["mean over", "noise of a seed", "spread of runs", "Spearman of the truth, 90%"]
+    return ["What a predictor that knew the truth would reach (same runs as above):", ""] + table(
+        head, rows
+    )
+
+
+def choices(swarms: dict[str, Swarm]) -> list[str]:
+    rows = []
+    for label, change in CHOICES.items():
+        row = [label]
+        for swarm in swarms.values():
+            found = exponential(swarm, **change)
+            row += [short(swarm, found, ~swarm.by_law), short(swarm, found, swarm.seed >= 0)]
+        rows.append(row)
+        rows[-1].append(f"{rmse(swarms, change):.3f}")
+    head = ["choice"]
+    for name in swarms:
+        head += [f"{name}, no law's", "all"]
+    head.append("error, nats")
+    return ["## One choice changed (Spearman, tasks / families)", "", *table(head, rows)]
+
+
+def rmse(swarms: dict[str, Swarm], change: dict) -> float:
+    """Root mean square error of predicted losses of tasks, the mean over swarms."""
+    errors = [exponential(swarm, **change) - swarm.measured for swarm in swarms.values()]
+    return float(np.mean([np.sqrt((x**2).mean()) for x in errors]))
+
+
+def chosen_on_a_half(name: str, swarm: Swarm, swarms: dict[str, Swarm]) -> list[str]:
+    """The constants that rank one half best, judged on the other half and on other swarms."""
+    first, second = halves(swarm)
+    settings = [
+        dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())
+    ]
+    predicted = [exponential(swarm, **setting) for setting in settings]
+
+    def score(p: np.ndarray, runs: np.ndarray) -> float:
+        found = agreement(swarm, p, runs, resamples=2)
+        return found.spearman[0] + found.spearman_families[0]
+
+    others = {k: s for k, s in swarms.items() if k != name}
+    rows = []
+    for label, fit, judge in (("first", first, second), ("second", second, first)):
+        best = int(np.argmax([score(p, fit) for p in predicted]))
+        rows.append(
+            [f"chosen on the {label} half: {settings[best]}", short(swarm, predicted[best], fit)]
+            + [short(swarm, predicted[best], judge)]
+            + [short(s, exponential(s, **settings[best]), ~s.by_law) for s in others.values()]
+        )
+    own = exponential(swarm)
+    rows.append(
+        ["the package's constants", short(swarm, own, first), short(swarm, own, second)]
+        + [short(s, exponential(s), ~s.by_law) for s in others.values()]
+    )
+    head = ["constants", "half they were chosen on (first)", "other half (second)", *others]
+    return [f"## {name}: constants chosen on one half", "", *table(head, rows)]
+
+
+def minimisers(name: str, swarm: Swarm, worlds: int = 20) -> list[str]:
+    """Loss above the optimum of what resampled scores choose, the stored ones being the truth."""
+    make = partial(
+        PredictedLoss.from_losses, budget=swarm.budget, sizes=swarm.sizes, seen=swarm.seen
+    )
+    truth, uniform = law_of(swarm), np.full(swarm.n, 1 / swarm.n)
+    best = float(truth.minimise().energy)
+    scored = (swarm.log_likelihood, swarm.task, swarm.tokens)
+    above: dict[str, list[float]] = {"uniform": [float(truth.loss(uniform)) - best]}
+    for estimate in resample_losses(*scored, resamples=worlds, seed=1):
+        law = make(estimate, swarm.base)
+        found = {f"pull {s:g}" if s else "the law's own": s for s in STRENGTHS}
+        weights = {k: law.minimise(prior=uniform, strength=s).weights for k, s in found.items()}
+        # Errors of an estimate are about those of the estimate from the truth: shift, and average.
+        drawn = resample_losses(*scored, resamples=30, seed=2) * (estimate / losses(swarm))
+        weights["average over resamples"] = make(drawn, swarm.base).minimise().weights
+        for label, w in weights.items():
+            above.setdefault(label, []).append(float(truth.loss(w)) - best)
+    rows = [[label, f"{np.mean(x):.4f}", f"{np.max(x):.4f}"] for label, x in above.items()]
+    return [
+        f"## {name}: minimisers of resampled scores",
+        "",
+        f"The stored scores stand for the truth; {worlds} resamples of them are what a user would "
+        "have. Nats above the true optimum.",
+        "",
+        *table(["minimiser", "mean", "worst"], rows),
+    ]
+
+
+def trained(file: Path, swarm: Swarm) -> list[str]:
+    """Minimisers that were trained on the suite of a swarm, beside its own mixtures."""
+    runs = [json.loads(line) for line in file.read_text().splitlines()]
+    names = np.array([run["name"] for run in runs])
+    measured = np.array([run["loss"] for run in runs])
+    found = {name: measured[names == name] for name in dict.fromkeys(names.tolist())}
+    stored = ("uniform", "family-uniform", "half", "T-1.2", "law-t-1.0", "law-f-1.0", "law-f-0.5")
+    found |= {f"{name} (stored)": swarm.measured[swarm.mixture == name] for name in stored}
+    rows = []
+    for name, losses_of in found.items():
+        row = [name, str(len(losses_of))]
+        for what in ("tasks", "families"):
+            each = losses_of @ swarm.over(what)
+            row.append(f"{each.mean():.3f} ± {each.std(ddof=1) / np.sqrt(len(each)):.3f}")
+        rows.append(row)
+    head = ["mixture", "seeds", "loss over tasks", "over families"]
+    lines = [
+        "## Minimisers that were trained (mean ± standard error)",
+        "",
+        "For the mean over tasks or families, pulled to uniform; beside mixtures of the swarm.",
+        "",
+        *table(head, rows),
+    ]
+    counts = np.array([run["counts"] for run in runs])
+    both = replace(
+        swarm,
+        mixture=np.append(swarm.mixture, np.char.add("law ", names)),
+        seed=np.append(swarm.seed, [run["seed"] for run in runs]),
+        weights=np.vstack([swarm.weights, counts / counts.sum(1, keepdims=True)]),
+        measured=np.vstack([swarm.measured, measured]),
+    )
+    ranked = [
+        [label, *shown(agreement(both, f(both), both.by_law))] for label, f in PREDICTORS.items()
+    ]
+    head = ["predictor", "Spearman, tasks", "families", "Kendall, tasks", "families"]
+    lines += [
+        f"## The {both.by_law.sum()} runs whose mixture some law chose",
+        "",
+        "Minimisers of earlier laws and of this one: all good, so all close to each other.",
+        "",
+        *table([*head, "Spearman by task"], ranked),
+    ]
+    return lines
+
+
+if __name__ == "__main__":
+    main()
