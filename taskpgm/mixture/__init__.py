@@ -1,4 +1,4 @@
-"""What to mix: from an affinity matrix to certified mixture weights. Needs jax and numpy alone.
+"""What to mix: from an affinity matrix to certified mixture weights. Needs jax, numpy and scipy.
 
 ```python
 energy = energy_from_affinity(affinity, ratio=2.0)
@@ -6,13 +6,14 @@ solution = solve_exact(energy)
 counts = allocate(solution.weights, budget=25_000, sizes=sizes)
 ```
 
-Matrices may be lists, numpy or jax arrays of any float type. All is computed in float64, whatever
-JAX's default is, and comes back as numpy float64 (see `floats`); `project_simplex` alone keeps the
-dtype of a jax array.
+Matrices may be lists, numpy or jax arrays of any float type. Everything is computed in float64,
+whatever JAX's default is, and comes back as numpy float64 (see `inputs`); only `project_simplex`
+keeps the dtype of a jax array.
 """
 
 from taskpgm.mixture.allocate import allocate
-from taskpgm.mixture.clustering import order_rows
+from taskpgm.mixture.bounds import Bounds
+from taskpgm.mixture.clustering import linkage, order_rows
 from taskpgm.mixture.energy import Energy, energy_from_affinity, make_positive_definite
 from taskpgm.mixture.entropic import solve_entropic
 from taskpgm.mixture.explain import Explanation, effective_tasks, explain
@@ -25,6 +26,7 @@ from taskpgm.mixture.solve import Solution, solve_closed_form, solve_exact
 from taskpgm.mixture.worth import PredictedLoss
 
 __all__ = [
+    "Bounds",
     "ChosenRatio",
     "Energy",
     "Explanation",
@@ -39,6 +41,7 @@ __all__ = [
     "effective_tasks",
     "energy_from_affinity",
     "explain",
+    "linkage",
     "make_positive_definite",
     "order_rows",
     "project_simplex",

@@ -1,17 +1,19 @@
 """From proportions to whole numbers of examples."""
 
+from typing import Annotated
+
 import numpy as np
 from jaxtyping import Float, Int
 
-from taskpgm.mixture.inputs import as_vector
+from taskpgm.mixture.inputs import ArrayLike, as_vector
 from taskpgm.mixture.simplex import project_simplex
 
 
 def allocate(
-    weights: Float[np.ndarray, "n"],
-    budget: int,
-    sizes: Int[np.ndarray, "n"] | None = None,
-    max_epochs: float = 1.0,
+    weights: Annotated[ArrayLike, "n"],
+    budget: float | int,
+    sizes: Annotated[ArrayLike, "n"] | None = None,
+    max_epochs: float | int = 1.0,
 ) -> Int[np.ndarray, "n"]:
     """Counts that sum to `budget` exactly, as near to `weights` as whole numbers allow.
 
@@ -28,6 +30,11 @@ def allocate(
       int64 counts, [n].
     Raises:
       ValueError: weights that are no mixture, or a budget beyond what the limits allow.
+
+    >>> allocate([0.5, 0.5], budget=3)
+    array([2, 1])
+    >>> allocate([0.8, 0.2], budget=10, sizes=[4, 100])
+    array([4, 6])
     """
     p = as_vector(weights, "weights")
     if p.ndim != 1 or (p < -1e-9).any() or abs(p.sum() - 1) > 1e-6:
@@ -68,17 +75,21 @@ def allocate(
     return counts
 
 
-def _within_limits(p: Float[np.ndarray, "n"], cap: Float[np.ndarray, "n"]):
+def _within_limits(
+    p: Float[np.ndarray, "n"], cap: Float[np.ndarray, "n"]
+) -> Float[np.ndarray, "n"]:
     """The nearest mixture under the caps with no new task, unless the tasks of p are too small."""
     if (p <= cap).all():
         return p
     chosen = p > 0
-    if cap[chosen].sum() >= 1:
+    if cap[chosen].sum() >= 1 - 1e-15 * len(p):  # but for rounding
         moved = np.zeros_like(p)
         moved[chosen] = project_simplex(p[chosen], cap[chosen])
         return moved
     rest = 1 - cap[chosen].sum()
-    others = project_simplex(np.zeros((~chosen).sum()), np.maximum(cap[~chosen] / rest, 0))
+    spare = cap[~chosen]
     moved = np.where(chosen, cap, 0)
-    moved[~chosen] = rest * others
+    if spare.sum() > rest * (1 + 1e-9):
+        spare = rest * np.asarray(project_simplex(np.zeros(len(spare)), spare / rest))
+    moved[~chosen] = spare
     return moved

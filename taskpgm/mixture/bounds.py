@@ -33,7 +33,7 @@ class Bounds:
 
 def as_arrays(
     bounds: Bounds, n: int
-) -> tuple[Float[np.ndarray, "n+m"], Float[np.ndarray, "n+m"], Int[np.ndarray, "f"]]:
+) -> tuple[Float[np.ndarray, "v"], Float[np.ndarray, "v"], Int[np.ndarray, "f"]]:
     """Lower and upper bounds of n weights and m family sums, and the families; checked.
 
     Raises:

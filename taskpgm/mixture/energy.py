@@ -41,8 +41,8 @@ class Energy:
     np.float64(-0.25)
     """
 
-    unary: Float[AnyArray, "*b n"]
-    pairwise: Float[AnyArray, "*c n n"]
+    unary: Annotated[AnyArray, "*b n"]
+    pairwise: Annotated[AnyArray, "*b n n"]
 
     def energy(self, weights: Float[AnyArray, "*d n"]) -> Float[AnyArray, "*e"] | float:
         """E at `weights`; batch axes broadcast."""
@@ -96,9 +96,11 @@ def centred(pairwise: Float[AnyArray, "*b n n"]) -> Float[AnyArray, "*b n n"]:
 # --- Making an affinity convex --------------------------------------------------------------------
 
 
-def _least_shift(values: AnyArray, floor: AnyArray, xp: ModuleType) -> AnyArray:
+def _least_shift(
+    values: Float[AnyArray, "*b n"], floor: Float[AnyArray, ""], xp: ModuleType
+) -> Float[AnyArray, "*b"]:
     """The smallest c >= 0 that brings min(values) + c to floor * max |values|."""
-    return xp.maximum(floor * xp.abs(values).max(-1) - values.min(-1), 0.0)
+    return xp.asarray(xp.maximum(floor * xp.abs(values).max(-1) - values.min(-1), 0.0))
 
 
 def _shift(matrix: AnyArray, floor: AnyArray, xp: ModuleType) -> AnyArray:
@@ -153,7 +155,7 @@ def on_subspace(matrix: Float[AnyArray, "*b n n"]) -> Float[AnyArray, "*b n-1 n-
 
 @in_float64
 def make_positive_definite(
-    affinity: Annotated[ArrayLike, "*b n n"], psd: str = "simplex", floor: float = 1e-3
+    affinity: Annotated[ArrayLike, "*b n n"], psd: str = "simplex", floor: float | int = 1e-3
 ) -> Float[AnyArray, "*b n n"]:
     """S~: the affinity S made convex on the simplex.
 
@@ -191,7 +193,7 @@ def energy_from_affinity(
     ratio: Annotated[ArrayLike, "*b"],
     *,
     psd: str = "simplex",
-    floor: float = 1e-3,
+    floor: float | int = 1e-3,
     judged: Annotated[ArrayLike, "*b n m"] | None = None,
     importance: Annotated[ArrayLike, "m"] | None = None,
 ) -> Energy:

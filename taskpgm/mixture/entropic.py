@@ -8,13 +8,12 @@ from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.linalg import lapack
 from scipy.special import logsumexp
 
 from taskpgm.mixture.energy import Energy, as_energy, centred
 from taskpgm.mixture.inputs import ArrayLike, as_float64, as_mixture, in_float64, is_traced
 from taskpgm.mixture.qp import Candidate
-from taskpgm.mixture.qp.problem import cholesky
+from taskpgm.mixture.qp.problem import cholesky, potrs
 from taskpgm.mixture.simplex import check_caps
 from taskpgm.mixture.solve import Solution, as_cap, solve_each
 
@@ -29,7 +28,7 @@ Vector = Float[np.ndarray, "n"]
 def solve_entropic(
     energy: Energy,
     prior: Annotated[ArrayLike, "n"],
-    tau: float,
+    tau: Annotated[ArrayLike, ""],
     cap: Annotated[ArrayLike, "*b n"] | None = None,
 ) -> Solution:
     """The minimiser of E(p) + tau * KL(p || prior), with its own certificate.
@@ -63,7 +62,9 @@ def solve_entropic(
     if not is_traced(limit, q):
         check_caps(np.where(q > 0, limit, 0))
 
-    def one(unary: Vector, pairwise: np.ndarray, q: Vector, tau: Vector, cap: Vector) -> Candidate:
+    def one(
+        unary: Vector, pairwise: np.ndarray, q: Vector, tau: Float[np.ndarray, "1"], cap: Vector
+    ) -> Candidate:
         return _Tilted(unary, pairwise, q, np.where(q > 0, cap, 0)).minimise(float(tau[0]))
 
     return solve_each(one, "entropic", energy, q, temperature[..., None], limit)
@@ -152,7 +153,7 @@ class _Tilted:
                 raise ValueError(
                     "pairwise is not positive semi-definite: make it so first, see psd="
                 )
-            y, z = lapack.dpotrs(factor, np.stack([root * slope, root], 1), lower=0)[0].T
+            y, z = potrs(factor, np.stack([root * slope, root], 1), lower=0)[0].T
             nu = -(root @ y) / (root @ z)
             dx = -root * (y + nu * z)
             d_log = -(slope + nu + a @ dx) / tau

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from taskpgm.mixture.clustering import order_rows
 from taskpgm.mixture.energy import Energy, as_energy
-from taskpgm.mixture.inputs import as_symmetric, as_vector
+from taskpgm.mixture.inputs import ArrayLike, as_symmetric, as_vector
 from taskpgm.mixture.qp import Problem, duality_gap
 from taskpgm.mixture.simplex import check_caps
 
@@ -65,20 +66,24 @@ class Explanation:
         ]
 
 
-def effective_tasks(weights: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b"]:
-    """e^H(p), the number of equally weighted tasks with the same entropy; between 1 and n."""
+def effective_tasks(weights: Annotated[ArrayLike, "*b n"]) -> Float[np.ndarray, "*b"] | float:
+    """e^H(p), the number of equally weighted tasks with the same entropy; between 1 and n.
+
+    >>> round(float(effective_tasks([0.5, 0.5, 0.0])), 6)
+    2.0
+    """
     p = np.asarray(weights, np.float64)
     return np.exp(-np.sum(p * np.log(np.where(p > 0, p, 1.0)), -1))
 
 
 def explain(
-    affinity: Float[np.ndarray, "n n"],
+    affinity: Annotated[ArrayLike, "n n"],
     energy: Energy,
-    weights: Float[np.ndarray, "n"],
+    weights: Annotated[ArrayLike, "n"],
     *,
-    cap: Float[np.ndarray, "n"] | float | None = None,
+    cap: Annotated[ArrayLike, "n"] | None = None,
     tasks: Sequence[str] | None = None,
-    resampled: Float[np.ndarray, "b n"] | None = None,
+    resampled: Annotated[ArrayLike, "b n"] | None = None,
     level: float = 0.95,
 ) -> Explanation:
     """Everything section 11 of the method asks of a mixture, as data.
@@ -96,8 +101,9 @@ def explain(
     s = as_symmetric(affinity, "affinity")
     n = len(s)
     energy = as_energy(energy)
-    if energy.unary.shape != (n,):
-        raise ValueError(f"the energy has shape {energy.unary.shape} where there are {n} tasks")
+    reward, matrix = np.asarray(energy.unary), np.asarray(energy.pairwise)
+    if reward.shape != (n,):
+        raise ValueError(f"the energy has shape {reward.shape} where there are {n} tasks")
     p = as_vector(weights, "weights", n)
     names = tuple(str(i) for i in range(n)) if tasks is None else tuple(tasks)
     if len(names) != n:
@@ -109,12 +115,12 @@ def explain(
         draws = as_vector(resampled, "resampled", n)
         interval = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
         kept = (draws > 0).mean(0)
-    gradient = energy.gradient(p)
+    gradient = matrix @ p - reward
     unary, pairwise = (float(t) for t in energy.terms(p))
     return Explanation(
         tasks=names,
         representativeness=s.sum(1) / n,
-        redundancy=energy.pairwise @ p,
+        redundancy=matrix @ p,
         weights=p,
         reduced_cost=gradient - _price(gradient, p, limit),
         interval=interval,
@@ -122,13 +128,15 @@ def explain(
         energy=unary + pairwise,
         unary_term=unary,
         pairwise_term=pairwise,
-        gap=duality_gap(Problem(energy.unary, energy.pairwise, np.zeros(n), limit), gradient, p),
+        gap=duality_gap(Problem(reward, matrix, np.zeros(n), limit), gradient, p),
         effective_tasks=float(effective_tasks(p)),
         order=order_rows(s),
     )
 
 
-def _price(gradient, p, limit) -> float:
+def _price(
+    gradient: Float[np.ndarray, "n"], p: Float[np.ndarray, "n"], limit: Float[np.ndarray, "n"]
+) -> float:
     """The common gradient of the tasks between their bounds: minus the multiplier of sum p = 1."""
     free = (p > 1e-12) & (p < limit - 1e-12)
     if free.any():

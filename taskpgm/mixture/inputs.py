@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 # An array of either library: what results are. Tracers are jax arrays.
 AnyArray: TypeAlias = jax.Array | np.ndarray
@@ -26,7 +27,7 @@ Function = TypeVar("Function", bound=Callable)
 
 def is_traced(*trees: Any) -> bool:
     """Whether any leaf is a tracer: its shape is known and its values are not."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
 
 
 def as_float64(value: Any, name: str) -> Any:
@@ -102,7 +103,7 @@ def in_float64(function: Function) -> Function:
         if not is_traced(args, kwargs):
             return function(*args, **kwargs)
         # Inside `jit` even a constant is a tracer; inside `vmap` alone it is an array.
-        inside_jit = isinstance(jnp.zeros(()), jax.core.Tracer)
+        inside_jit = isinstance(jnp.zeros(()), Tracer)
         if inside_jit and not jnp.zeros((), float).dtype == jnp.float64:
             raise ValueError(
                 f"{function.__name__} under jax.jit needs 64-bit types around the jitted call: "

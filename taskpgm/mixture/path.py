@@ -56,9 +56,9 @@ class Path:
 def ratio_path(
     affinity: Annotated[ArrayLike, "n n"],
     *,
-    ratio_max: float,
+    ratio_max: float | int,
     psd: str = "simplex",
-    floor: float = 1e-3,
+    floor: float | int = 1e-3,
     judged: Annotated[ArrayLike, "n m"] | None = None,
     importance: Annotated[ArrayLike, "m"] | None = None,
 ) -> Path:
@@ -84,8 +84,8 @@ def ratio_path(
     if s.ndim != 2:
         raise ValueError(f"affinity has shape {s.shape}: a path is of one matrix")
     n = len(s)
-    unary = relevance(s, judged, importance)
-    pairwise = make_positive_definite(s, psd, floor)
+    unary = np.asarray(relevance(s, judged, importance))
+    pairwise = np.asarray(make_positive_definite(s, psd, floor))
     problem = Problem(np.zeros(n), pairwise, np.zeros(n), np.ones(n))
     start = solve(problem).weights
     # A weight that is zero at r = 0 is held there; if it is about to enter, the first step sees it.

@@ -1,12 +1,14 @@
 """How sure the weights are: the exact mixture of every resample of the affinity matrix."""
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
 
+from taskpgm.mixture.bounds import Bounds
 from taskpgm.mixture.energy import energy_from_affinity
-from taskpgm.mixture.inputs import as_symmetric
+from taskpgm.mixture.inputs import ArrayLike, as_symmetric
 from taskpgm.mixture.solve import solve_exact
 
 
@@ -35,23 +37,37 @@ class Resampled:
 
 
 def bootstrap_weights(
-    affinities: Float[np.ndarray, "b n n"],
-    ratio: float,
-    cap: Float[np.ndarray, "n"] | float | None = None,
+    affinities: Annotated[ArrayLike, "b n n"],
+    ratio: float | int,
+    cap: Annotated[ArrayLike, "n"] | None = None,
     *,
+    bounds: Bounds | None = None,
     psd: str = "simplex",
-    floor: float = 1e-3,
+    floor: float | int = 1e-3,
+    judged: Annotated[ArrayLike, "n m"] | None = None,
+    importance: Annotated[ArrayLike, "m"] | None = None,
 ) -> Resampled:
     """The exact mixture of each of `b` matrices: one batch of `solve_exact`.
 
     Resampling held-out examples within each task, which makes the matrices, is done where the
     scores are (`taskpgm.affinity`).
 
+    Args:
+      affinities: resampled matrices.
+      ratio, psd, floor, judged, importance: as in `energy_from_affinity`; `judged` may be a batch.
+      cap, bounds: as in `solve_exact`.
     Raises:
       ValueError: as `energy_from_affinity` and `solve_exact`.
+
+    >>> bootstrap_weights([np.eye(2), np.diag([1.0, 3.0])], 0.0, psd="shift").weights
+    array([[0.5 , 0.5 ],
+           [0.75, 0.25]])
     """
     matrices = as_symmetric(affinities, "affinities")
     if matrices.ndim != 3:
         raise ValueError(f"affinities has shape {matrices.shape}: it has to be [b, n, n]")
-    found = solve_exact(energy_from_affinity(matrices, ratio, psd=psd, floor=floor), cap)
-    return Resampled(found.weights, found.gap)
+    energy = energy_from_affinity(
+        matrices, ratio, psd=psd, floor=floor, judged=judged, importance=importance
+    )
+    found = solve_exact(energy, cap, bounds=bounds)
+    return Resampled(np.asarray(found.weights), np.asarray(found.gap))

@@ -33,7 +33,7 @@ class Selection:
     share: Float[np.ndarray, "k"]
 
 
-def select_greedy(energy: Energy, k: int) -> Selection:
+def select_greedy(energy: Energy, k: float | int) -> Selection:
     """Greedy selection of `k` tasks by f(A) = max over w >= 0 on A of u'w - 1/2 w' S~ w.
 
     u is the unary potential, raised by a constant to be >= 0 (on the simplex a constant changes
@@ -53,15 +53,15 @@ def select_greedy(energy: Energy, k: int) -> Selection:
     array([1, 2])
     """
     energy = as_energy(energy)
-    matrix = energy.pairwise
-    if matrix.ndim != 2 or energy.unary.ndim != 1:
+    matrix, reward = np.asarray(energy.pairwise), np.asarray(energy.unary)
+    if matrix.ndim != 2 or reward.ndim != 1:
         raise ValueError("select_greedy takes one energy, not a batch")
     n = len(matrix)
     if k != int(k) or not 1 <= k <= n:
         raise ValueError(f"k={k} has to be a whole number from 1 to n = {n}")
     definite, least = _definite_everywhere(matrix)
     largest = np.diag(definite).max()
-    unary = energy.unary - min(energy.unary.min(), 0.0)
+    unary = reward - min(reward.min(), 0.0)
 
     table, free, chosen = definite.copy(), np.zeros(n, bool), np.zeros(n, bool)
     order, values = [], []
@@ -73,13 +73,13 @@ def select_greedy(energy: Energy, k: int) -> Selection:
         values.append(0.5 * float(unary @ _weights(table, free, unary)))
 
     # A cap of 0 keeps the others out.
-    weights = solve_exact(Energy(energy.unary, matrix), np.where(chosen, 2.0, 0.0)).weights
+    weights = solve_exact(Energy(reward, matrix), np.where(chosen, 1.0, 0.0)).weights
     gamma = min(float(least / largest), 1.0)
     share = np.array(values) / max(_value_of_all(unary, definite), 1e-300)
     return Selection(
         order=np.array(order),
         values=np.array(values),
-        weights=weights,
+        weights=np.asarray(weights),
         gamma=gamma,
         guarantee=float(-np.expm1(-gamma)),
         share=np.minimum(share, 1.0) if unary.any() else np.ones(int(k)),
@@ -153,14 +153,14 @@ def _best_candidate(
     bound = np.where(chosen, -1.0, np.where(woken, np.inf, bound))
 
     best, best_gain, base = -1, -1.0, 0.5 * float(unary @ w)
-    for i in np.argsort(-bound, kind="stable"):
+    for i in np.argsort(-bound, kind="stable").tolist():
         if bound[i] <= best_gain:
             break
         gain = bound[i]
         if turned[i] or woken[i]:
             gain = _value_with(i, table, free, chosen, unary) - base
         if gain > best_gain or (gain == best_gain and i < best):
-            best, best_gain = int(i), gain
+            best, best_gain = i, gain
     return best
 
 

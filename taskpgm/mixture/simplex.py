@@ -63,7 +63,7 @@ def check_caps(cap: Annotated[ArrayLike, "*b n"], tolerance: float = 1e-12) -> N
         )
 
 
-def _checked(y: Float[Array, "n"], cap: ArrayLike | None) -> Float[Array, "n"]:
+def _checked(y: Float[Array, "..."], cap: ArrayLike | None) -> Float[Array, "n"]:
     if y.ndim != 1 or y.size < 1:
         raise ValueError(f"y has shape {y.shape}: it has to be a vector of n >= 1 entries")
     if cap is None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -150,7 +150,7 @@ def solve_each(
     ranks = [1, 2] + [1] * len(others)
     size = energy.unary.shape[-1]
 
-    def run(*arrays: np.ndarray, strict: bool = True) -> tuple:
+    def run(strict: bool, *arrays: Any) -> tuple:
         heads = [x.shape[: x.ndim - rank] for x, rank in zip(arrays, ranks, strict=True)]
         batch = np.broadcast_shapes(*heads)
         whole = [
@@ -171,7 +171,8 @@ def solve_each(
         return weights, value[()], gap[()], support[()]
 
     if not is_traced(operands):
-        return Solution(*run(*operands), method)
+        weights, value, gap, support = run(True, *operands)
+        return Solution(weights, value, gap, support, method)
     batch = np.broadcast_shapes(
         *(x.shape[: x.ndim - rank] for x, rank in zip(operands, ranks, strict=True))
     )
@@ -179,12 +180,13 @@ def solve_each(
     shapes = [jax.ShapeDtypeStruct(batch, kind) for kind in kinds]
     shapes[0] = jax.ShapeDtypeStruct((*batch, size), jnp.float64)
     found = jax.pure_callback(
-        lambda *arrays: run(*map(np.asarray, arrays), strict=False),
+        lambda *arrays: run(False, *map(np.asarray, arrays)),
         tuple(shapes),
         *operands,
         vmap_method="expand_dims",
     )
-    return Solution(*found, method)
+    weights, value, gap, support = found
+    return Solution(weights, value, gap, support, method)
 
 
 def _projected(weights: Float[AnyArray, "*b n"]) -> Float[AnyArray, "*b n"]:

@@ -3,8 +3,38 @@ import itertools
 import numpy as np
 import pytest
 
-from taskpgm.mixture import baselines, make_positive_definite
-from tests.mixture.matrices import affinity
+from taskpgm.mixture import baselines, energy_from_affinity, make_positive_definite, solve_exact
+from tests.mixture.matrices import affinity, gap
+
+HELPERS = {
+    "Greedy",
+    "cosine_similarity",
+    "dirichlet_mixtures",
+    "doremi_update",
+    "excess_loss",
+    "facility_location",
+    "graph_cut",
+    "permuted_affinity",
+}
+S = affinity(6)
+X = np.random.default_rng(0).normal(size=(6, 4)) + 1
+RUNS = np.random.default_rng(1).dirichlet(np.ones(6), 20)
+ARGUMENTS = {
+    "chameleon": (X,),
+    "clustered": (S, X),
+    "doremi": (np.abs(S),),
+    "graph_laplacian": (S, 2.0),
+    "mixmin": (-np.abs(S),),
+    "permuted": (S, 2.0),
+    "pure_diversity": (S,),
+    "random_instances": ([5, 4, 3, 2, 1, 9], 12),
+    "regmix": (RUNS, RUNS[:, 0]),
+    "size_proportional": ([5, 4, 3, 2, 1, 9],),
+    "smart": (X, 3),
+    "softmax_rows": (S,),
+    "uniform": (6,),
+    "uniform_families": ([0, 0, 0, 1, 1, 2],),
+}
 
 
 def is_mixture(p):
@@ -36,10 +66,11 @@ def test_uniform_and_sizes():
 
 def test_random_instances_are_drawn_without_replacement_from_the_union():
     sizes = np.array([5, 0, 50, 500])
-    counts = baselines.random_instances(sizes, 555, seed=1)
-    np.testing.assert_array_equal(counts, sizes)
-    mean = np.mean([baselines.random_instances(sizes, 100, seed=s) for s in range(300)], 0)
-    np.testing.assert_allclose(mean, 100 * sizes / 555, atol=0.5)
+    everything = baselines.random_instances(sizes, 555, seed=1)
+    np.testing.assert_allclose(everything, sizes / 555)
+    some = np.array([baselines.random_instances(sizes, 100, seed=s) for s in range(300)])
+    np.testing.assert_allclose(some.mean(0), sizes / 555, atol=0.005)
+    np.testing.assert_allclose(some * 100, np.round(some * 100), atol=1e-12)
     np.testing.assert_array_equal(
         baselines.random_instances(sizes, 9, seed=3), baselines.random_instances(sizes, 9, seed=3)
     )
@@ -53,9 +84,9 @@ def test_controls():
     expected = np.exp(0.1 * (rows - rows.max()))
     np.testing.assert_allclose(baselines.softmax_rows(s, beta=0.1), expected / expected.sum())
     assert is_mixture(baselines.softmax_rows(s * 1e6))
-    w = np.linalg.solve(make_positive_definite(s), np.ones(12))
+    w = np.linalg.solve(make_positive_definite(s, "shift"), np.ones(12))
     if (w >= 0).all():
-        np.testing.assert_allclose(baselines.pure_diversity(s), w / w.sum())
+        np.testing.assert_allclose(baselines.pure_diversity(s, psd="shift"), w / w.sum())
     assert is_mixture(baselines.pure_diversity(s))
     shuffled = baselines.permuted_affinity(s, seed=5)
     np.testing.assert_allclose(np.linalg.eigvalsh(shuffled), np.linalg.eigvalsh(s), atol=1e-12)
@@ -90,9 +121,14 @@ def test_smart_is_greedy_on_its_two_functions():
         np.testing.assert_array_equal(found.order, order)
         np.testing.assert_allclose(found.gains, gains)
 
-    sizes = np.full(20, 40)
-    counts = baselines.smart_counts(baselines.facility_location(s, 8), 100, sizes)
-    assert counts.sum() == 100 and (counts <= 40).all() and (counts > 0).sum() == 8
+    for name, made in (("facility location", "facility_location"), ("graph cut", "graph_cut")):
+        found = getattr(baselines, made)(s, 8)
+        p = baselines.smart(x, 8, function=name)
+        share = 1 + found.gains + found.gains**2 / 2
+        np.testing.assert_allclose(p[found.order], share / share.sum())
+        assert is_mixture(p) and (p > 0).sum() == 8
+    with pytest.raises(ValueError, match="facility location, graph cut"):
+        baselines.smart(x, 8, function="cut")
     with pytest.raises(ValueError, match="k=21"):
         baselines.facility_location(s, 21)
 
@@ -104,7 +140,11 @@ def test_doremi():
     w = baselines.doremi_update(np.full(4, 0.25), excess, rate=0.5, smoothing=0.1)
     raw = np.exp(0.5 * excess)
     np.testing.assert_allclose(w, 0.9 * raw / raw.sum() + 0.1 / 4)
-    np.testing.assert_allclose(baselines.doremi_average([[1, 0], [0, 1], [0, 1]]), [1 / 3, 2 / 3])
+    again = baselines.doremi_update(w, 2 * excess, rate=0.5, smoothing=0.1)
+    averaged = baselines.doremi([excess, 2 * excess], rate=0.5, smoothing=0.1)
+    np.testing.assert_allclose(averaged, (w + again) / 2)
+    with pytest.raises(ValueError, match="steps, n"):
+        baselines.doremi(excess)
     assert is_mixture(baselines.doremi_update(np.full(4, 0.25), excess * 1e4))
 
 
@@ -155,3 +195,55 @@ def test_chameleon():
     e = np.exp(s / s.sum() / 0.2)
     np.testing.assert_allclose(p, e / e.sum())
     np.testing.assert_allclose(baselines.chameleon(np.ones((4, 2))), 0.25)
+
+
+def test_uniform_over_families():
+    p = baselines.uniform_families(["b", "a", "b", "b", "c"])
+    np.testing.assert_allclose(p, [1 / 9, 1 / 3, 1 / 9, 1 / 9, 1 / 3])
+    np.testing.assert_allclose(baselines.uniform_families([3, 3]), 0.5)
+    with pytest.raises(ValueError, match="one label for each task"):
+        baselines.uniform_families([])
+
+
+def test_clusters_get_their_share_and_the_energy_divides_it():
+    s = affinity(12)
+    where = np.repeat([0.0, 50.0, 90.0], [6, 4, 2])[:, None]
+    where = where + np.random.default_rng(0).normal(size=(12, 3))
+    p = baselines.clustered(s, where, clusters=3)
+    assert is_mixture(p)
+    np.testing.assert_allclose([p[:6].sum(), p[6:10].sum(), p[10:].sum()], [1 / 2, 1 / 3, 1 / 6])
+    own = energy_from_affinity(s[:6, :6], 6 * 0.25 / 1.25, psd="shift")
+    np.testing.assert_allclose(2 * p[:6], solve_exact(own).weights, atol=1e-10)
+    one = baselines.clustered(s, where, clusters=1)
+    whole = energy_from_affinity(s, 12 * 0.2, psd="shift")
+    np.testing.assert_allclose(one, solve_exact(whole).weights, atol=1e-10)
+    with pytest.raises(ValueError, match="clusters=13"):
+        baselines.clustered(s, where, clusters=13)
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_graph_laplacian_is_the_minimiser_of_its_energy(negative):
+    s = affinity(12)
+    if not negative:
+        s = s - s.min()
+    p = baselines.graph_laplacian(s, 2.0)
+    assert is_mixture(p)
+    t = np.exp((s - s.max()) / s.std()) if negative else s
+    laplacian = np.diag(t.sum(1)) - t + 1e-4 * np.eye(12)
+    assert gap(2.0 * t.sum(1) / 12, laplacian, p) <= 1e-9
+
+
+def test_permuted_moves_the_exact_mixture_to_other_tasks():
+    s = affinity(12)
+    p = baselines.permuted(s, 3.0, seed=4)
+    exact = solve_exact(energy_from_affinity(s, 3.0)).weights
+    np.testing.assert_allclose(np.sort(p), np.sort(exact), atol=1e-10)
+    assert np.abs(p - exact).max() > 1e-3
+    assert baselines.permuted(s, 3.0, 0.1, seed=4).max() <= 0.1 + 1e-13
+
+
+@pytest.mark.parametrize("name", sorted(set(baselines.__all__) - HELPERS))
+def test_every_baseline_returns_one_mixture_of_all_tasks(name):
+    settings = {"clusters": 2} if name == "clustered" else {}
+    p = getattr(baselines, name)(*ARGUMENTS[name], **settings)
+    assert p.shape == (6,) and is_mixture(p)

@@ -3,18 +3,26 @@
 Source: Xie, Tonin and Cevher (2025), arXiv 2505.24844, the weights for fine-tuning.
 """
 
+from typing import Annotated
+
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm.mixture.inputs import as_float64
+from taskpgm.mixture.inputs import ArrayLike, as_float64
 
 
 def chameleon(
-    embeddings: Float[np.ndarray, "n d"], *, ridge: float = 10.0, temperature: float = 0.2
+    embeddings: Annotated[ArrayLike, "n d"],
+    *,
+    ridge: float | int = 10.0,
+    temperature: float | int = 0.2,
 ) -> Float[np.ndarray, "n"]:
     """p = softmax(s / temperature), s = diag(K (K + ridge n I)^-1) divided by its sum.
 
-    K is the linear kernel of the task embeddings, centred.
+    K is the linear kernel of the centred task embeddings. The paper's settings are the defaults.
+
+    >>> chameleon([[0.0, 1.0], [0.0, 1.0]])
+    array([0.5, 0.5])
     """
     x = as_float64(embeddings, "embeddings")
     if x.ndim != 2 or len(x) < 1:

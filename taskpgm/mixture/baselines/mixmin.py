@@ -4,25 +4,32 @@ Source: Thudi et al. (2025), "MixMin: finding data mixtures via convex minimizat
 arXiv 2502.10510.
 """
 
+from typing import Annotated
+
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm.mixture.inputs import as_float64, as_vector
+from taskpgm.mixture.inputs import ArrayLike, as_float64, as_vector
 
 
 def mixmin(
-    log_likelihood: Float[np.ndarray, "n m"],
-    lengths: Float[np.ndarray, "m"] | None = None,
+    log_likelihood: Annotated[ArrayLike, "n m"],
+    lengths: Annotated[ArrayLike, "m"] | None = None,
     *,
-    rate: float = 1.0,
+    rate: float | int = 1.0,
     steps: int = 100,
 ) -> Float[np.ndarray, "n"]:
     """min over p of -mean (1/|y|) log sum_i p_i p_i(y|x), by exponentiated gradient from uniform.
+
+    The paper's settings, rate 1 and 100 steps, are the defaults.
 
     Args:
       log_likelihood: log p_i(y|x) of each model on each target example, the sum over the tokens of
         y, nats, [n, m]. Never leaves log space.
       lengths: |y| in tokens, [m]; 1 where None.
+
+    >>> mixmin(np.log([[0.5, 0.5], [0.5, 0.5]])).round(6)
+    array([0.5, 0.5])
     """
     scores = as_float64(log_likelihood, "log_likelihood")
     if scores.ndim != 2 or 0 in scores.shape:

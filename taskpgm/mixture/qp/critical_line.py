@@ -15,10 +15,11 @@ Sources: Markowitz (1956); Best (1996) for the parametric active-set view; Murty
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.linalg import blas, lapack
+from scipy.linalg import get_blas_funcs
 
-from taskpgm.mixture.qp.problem import Problem, cholesky
+from taskpgm.mixture.qp.problem import Problem, cholesky, potri
 
+(ger,) = get_blas_funcs(("ger",), dtype=np.float64)  # a rank-one update
 REFRESH = 24  # exchanges between two looks at the accuracy of the tableau
 DRIFT = 1e-10  # error of a weight above which the tableau is made afresh
 
@@ -106,7 +107,7 @@ class CriticalLine:
         column, row, pivot = table[:, k] / table[k, k], table[k].copy(), table[k, k]
         for start in range(0, len(table), self.block):
             part = slice(start, start + self.block)
-            blas.dger(-1.0, column, row[part], a=table[:, part], overwrite_a=1)
+            ger(-1.0, column, row[part], a=table[:, part], overwrite_a=1)
         table[:, k], table[k], table[k, k] = column, -row / pivot, 1 / pivot
         # The same point, with given and found of k swapped; then what is given changes.
         difference = np.array(given) - self.found[k]
@@ -136,13 +137,13 @@ class CriticalLine:
         if not renew and not off[0] + self.t * off[1] < DRIFT:
             self._refresh(renew=True)
 
-    def _tableau(self) -> Float[np.ndarray, "n+1 n+1"]:
+    def _tableau(self) -> Float[np.ndarray, "m m"]:
         """The tableau of the present state, afresh; O(n^3)."""
         matrix, some = self.problem.centred, np.flatnonzero(self.state == 0)
         n = len(matrix)
         factor = cholesky(matrix.take(some, 0).take(some, 1))
         assert factor is not None, "a principal block of a positive definite matrix has a factor"
-        half, _ = lapack.dpotri(factor, lower=0)
+        half, _ = potri(factor, lower=0)
         inverse = np.triu(half) + np.triu(half, 1).T
         z = inverse.sum(1)
         inner = np.zeros((n + 1, n + 1))

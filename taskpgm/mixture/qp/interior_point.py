@@ -7,9 +7,8 @@ Numerical Optimization, section 16.6.
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.linalg import lapack
 
-from taskpgm.mixture.qp.problem import Problem, cholesky
+from taskpgm.mixture.qp.problem import Problem, cholesky, potrs
 
 ROUNDS = 100
 SIGN = np.array([[1.0], [-1.0]])  # of the distance from the lower bounds, and from the upper ones
@@ -78,7 +77,7 @@ class _System:
         matrix = self.a + np.diag(weight[:n]) + rows.T @ (weight[n:, None] * rows)
         self.factor = cholesky(np.where(live[:, None] & live, matrix, np.eye(n)))
         if self.factor is not None:
-            self.ones = lapack.dpotrs(self.factor, 1.0 * live, lower=0)[0]
+            self.ones = potrs(self.factor, 1.0 * live, lower=0)[0]
         complementarity = (slack * dual)[self.used].mean() if self.used.any() else 0
         infeasible = max(np.abs(self.off).max(initial=0), abs(self.short))
         return max(complementarity, infeasible, np.abs(self.slope[live]).max(initial=0))
@@ -86,7 +85,7 @@ class _System:
     def newton(self, product: Bounds) -> tuple[np.ndarray, Bounds, Bounds, float, float]:
         """The step that adds `product` to slack * dual, and how far it can go (1.005 at most)."""
         pull = self.transposed((SIGN * (product - self.dual * self.off) / self.slack).sum(0))
-        y = lapack.dpotrs(self.factor, np.where(self.live, pull - self.slope, 0), lower=0)[0]
+        y = potrs(self.factor, np.where(self.live, pull - self.slope, 0), lower=0)[0]
         d_nu = float((y.sum() - self.short) / self.ones.sum())
         dx = y - d_nu * self.ones
         d_slack = np.where(self.used, SIGN * self.problem.values(dx) + self.off, 0)

@@ -2,9 +2,8 @@
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.linalg import lapack
 
-from taskpgm.mixture.qp.problem import Problem, cholesky
+from taskpgm.mixture.qp.problem import Problem, cholesky, potrs
 
 
 class Face:
@@ -36,7 +35,7 @@ class Face:
         if self.factor is not None:
             ones = np.ones((1, len(self.free)))
             self.rows = np.vstack([ones, problem.rows[self.held][:, self.free]])
-            self.along = lapack.dpotrs(self.factor, self.rows.T, lower=0)[0]
+            self.along = potrs(self.factor, self.rows.T, lower=0)[0]
             self.gram = self.rows @ self.along
 
     def minimise(
@@ -60,7 +59,7 @@ class Face:
 
         residual = slope(x)[free]
         residual -= residual.mean()
-        move = -lapack.dpotrs(self.factor, residual, lower=0)[0]
+        move = -potrs(self.factor, residual, lower=0)[0]
         short = self.rows @ move
         short[1:] -= (self.at[n:] - problem.rows @ x)[self.held] if len(self.held) else 0
         if len(self.gram) == 1:

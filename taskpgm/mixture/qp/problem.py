@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.linalg import lapack
+from scipy.linalg import get_lapack_funcs
 
 from taskpgm.mixture.energy import centred
 
+# LAPACK by Cholesky: the factor, a solution from it, the inverse from it.
+potrf, potrs, potri = get_lapack_funcs(("potrf", "potrs", "potri"), dtype=np.float64)
 TARGET = 1e-10  # gap, relative to max(1, |E|), that a solution has to reach
 FEASIBLE = 1e-12  # violation of a bound or of the sum that counts as rounding
 
@@ -64,7 +66,7 @@ class Problem:
     def centred(self) -> Float[np.ndarray, "n n"]:
         """A matrix with the same minimiser that is positive definite everywhere, if A is so on
         the subspace 1'x = 0."""
-        return centred(self.pairwise)
+        return np.asarray(centred(self.pairwise))
 
     @functools.cached_property
     def factor(self) -> Float[np.ndarray, "n n"] | None:
@@ -99,7 +101,7 @@ class Problem:
 
 def cholesky(matrix: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"] | None:
     """The upper factor (what is below its diagonal is not read); None: not positive definite."""
-    factor, failed = lapack.dpotrf(matrix, lower=0, clean=0)
+    factor, failed = potrf(matrix, lower=0, clean=0)
     return factor if failed == 0 and np.isfinite(factor[-1, -1]) else None
 
 
