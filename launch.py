@@ -30,6 +30,9 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, a file of 
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written, and resumed from.")
 STAGE = flags.DEFINE_string("stage", None, "The last stage to run; default: all of them.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost, run nothing.")
+DEVICE = flags.DEFINE_string(
+    "device", None, "With --dry_run: the machine to plan for, as in h100x8, v5e-64 or cpu2."
+)
 VERBOSE = flags.DEFINE_bool("verbose", False, "Show tracebacks.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, on many hosts.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, on many hosts.")
@@ -47,10 +50,11 @@ def main(argv: list[str]) -> None:
     from taskpgm import stages  # after the flags: --help answers at once
 
     stages.run(
-        stages.checked(CONFIG.value),
+        CONFIG.value,
         WORKDIR.value,
         last=STAGE.value,
         dry_run=DRY_RUN.value,
+        device=DEVICE.value,
         command=[
             os.path.basename(argument) if i == 0 else argument
             for i, argument in enumerate(sys.argv)

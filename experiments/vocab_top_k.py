@@ -17,8 +17,8 @@ import numpy as np
 from taskpgm.affinity.layout import layout
 from taskpgm.affinity.pairwise import ScoredModels, bins, score_pairs
 from taskpgm.models.scoring import decoder_forward
-from taskpgm.stages import adapters
-from taskpgm.stages.context import Context
+from taskpgm.stages.adapters import load_adapters
+from taskpgm.stages.context import Context, with_lora
 
 
 def main() -> None:
@@ -28,8 +28,8 @@ def main() -> None:
     settings = runpy.run_path(str(recipe))["get_config"]()
     context = Context(settings, parser.parse_args().workdir, sys.argv)
     config, params = context.load_model(context.proxy)
-    config = adapters.with_lora(config, settings.adapters)
-    models_of = adapters.load_adapters(context, config, context.names)
+    config = with_lora(config, settings.adapters)
+    models_of = load_adapters(context, config, context.names)
     rows = [context.rows(context.proxy, t.heldout, t.name) for t in context.tasks]
     n, length = len(rows), rows[0].tokens.shape[1]
     cut = layout(n, config, length=length, batch_size=8, memory=2**29)

@@ -8,13 +8,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float
 
-WAY_OUT = "remove it, with the done.json beside it if there is one, and start the same run again"
+from taskpgm.artefact import recovery_hint
+from taskpgm.records import Results, TaskList, Weights, from_json, to_json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,38 +92,42 @@ def read_study(workdir: str | Path) -> Study:
       ValueError: an artefact is damaged; names it.
     """
     workdir = Path(workdir)
-    config = _json(workdir / "config.json")
-    described = _json(workdir / "tasks.json").get("tasks", [])
-    weights = _json(workdir / "mixture" / "weights.json")
-    results = _json(workdir / "evaluation" / "results.json")
+    listed = _record(TaskList, workdir / "tasks.json")
+    weights = _record(Weights, workdir / "mixture" / "weights.json")
+    results = _record(Results, workdir / "evaluation" / "results.json")
     affinities = _affinities(workdir / "affinity")
-    tasks = _task_names(described, weights, affinities, results)
-    if not tasks:
+    entries = listed.tasks if listed else []
+    if entries:
+        tasks = tuple(entry.name for entry in entries)
+    elif weights:
+        tasks = tuple(weights.tasks)
+    elif affinities:
+        tasks = next(iter(affinities.values())).tasks
+    else:
         raise FileNotFoundError(
-            f"{workdir}: nothing to show yet (no tasks.json, affinity, mixture or results)"
+            f"{workdir}: nothing to show yet (no tasks.json, affinity or mixture)"
         )
-    family = dict.fromkeys(tasks, "")
-    family |= dict(zip(weights.get("tasks", ()), weights.get("families") or (), strict=False))
-    family |= {task["name"]: task.get("family") or "" for task in described}
-    train = dict(zip(weights.get("tasks", ()), weights.get("sizes") or (), strict=False))
-    train |= {task["name"]: task["train"] for task in described if "train" in task}
-    mixtures, main = _mixtures(weights, tasks)
+    family, train = dict.fromkeys(tasks, ""), {}
+    if weights:
+        family |= dict(zip(weights.tasks, weights.families or (), strict=False))
+        train = dict(zip(weights.tasks, weights.sizes or (), strict=False))
+    mixtures = _mixtures(weights, tasks) if weights else {}
     return Study(
         name=workdir.resolve().name,
-        config=config,
+        config=_json(workdir / "config.json"),
         tasks=tasks,
-        family=family,
-        train=train,
-        heldout={task["name"]: task["heldout"] for task in described if "heldout" in task},
-        test={task["name"]: task["test"] for task in described if "test" in task},
-        notes={task["name"]: tuple(task["notes"]) for task in described if task.get("notes")},
+        family=family | {entry.name: entry.family for entry in entries},
+        train=train | {entry.name: entry.train for entry in entries},
+        heldout={entry.name: entry.heldout for entry in entries},
+        test={entry.name: entry.test for entry in entries},
+        notes={entry.name: tuple(entry.notes) for entry in entries if entry.notes},
         affinities=affinities,
         mixtures=mixtures,
-        main=main,
-        base=results.get("base") or {},
-        runs=results.get("runs") or {},
-        samples=tuple(results.get("samples") or ()),
-        curves=_curves(workdir / "runs", list(results.get("runs") or mixtures)),
+        main=weights.main if weights and mixtures else None,
+        base=_told(results.base) if results else {},
+        runs={name: _told(run) for name, run in results.runs.items()} if results else {},
+        samples=tuple(map(to_json, results.samples)) if results else (),
+        curves=_curves(workdir / "runs", list(results.runs if results else mixtures)),
     )
 
 
@@ -129,9 +136,25 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): {WAY_OUT}") from error
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
+
+
+def _record(kind: type[T], path: Path) -> T | None:
+    """The record in a file; None when there is no such file."""
+    value = _json(path)
+    if not value:
+        return None
+    try:
+        return from_json(kind, value)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
+
+
+def _told(record: Any) -> dict[str, Any]:
+    """A record's fields that say something."""
+    return {name: value for name, value in to_json(record).items() if value is not None}
 
 
 def _affinities(folder: Path) -> dict[str, Affinity]:
@@ -146,75 +169,34 @@ def _affinities(folder: Path) -> dict[str, Affinity]:
                 names = arrays["tasks"] if "tasks" in arrays else np.arange(len(matrix))
                 bounds = [arrays[key] if key in arrays else None for key in ("low", "high")]
         except (OSError, ValueError, BadZipFile) as error:
-            raise ValueError(f"{path} is damaged ({error}): {WAY_OUT}") from error
+            raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
         found[path.stem] = Affinity(path.stem, matrix, tuple(map(str, names)), *bounds)
     return found
 
 
-def _task_names(
-    described: list[Mapping[str, Any]],
-    weights: Mapping[str, Any],
-    affinities: Mapping[str, Affinity],
-    results: Mapping[str, Any],
-) -> tuple[str, ...]:
-    """Task names from the first artefact that has them."""
-    if described:
-        return tuple(task["name"] for task in described)
-    if weights.get("tasks"):
-        return tuple(map(str, weights["tasks"]))
-    for affinity in affinities.values():
-        return affinity.tasks
-    for run in (results.get("runs") or {}).values():
-        return tuple(run.get("tasks", ()))
-    return ()
-
-
-def _mixtures(
-    weights: Mapping[str, Any], tasks: tuple[str, ...]
-) -> tuple[dict[str, Mixture], str | None]:
-    """The mixtures, in the file's order, and the name of the main one."""
-    entries = weights.get("mixtures") or {}
-    if not entries and weights.get("weights"):
-        entries = {"taskpgm": weights}
-    position = {task: i for i, task in enumerate(weights.get("tasks", ()))}
-    order = [position[task] for task in tasks if task in position]
-    if len(order) != len(tasks):
-        return {}, None
+def _mixtures(weights: Weights, tasks: tuple[str, ...]) -> dict[str, Mixture]:
+    """The mixtures, in the file's order, over `tasks`; none where it is of other tasks."""
+    position = {task: i for i, task in enumerate(weights.tasks)}
+    if set(position) != set(tasks):
+        return {}
+    order = [position[task] for task in tasks]
     mixtures = {}
-    for name, entry in entries.items():
+    for name, entry in weights.mixtures.items():
+        told = _told(entry)
         explain = {
             key: [value[i] for i in order] if isinstance(value, list) else value
-            for key, value in (entry.get("explain") or {}).items()
+            for key, value in (told.get("explain") or {}).items()
             if value is not None
         }
-        counts = entry.get("counts")
         mixtures[name] = Mixture(
             name=name,
-            weights=np.asarray(entry["weights"], float)[order],
-            counts=None if counts is None else tuple(int(counts[i]) for i in order),
-            affinity=_label(entry.get("affinity")),
-            facts={
-                key: entry[key]
-                for key in ("method", "ratio", "energy", "gap")
-                if entry.get(key) is not None
-            },
+            weights=np.asarray(entry.weights, float)[order],
+            counts=tuple(entry.counts[i] for i in order),
+            affinity=entry.affinity,
+            facts={k: told[k] for k in ("method", "ratio", "energy", "gap") if k in told},
             explain=explain,
         )
-    return mixtures, _main(weights, mixtures)
-
-
-def _label(affinity: Any) -> str | None:
-    """The name of an affinity; a matrix written out in its place has none of its own."""
-    return affinity if isinstance(affinity, str) or affinity is None else "matrix"
-
-
-def _main(weights: Mapping[str, Any], mixtures: Mapping[str, Mixture]) -> str | None:
-    """The mixture that the file calls the main one, or the first made from an affinity."""
-    if weights.get("main") in mixtures:
-        return weights["main"]
-    return next(
-        (name for name, mixture in mixtures.items() if mixture.affinity), next(iter(mixtures), None)
-    )
+    return mixtures
 
 
 def _curves(folder: Path, names: list[str]) -> dict[str, Float[np.ndarray, "k 2"]]:

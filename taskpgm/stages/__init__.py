@@ -4,7 +4,7 @@
 """
 
 from taskpgm.multihost import fail
-from taskpgm.stages.defaults import default_config
-from taskpgm.stages.flow import STAGES, checked, misspelt, run
+from taskpgm.stages.defaults import default_config, misspelt, validate
+from taskpgm.stages.flow import STAGES, run
 
-__all__ = ["STAGES", "checked", "default_config", "fail", "misspelt", "run"]
+__all__ = ["STAGES", "default_config", "fail", "misspelt", "run", "validate"]

@@ -1,9 +1,9 @@
-"""Stage `adapters`: one model per task, many side by side in one program."""
+"""Stage `adapters`: one model per task, many side by side in one program, under adapters/TASK."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,25 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from taskpgm import models, tasks, training
+from taskpgm.artefact import Artefact, digest, read_json, recovery_hint, remove, write_json
 from taskpgm.multihost import on_primary
-from taskpgm.stages import workdir as wd
-from taskpgm.stages.context import Context, on_mesh, say
+from taskpgm.stages.context import Context, say, trained_axes, with_lora
+from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
+from taskpgm.stages.stage_artefact import StageArtefact
+
+SECTIONS = ("proxy", "adapters")
+MADE = "adapters"
 
 
-def adapter_folder(context: Context, name: str) -> Path:
-    return context.folder / "adapters" / name  # load_tasks admits only names of folders
+def artefacts(context: Context) -> Iterator[StageArtefact]:
+    """All single-task models together: which of them train side by side is decided for all."""
+    keys = [adapter_key(context, task) for task in context.tasks]
+    yield SingleTaskModels(context.folder / MADE, digest(keys), context)
+
+
+def adapter(context: Context, task: tasks.Task) -> Artefact:
+    """The model of one task."""
+    return Artefact(context.folder / MADE / task.name, adapter_key(context, task))
 
 
 def adapter_key(context: Context, task: tasks.Task) -> str:
@@ -26,7 +38,7 @@ def adapter_key(context: Context, task: tasks.Task) -> str:
     section = context.config.adapters.to_dict()
     for free in ("group", "memory", "checkpoint_every"):  # how it is computed, not what
         del section[free]
-    return wd.digest(
+    return digest(
         context.proxy.key,
         section,
         context.config.tasks.length,
@@ -35,69 +47,149 @@ def adapter_key(context: Context, task: tasks.Task) -> str:
     )
 
 
-def adapter_config(context: Context, config: models.DecoderConfig) -> models.DecoderConfig:
-    """The decoder of a single-task model: with adapters, unless all weights are trained."""
-    return with_lora(config, context.config.adapters)
+@dataclass(frozen=True)
+class SingleTaskModels(StageArtefact):
+    """adapters/: a folder per task, each an artefact with a key of its own."""
 
+    def is_done(self) -> bool:
+        return not self.missing()
 
-def with_lora(config: models.DecoderConfig, section: Any) -> models.DecoderConfig:
-    """`config` with the LoRA of a config section whose mode asks for it."""
-    if section.mode != "lora":
-        return config
-    return replace(config, lora=models.LoraConfig(**section.lora.to_dict()))
+    def begin(self) -> None:
+        """Nothing: what is there of other tasks stays."""
 
+    def finish(self, **facts: Any) -> None:
+        """Nothing: every task has its own mark."""
 
-def trained_axes(config: models.DecoderConfig) -> Any:
-    """Logical axes of what is trained: the adapters, or all weights."""
-    return models.lora_logical_axes(config) if config.lora else models.logical_axes(config)
+    def missing(self) -> list[tasks.Task]:
+        """The tasks whose model is not there."""
+        return [task for task in self.context.tasks if not adapter(self.context, task).is_done()]
 
+    def make(self) -> dict[str, Any]:
+        context, missing = self.context, self.missing()
+        section = context.config.adapters
+        training_run = GroupTraining(context)
+        groups = training_run.groups(missing)
+        steps = [training_run.steps(task) for group in groups for task in group]
+        say(
+            "adapters",
+            f"{len(missing)} of {len(context.tasks)} tasks to train ({section.mode}), up to "
+            f"{max(map(len, groups))} side by side, {min(steps)} to {max(steps)} steps each",
+        )
+        for number, group in enumerate(groups, 1):
+            training_run.train(group, f"adapters {number}/{len(groups)}")
+        return {}
 
-@on_mesh
-def adapters_stage(context: Context) -> None:
-    """Fine-tunes one model per task, many side by side, and saves each under adapters/TASK."""
-    missing = [
-        task
-        for task in context.tasks
-        if not wd.is_done(adapter_folder(context, task.name), adapter_key(context, task))
-    ]
-    if not missing:
-        say("adapters", f"done already: {len(context.tasks)} tasks")
-        return
-    section = context.config.adapters
-    config, params = context.load_model(context.proxy)
-    config = adapter_config(context, config)
-    rows = {t.name: context.rows(context.proxy, t.train, t.name) for t in context.tasks}
-    steps = {name: adapter_steps(len(r.tokens), section) for name, r in rows.items()}
-    groups = planned_groups(context, config, missing, steps)
-    say(
-        "adapters",
-        f"{len(missing)} of {len(context.tasks)} tasks to train ({section.mode}), up to "
-        f"{max(map(len, groups))} side by side, {min(steps.values())} to {max(steps.values())} "
-        "steps each",
-    )
-    optimizer = training.make_optimizer(section.optimizer.to_dict())
-    for number, group in enumerate(groups, 1):
-        train_group(
-            context,
-            config,
-            params,
-            optimizer,
-            group,
-            rows,
-            steps,
-            f"adapters {number}/{len(groups)}",
+    def cost(self, estimate: Estimate) -> Cost:
+        context, section = self.context, self.context.config.adapters
+        length, missing = context.config.tasks.length, len(self.missing())
+        config = with_lora(estimate.decoder(context.proxy), section)
+        steps = [adapter_steps(rows, section) for rows in estimate.adapter_rows]
+        shape = {"rows": section.batch_size, "length": length, "mesh": estimate.mesh}
+        problem = None
+        try:
+            group = section.group or group_size(context, config, len(steps), estimate)
+        except ValueError as error:
+            group, problem = 1, str(error)
+        memory = training.estimate_memory(config, group=group, **shape).total
+        problem = problem or fits(estimate, memory, "adapters.group, adapters.batch_size")
+        tokens = sum(steps) * section.batch_size * length
+        each = training.num_adapter_params(config) if config.lora else config.num_params
+        return Cost(
+            f"{len(steps)} x {each / 1e6:,.2f}M {section.mode} parameters, {group} side by side, "
+            f"{min(steps)} to {max(steps)} steps, {tokens:,} tokens with padding",
+            tokens * training.flops_per_token(config, length),
+            # the models, and two checkpoints of the group at hand, each with two moments a weight
+            FLOAT32 * each * (len(steps) + 2 * 3 * group),
+            memory,
+            problem,
+            done=(len(steps) - missing, len(steps)),
         )
 
+    def summary(self) -> str:
+        return f"{len(self.context.tasks)} models of one task each"
 
-def planned_groups(
-    context: Context,
-    config: models.DecoderConfig,
-    missing: Sequence[tasks.Task],
-    steps: Mapping[str, int],
-) -> list[list[tasks.Task]]:
-    """Which tasks train side by side."""
-    task_of = {adapter_key(context, task): task for task in context.tasks}
-    return [[task_of[key] for key in keys] for keys in plan_groups(context, config, missing, steps)]
+
+class GroupTraining:
+    """Trains groups of tasks: what they share is loaded once, each task's rows when needed."""
+
+    def __init__(self, context: Context):
+        self.context = context
+        self.section = context.config.adapters
+        config, self.params = context.load_model(context.proxy)
+        self.config = with_lora(config, self.section)
+        self._rows: dict[str, tasks.Rows] = {}
+
+    @cached_property
+    def optimizer(self) -> training.Optimizer:
+        return training.make_optimizer(self.section.optimizer.to_dict())
+
+    def rows(self, task: tasks.Task) -> tasks.Rows:
+        if task.name not in self._rows:
+            self._rows[task.name] = self.context.rows(self.context.proxy, task.train, task.name)
+        return self._rows[task.name]
+
+    def steps(self, task: tasks.Task) -> int:
+        return adapter_steps(len(self.rows(task).tokens), self.section)
+
+    def groups(self, missing: Sequence[tasks.Task]) -> list[list[tasks.Task]]:
+        """Which tasks train side by side."""
+        task_of = {adapter_key(self.context, task): task for task in self.context.tasks}
+        steps = {task.name: self.steps(task) for task in missing}
+        plan = plan_groups(self.context, self.config, missing, steps)
+        return [[task_of[key] for key in keys] for keys in plan]
+
+    def train(self, group: Sequence[tasks.Task], title: str) -> None:
+        """Trains the models of a group in one program and saves each."""
+        context, section, config = self.context, self.section, self.config
+        seed = context.config.seed
+        made = [adapter(context, task) for task in group]
+        streams = [
+            tasks.stream(
+                [self.rows(t)],
+                batch_size=section.batch_size,
+                seed=context.seed_of("adapters", t.name),
+            )
+            for t in group
+        ]
+        lengths = [self.steps(task) for task in group]
+
+        def batch(k: int) -> Mapping[str, np.ndarray]:
+            each = [stream[k] for stream in streams]
+            return {name: np.stack([b[name] for b in each]) for name in each[0]}
+
+        # All tasks begin at the same point: what differs between their models is their data.
+        stack = partial(
+            jax.tree.map, lambda x: np.broadcast_to(models.to_host(x), (len(group), *x.shape))
+        )
+        first = models.init_lora(config, jax.random.key(seed)) if config.lora else self.params
+        state = training.create_state(
+            self.optimizer, stack(first), group=True, axes=trained_axes(config)
+        )
+        start = time.monotonic()
+        folder = context.folder / MADE / ".groups" / digest([one.key for one in made])
+        state = training.fit(
+            training.make_train_step(config, self.optimizer, state),
+            state,
+            batch,
+            frozen=self.params if config.lora else None,
+            steps=max(lengths),
+            totals=lengths,
+            directory=folder,
+            name=title,
+            seed=[seed] * len(group),
+            checkpoint_every=section.checkpoint_every,
+            log_every=context.config.log_every,
+        )
+        seconds = round((time.monotonic() - start) / len(group), 2)
+        each = training.unstack(state.trainable, trained_axes(config))
+        for one, steps, weights in zip(made, lengths, each, strict=True):
+            if one.is_done():
+                continue
+            one.begin()
+            training.save_tree(one.folder / "weights", weights)
+            one.finish(steps=steps, seconds=seconds)
+        # Weights and two moments of each: the adapters are saved, so nobody needs these any more.
+        remove(folder / "checkpoints")
 
 
 @on_primary
@@ -112,19 +204,19 @@ def plan_groups(
     The plan is kept, because a group of another size gives other last bits: resumed, a task trains
     beside the same others as if nothing had happened.
     """
-    task_of = {adapter_key(context, task): task for task in context.tasks}
-    path = context.folder / "adapters" / ".groups" / "plan.json"
-    wanted = {adapter_key(context, task) for task in missing}
-    before = wd.read_json(path) if path.is_file() else []
-    plan = [keys for keys in before if task_of.keys() >= set(keys) and wanted & set(keys)]
-    fresh = [task_of[key] for key in wanted - {key for keys in plan for key in keys}]
+    wanted = {adapter_key(context, task): task for task in missing}
+    known = {adapter_key(context, task) for task in context.tasks}
+    path = context.folder / MADE / ".groups" / "plan.json"
+    before = read_json(path) if path.is_file() else []
+    plan = [keys for keys in before if known >= set(keys) and wanted.keys() & set(keys)]
+    fresh = [wanted[key] for key in wanted.keys() - {key for keys in plan for key in keys}]
     # Tasks of like length share a group: none waits long for another.
     fresh.sort(key=lambda task: (-steps[task.name], task.name))
     if fresh:
         size = context.config.adapters.group or group_size(context, config, len(fresh))
         keys = [adapter_key(context, task) for task in fresh]
         plan += [keys[i : i + size] for i in range(0, len(keys), size)]
-    wd.write_json(path, plan)
+    write_json(path, plan)
     return plan
 
 
@@ -134,78 +226,25 @@ def adapter_steps(rows: int, section: Any) -> int:
     return min(steps, section.max_steps) if section.max_steps else steps
 
 
-def group_size(context: Context, config: models.DecoderConfig, count: int) -> int:
-    """How many tasks fit a device side by side, by the memory it has, in groups of like size."""
+def group_size(
+    context: Context, config: models.DecoderConfig, count: int, estimate: Estimate | None = None
+) -> int:
+    """How many tasks fit a device side by side, by the memory it has, in groups of like size.
+
+    Raises:
+      ValueError: not even one does.
+    """
     section = context.config.adapters
+    available = section.memory * 2**30 or (estimate.machine.memory if estimate else None)
     most = training.group_size(
         config,
         count,
-        section.memory * 2**30 or None,
+        available,
         rows=section.batch_size,
         length=context.config.tasks.length,
-        mesh=context.mesh.shape,
+        mesh=estimate.mesh if estimate else context.mesh.shape,
     )
     return -(-count // -(-count // most))
-
-
-def train_group(
-    context: Context,
-    config: models.DecoderConfig,
-    params: Any,
-    optimizer: training.Optimizer,
-    group: Sequence[tasks.Task],
-    rows: Mapping[str, tasks.Rows],
-    steps: Mapping[str, int],
-    title: str,
-) -> None:
-    """Trains the models of a group in one program and saves each."""
-    section, seed = context.config.adapters, context.config.seed
-    keys = [adapter_key(context, task) for task in group]
-    streams = [
-        tasks.stream(
-            [rows[t.name]], batch_size=section.batch_size, seed=context.seed_of("adapters", t.name)
-        )
-        for t in group
-    ]
-    lengths = [steps[t.name] for t in group]
-
-    def batch(k: int) -> Mapping[str, np.ndarray]:
-        each = [stream[k] for stream in streams]
-        return {name: np.stack([b[name] for b in each]) for name in each[0]}
-
-    # All tasks begin at the same point: what differs between their models is their data.
-    stack = partial(
-        jax.tree.map, lambda x: np.broadcast_to(models.to_host(x), (len(group), *x.shape))
-    )
-    trainable = stack(models.init_lora(config, jax.random.key(seed)) if config.lora else params)
-    state = training.create_state(optimizer, trainable, group=True, axes=trained_axes(config))
-    step = training.make_train_step(config, optimizer, state)
-    start = time.monotonic()
-    folder = context.folder / "adapters" / ".groups" / wd.digest(keys)
-    state = training.fit(
-        step,
-        state,
-        batch,
-        frozen=params if config.lora else None,
-        steps=max(lengths),
-        totals=lengths,
-        directory=folder,
-        name=title,
-        seed=[seed] * len(group),
-        checkpoint_every=section.checkpoint_every,
-        log_every=context.config.log_every,
-    )
-    seconds = time.monotonic() - start
-    each = training.unstack(state.trainable, trained_axes(config))
-    for task, key, weights in zip(group, keys, each, strict=True):
-        target = adapter_folder(context, task.name)
-        if wd.is_done(target, key):
-            continue
-        wd.begin(target, key)
-        training.save_tree(target / "weights", weights)
-        wd.mark_done(target, key, steps=steps[task.name], seconds=round(seconds / len(group), 2))
-    # Thrice the size of what it led to, and no use any more.
-    wd.remove(folder / "checkpoints")
 
 
 def load_adapters(
@@ -222,12 +261,12 @@ def load_adapters(
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like)
     held = jax.tree.map(lambda x: np.empty((len(names), *x.shape), x.dtype), like)
     for i, name in enumerate(names):
-        folder = adapter_folder(context, name)
+        folder: Path = context.folder / MADE / name
         try:
             model = training.restore_tree(folder / "weights", one)
         except (training.Damaged, FileNotFoundError) as error:
-            raise OSError(f"{error}; {wd.way_out(folder)}") from error
+            raise OSError(f"{error}; {recovery_hint(folder)}") from error
         jax.tree.map(lambda into, x: into.__setitem__(i, x), held, model)  # noqa: B023
-    return lambda some: jax.tree.map(
-        lambda x: training.place(x[np.asarray(some)], everywhere), held
+    return lambda chosen: jax.tree.map(
+        lambda x: training.place(x[np.asarray(chosen)], everywhere), held
     )

@@ -1,11 +1,13 @@
 """What the stages share: the config, the workdir, and what is loaded from them once."""
 
+import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,14 +15,26 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from taskpgm import models, training
-from taskpgm.stages import workdir as wd
+from taskpgm.artefact import digest, fingerprint, recovery_hint
 from taskpgm.tasks import Example, Rows, Task, encode, load_tasks, load_tokenizer, pack
+
+SAMPLE = 64  # examples of a task that stand for all of them where tokens are only counted
+
+# When something was last said, for `flow.Heartbeat`.
+_said_at = time.monotonic()
 
 
 def say(stage: str, text: str) -> None:
-    """One line about a stage, from the first process only."""
+    """One line about a stage, from the primary process only."""
+    global _said_at
+    _said_at = time.monotonic()
     if jax.process_index() == 0:
         print(f"{stage:>10}  {text}", flush=True)
+
+
+def silence() -> float:
+    """Seconds since a stage last said something."""
+    return time.monotonic() - _said_at
 
 
 @dataclass(frozen=True)
@@ -34,8 +48,8 @@ class Source:
 class Context:
     """A run: its config and workdir, and lazily what several stages need.
 
-    Keys (see `workdir.py`) chain forward only: tasks -> base -> adapters -> affinity -> mixture ->
-    runs -> evaluation.
+    Keys (see `taskpgm.artefact`) chain forward only: tasks -> base -> adapters -> affinity ->
+    mixture -> runs -> evaluation.
     """
 
     def __init__(self, config: ConfigDict, folder: Path, command: Sequence[str]):
@@ -73,7 +87,7 @@ class Context:
 
     @cached_property
     def tasks_key(self) -> str:
-        return wd.digest(self.config.seed, [(t.name, t.content_hash) for t in self.tasks])
+        return digest(self.config.seed, [(t.name, t.content_hash) for t in self.tasks])
 
     # --- Models --------------------------------------------------------------------------------
     @cached_property
@@ -81,7 +95,7 @@ class Context:
         """The model that every mixture fine-tunes."""
         if self.config.base.path:
             return pretrained(self.config.base.path)
-        key = wd.digest(self.config.embedded.to_dict(), self.config.tasks.length, self.tasks_key)
+        key = digest(self.config.embedded.to_dict(), self.config.tasks.length, self.tasks_key)
         return Source(self.folder / "base", key)
 
     @cached_property
@@ -109,7 +123,7 @@ class Context:
         except (ValueError, FileNotFoundError) as error:
             if self.folder not in source.path.parents:
                 raise
-            raise ValueError(f"{error}; {wd.way_out(source.path)}") from error
+            raise ValueError(f"{error}; {recovery_hint(source.path)}") from error
 
     def decoder_config(self, config: models.DecoderConfig) -> models.DecoderConfig:
         """How the model is run here: precision, recomputation, attention."""
@@ -161,21 +175,67 @@ class Context:
                 say("tasks", text)
         return pack(encoded, length)
 
+    @cached_property
+    def test_rows(self) -> list[Rows]:
+        """Every task's test examples, packed for the base's tokenizer."""
+        return [self.rows(self.base, task.test, task.name) for task in self.tasks]
+
+    @cached_property
+    def tokens_per_example(self) -> float:
+        """Tokens of a training example under the base's tokenizer: the mean over tasks, of each
+        from at most SAMPLE examples spread evenly over it. It depends on no mixture."""
+        means = []
+        for task in self.tasks:
+            picked = [task.train[i] for i in spread(len(task.train), SAMPLE)]
+            ids = encode(self.tokenizer(self.base), picked, self.config.tasks.length).ids
+            means.append(np.mean([len(x) for x in ids]) if ids else self.config.tasks.length)
+        return float(np.mean(means))
+
     def seed_of(self, *names: str) -> int:
         """A seed of its own for each purpose, from `config.seed` and names."""
         return zlib.crc32("/".join((str(self.config.seed), *names)).encode())
 
 
-def on_mesh(stage: Callable[[Context], None]) -> Callable[[Context], None]:
-    """A stage that runs a model: all processes run its programs together, on the run's mesh, which
-    is in force for what has to know it (`models/splash.py`). The others are `on_primary`."""
+def spread(size: int, most: int) -> list[int]:
+    """At most `most` indices below `size`, evenly spaced, the first one 0."""
+    return [int(i * size / most) for i in range(most)] if size > most else list(range(size))
 
-    @wraps(stage)
-    def run(context: Context) -> None:
-        with jax.set_mesh(context.mesh):
-            stage(context)
 
-    return run
+def embedded_config(context: Context, tokenizer: Any = None) -> models.DecoderConfig:
+    """The small Llama that is pretrained where no base is named; a plan has no tokenizer yet."""
+    section = context.config.embedded
+    return models.DecoderConfig.from_hf(
+        {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "vocab_size": len(tokenizer) if tokenizer else section.vocab_size,
+            "hidden_size": section.hidden_size,
+            "intermediate_size": section.intermediate_size,
+            "num_hidden_layers": section.num_layers,
+            "num_attention_heads": section.num_heads,
+            "num_key_value_heads": section.num_kv_heads,
+            "max_position_embeddings": max(2 * context.config.tasks.length, 512),
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10_000.0,
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "bos_token_id": getattr(tokenizer, "bos_token_id", None),
+            "eos_token_id": getattr(tokenizer, "eos_token_id", None),
+            "pad_token_id": getattr(tokenizer, "pad_token_id", None),
+        }
+    )
+
+
+def with_lora(config: models.DecoderConfig, section: Any) -> models.DecoderConfig:
+    """`config` with the LoRA of a config section whose mode asks for it."""
+    if section.mode != "lora":
+        return config
+    return replace(config, lora=models.LoraConfig(**section.lora.to_dict()))
+
+
+def trained_axes(config: models.DecoderConfig) -> Any:
+    """Logical axes of what is trained: the adapters, or all weights."""
+    return models.lora_logical_axes(config) if config.lora else models.logical_axes(config)
 
 
 def pretrained(path: str) -> Source:
@@ -196,4 +256,4 @@ def pretrained(path: str) -> Source:
     if not any(name.endswith(".safetensors") for name in names):
         raise FileNotFoundError(f"{path}: no *.safetensors in this model folder")
     models.check_hf(folder)
-    return Source(folder, wd.fingerprint(folder, names))
+    return Source(folder, fingerprint(folder, names))

@@ -1,141 +1,396 @@
-"""Every key of a config, with its default and its meaning. A recipe in configs/ changes a few.
+"""Every key of a config, once: its default, what it may be, and its meaning.
 
 Sections belong to stages (see `flow.py`): changing a key concerns that stage and those after it.
+`python -m taskpgm.stages.defaults` prints the table of keys that is docs/config.md.
 """
 
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 from ml_collections import ConfigDict
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+DTYPES = ("float32", "bfloat16", "float16")
+ATTENTION = ("auto", "reference", "cudnn", "splash", "triton")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the config.
+
+    Attributes:
+      default: its value, whose type is its type.
+      allowed: in words, for the table and for errors.
+      holds: whether a value of that type is allowed.
+      meaning: one sentence.
+    """
+
+    default: Any
+    allowed: str
+    holds: Callable[[Any], bool]
+    meaning: str
+
+
+# --- What a key may be ---------------------------------------------------------------------------
+def integer(default: int, least: int, meaning: str, most: int | None = None) -> Key:
+    """A whole number from `least` to `most`."""
+    words = f"a whole number >= {least}" + (f" and <= {most}" if most is not None else "")
+    return Key(default, words, lambda x: least <= x and (most is None or x <= most), meaning)
+
+
+def number(
+    default: float,
+    meaning: str,
+    *,
+    least: float = 0.0,
+    above: bool = False,
+    most: float = math.inf,
+    below: bool = False,
+) -> Key:
+    """A finite number between bounds, which `above` and `below` leave out."""
+    words = f"a number {'>' if above else '>='} {least:g}"
+    if most < math.inf:
+        words += f" and {'<' if below else '<='} {most:g}"
+
+    def holds(x: float) -> bool:
+        high = x < most if below else x <= most
+        return math.isfinite(x) and (x > least if above else x >= least) and high
+
+    return Key(default, words, holds, meaning)
+
+
+def choice(default: str, allowed: Sequence[str], meaning: str) -> Key:
+    """One of some words."""
+    return Key(default, " or ".join(map(repr, allowed)), lambda x: x in allowed, meaning)
+
+
+def text(default: str, meaning: str, empty: bool = True) -> Key:
+    """Any text; control characters are in no path and no name."""
+    return Key(
+        default,
+        "text" if empty else "text, not empty",
+        lambda x: (empty or bool(x.strip())) and x.isprintable(),
+        meaning,
+    )
+
+
+def file(meaning: str) -> Key:
+    """The path of a file that is there, or ""."""
+    return Key("", 'an existing file, or ""', lambda x: not x or Path(x).is_file(), meaning)
+
+
+def switch(default: bool, meaning: str) -> Key:
+    """True or False."""
+    return Key(default, "True or False", lambda x: True, meaning)
+
+
+def words(default: tuple[str, ...], meaning: str, allowed: Sequence[str] | None = None) -> Key:
+    """Different names, in a tuple: of `allowed` where that is given, and then at least one."""
+    told = f"some of {', '.join(allowed)}" if allowed else "a tuple of different names"
+
+    def holds(x: Sequence[Any]) -> bool:
+        named = all(isinstance(name, str) and name.strip() for name in x)
+        known = allowed is None or (len(x) > 0 and all(name in allowed for name in x))
+        return named and known and len(set(x)) == len(x)
+
+    return Key(default, told, holds, meaning)
+
+
+# --- Parts that several sections have ------------------------------------------------------------
+def optimizer(lr: float, weight_decay: float = 0.0, warmup: float = 0.01) -> dict[str, Key]:
+    """AdamW with a warm-up and a decay to zero."""
+    return {
+        "lr": number(lr, "the largest learning rate", above=True),
+        "schedule": choice("cosine", ("cosine", "linear", "constant"), "how it decays to zero"),
+        "warmup": number(warmup, "share of all steps in which it rises", most=1.0),
+        "weight_decay": number(weight_decay, "of AdamW, times the learning rate"),
+        "b1": number(0.9, "decay of the first moment", most=1.0, below=True),
+        "b2": number(0.999, "decay of the second moment", most=1.0, below=True),
+        "eps": number(1e-8, "added to the root of the second moment", above=True),
+        "clip": number(1.0, "global norm of the gradient; 0: unclipped"),
+    }
+
+
+def lora() -> dict[str, Key]:
+    """Low-rank adapters (Hu et al. 2021) on the named matrices."""
+    return {
+        "rank": integer(8, 1, "rank of each adapter"),
+        "alpha": number(32.0, "the adapter is scaled by alpha / rank", above=True),
+        "dropout": number(0.0, "of the adapter's input", most=1.0, below=True),
+        "targets": words(TARGETS[:4], "matrices that have an adapter", TARGETS),
+    }
+
+
+Section = Mapping[str, "Key | Section"]
+
+SCHEMA: Section = {
+    "seed": integer(0, 0, "of everything drawn", 2**31 - 1),
+    # --- What is mixed
+    "tasks": {
+        "source": text(
+            "stdlib",
+            "`stdlib` (the embedded suite), a folder of JSONL or Parquet files, a folder saved by "
+            "`datasets`, a YAML manifest of many, or the name of a data set on the hub",
+            empty=False,
+        ),
+        "heldout_fraction": number(
+            0.1, "cut off, seeded, where a task brings no held-out split", most=1.0, below=True
+        ),
+        "test_fraction": number(
+            0.1, "likewise, where it brings no test split", most=1.0, below=True
+        ),
+        "max_heldout": integer(0, 0, "held-out examples used per task to choose a mixture; 0: all"),
+        "max_test": integer(0, 0, "test examples used per task to judge a model; 0: all"),
+        "chat_template": file("a Jinja file, for chat rows where the tokenizer brings none"),
+        "length": integer(
+            2048, 8, "tokens in a packed row; longer prompts lose their beginning", 2**20
+        ),
+    },
+    # --- The base model
+    "base": {
+        "path": text("", "a Hugging Face folder; empty: pretrain the small embedded one"),
+        "dtype": choice(
+            "float32", DTYPES, "of activations; reductions are float32 whatever this is"
+        ),
+        "param_dtype": choice("float32", DTYPES, "of weights"),
+        "remat": choice("none", ("none", "dots", "full"), "what the backward pass recomputes"),
+        "attention": choice("auto", ATTENTION, "how attention is computed"),
+    },
+    "embedded": {
+        "vocab_size": integer(1024, 258, "entries of its tokenizer", 2**20),
+        "hidden_size": integer(128, 2, "width of its layers"),
+        "intermediate_size": integer(344, 1, "width inside its MLP"),
+        "num_layers": integer(4, 1, "layers"),
+        "num_heads": integer(4, 1, "attention heads; hidden_size is a multiple of twice this"),
+        "num_kv_heads": integer(2, 1, "key and value heads; num_heads is a multiple of this"),
+        "task_share": number(
+            0.25, "share of its rows that are a thin sample of training tasks", most=1.0
+        ),
+        "examples_per_task": integer(16, 1, "that sample, never a held-out row"),
+        "steps": integer(400, 1, "of pretraining"),
+        "batch_size": integer(16, 1, "rows per step"),
+        "checkpoint_every": integer(200, 1, "steps between two checkpoints"),
+        "optimizer": optimizer(lr=3e-3, weight_decay=0.1, warmup=0.05),
+    },
+    # --- One model per task
+    "proxy": {
+        "path": text("", "single-task models are fine-tuned from this folder; empty: the base"),
+    },
+    "adapters": {
+        "mode": choice("lora", ("lora", "full"), "adapters, or a whole copy per small model"),
+        "lora": lora(),
+        "optimizer": optimizer(lr=2e-4),
+        "epochs": number(1.0, "passes over a task's training split", above=True),
+        "min_steps": integer(1, 1, "at least so many steps for each task"),
+        "max_steps": integer(0, 0, "at most so many; 0: as many as `epochs` asks for"),
+        "batch_size": integer(8, 1, "rows per task and step"),
+        "group": integer(0, 0, "tasks trained side by side; 0: as many as memory takes"),
+        "memory": number(0.0, "GiB a device has for a group; 0: what the device reports"),
+        "checkpoint_every": integer(200, 1, "steps between two checkpoints"),
+    },
+    # --- How tasks relate
+    "affinity": {
+        "matrix": text("", "a .npy, .npz or .csv matrix: then no model is needed at all"),
+        "kind": choice("pmi", ("pmi", "jsd"), "with `matrix`: what it holds"),
+        "sizes": text("", "with `matrix`: a .json of {task: training size}"),
+        "normalize": choice(
+            "token", ("token", "sequence"), "likelihood per token, or of whole responses"
+        ),
+        "contexts": choice("pool", ("pool", "pair"), "whose held-out sets a JSD is taken over"),
+        "vocab_top_k": integer(0, 0, "k: JSD of the k likeliest entries and the rest; 0: of all"),
+        "batch_size": integer(8, 1, "rows at a time"),
+        "memory": number(1.0, "GiB that distributions may take at any time", above=True),
+        "bootstrap": integer(200, 0, "resamples for the intervals; 0: none"),
+    },
+    # --- What to mix
+    "mixture": {
+        "ratio": number(2.0, "unary / pairwise: 0 pure diversity, 1 uniform, > 1 representative"),
+        "psd": choice(
+            "simplex",
+            ("simplex", "shift", "clip"),
+            "how the affinity is made convex: the least shift, the paper's, or none below the floor",
+        ),
+        "floor": number(
+            1e-3, "its least eigenvalue, as a share of the largest", above=True, most=1.0
+        ),
+        "method": choice("exact", ("exact", "closed_form"), "of solving; closed_form: the paper's"),
+        "budget": integer(25_000, 1, "examples in the mixture"),
+        "max_epochs": number(1.0, "no task is repeated more often than this", above=True),
+    },
+    "compare": words(
+        ("uniform", "size-proportional", "taskpgm-pmi", "taskpgm-jsd"),
+        "the mixtures compared, as in `taskpgm-pmi:r=4`",
+    ),
+    # --- The models trained on the mixtures
+    "train": {
+        "mode": choice("full", ("full", "lora"), "what is trained: all weights, or adapters"),
+        "lora": lora(),
+        "optimizer": optimizer(lr=2e-5),
+        "steps": integer(0, 0, "of every run; 0: `epochs` of the budget spread evenly over tasks"),
+        "epochs": number(1.0, "passes over the budget", above=True),
+        "seeds": integer(1, 1, "models per mixture: their spread tells a difference from chance"),
+        "batch_size": integer(16, 1, "rows per step, over all devices"),
+        "accumulate": integer(1, 1, "micro-batches a step; batch_size is a multiple of it"),
+        "checkpoint_every": integer(500, 1, "steps between two checkpoints"),
+        "keep": integer(
+            2, 1, "checkpoints kept: were the newest damaged, a run goes on from the other"
+        ),
+    },
+    # --- What it is worth
+    "evaluation": {
+        "batch_size": integer(16, 1, "rows, and answers, at a time"),
+        "exact_match_examples": integer(0, 0, "per task, answers generated; 0: all test rows"),
+        "max_new_tokens": integer(32, 1, "tokens of an answer; one that is longer does not match"),
+        "harness": words((), "lm-evaluation-harness tasks, as in ('mmlu', 'bbh')"),
+        "harness_path": text("", "a folder of task YAML files of your own, or one file"),
+        "harness_num_fewshot": integer(-1, -1, "examples in the context; -1: what the task says"),
+        "harness_limit": integer(0, 0, "at most so many examples of each; 0: all"),
+        "harness_batch_size": integer(8, 1, "rows, or prompts, at a time"),
+        "harness_chat_template": switch(False, "prompts as chats, by the tokenizer's template"),
+    },
+    # --- The machine
+    "mesh": {
+        name: Key(
+            default, "a whole number >= 1, or -1: what is left", lambda x: x == -1 or x >= 1, what
+        )
+        for name, default, what in (
+            ("task", 1, "devices over which single-task models are spread"),
+            ("data", -1, "devices over which rows are spread"),
+            ("fsdp", 1, "devices over which rows and weights are spread"),
+            ("tensor", 1, "devices over which matrices are spread"),
+        )
+    },
+    "log_every": integer(20, 1, "steps between two lines of metrics.jsonl"),
+}
 
 
 def default_config() -> ConfigDict:
     """The whole schema. Keys can be set, by a recipe or as `--config.a.b=value`, but not added."""
-    config = ConfigDict()
-    config.seed = 0
+    return ConfigDict(_values(SCHEMA))
 
-    # --- What is mixed -------------------------------------------------------------------------
-    config.tasks = ConfigDict()
-    # "stdlib" (the embedded suite), a folder of JSONL or Parquet files, a folder saved by
-    # `datasets`, a YAML manifest of many, or the name of a data set on the hub.
-    config.tasks.source = "stdlib"
-    config.tasks.heldout_fraction = 0.1  # cut off, seeded, where a task brings no held-out split
-    config.tasks.test_fraction = 0.1  # likewise, where a task brings no test split
-    config.tasks.max_heldout = 0  # held-out examples used per task to choose a mixture; 0: all
-    config.tasks.max_test = 0  # test examples used per task to judge a model; 0: all
-    config.tasks.chat_template = ""  # a Jinja file, for chat rows where the tokenizer brings none
-    config.tasks.length = 2048  # tokens in a packed row; longer prompts lose their beginning
 
-    # --- The base model ------------------------------------------------------------------------
-    config.base = ConfigDict()
-    config.base.path = ""  # a Hugging Face folder; "": pretrain the small embedded one
-    config.base.dtype = "float32"  # of activations; reductions are float32 whatever this is
-    config.base.param_dtype = "float32"
-    config.base.remat = "none"  # what the backward pass recomputes: none, dots, full
-    config.base.attention = "auto"  # or a backend of models/attention.py: reference, cudnn, ...
-    config.embedded = ConfigDict()  # only where base.path is empty
-    config.embedded.vocab_size = 1024
-    config.embedded.hidden_size = 128
-    config.embedded.intermediate_size = 344
-    config.embedded.num_layers = 4
-    config.embedded.num_heads = 4
-    config.embedded.num_kv_heads = 2
-    config.embedded.task_share = 0.25  # share of its rows that are a thin sample of training tasks
-    config.embedded.examples_per_task = 16  # that sample, never a held-out row
-    config.embedded.steps = 400
-    config.embedded.batch_size = 16
-    config.embedded.checkpoint_every = 200
-    config.embedded.optimizer = optimizer(lr=3e-3, weight_decay=0.1, warmup=0.05)
+def _values(section: Section) -> dict[str, Any]:
+    return {k: v.default if isinstance(v, Key) else _values(v) for k, v in section.items()}
 
-    # --- One model per task --------------------------------------------------------------------
-    config.proxy = ConfigDict()
-    config.proxy.path = ""  # single-task models are fine-tuned from this folder; "": from the base
-    config.adapters = ConfigDict()
-    config.adapters.mode = "lora"  # or "full": a whole copy per task, for small models
-    config.adapters.lora = lora()
-    config.adapters.optimizer = optimizer(lr=2e-4)
-    config.adapters.epochs = 1.0
-    config.adapters.min_steps = 1
-    config.adapters.max_steps = 0  # 0: as many as `epochs` asks for
-    config.adapters.batch_size = 8  # rows per task and step
-    config.adapters.group = 0  # tasks trained side by side; 0: as many as memory takes
-    config.adapters.memory = 0.0  # GiB a device has for a group; 0: what the device reports
-    config.adapters.checkpoint_every = 200
 
-    # --- How tasks relate ----------------------------------------------------------------------
-    config.affinity = ConfigDict()
-    config.affinity.matrix = ""  # a .npy, .npz or .csv matrix: then no model is needed at all
-    config.affinity.kind = "pmi"  # with `matrix`: what it holds, pmi or jsd
-    config.affinity.sizes = ""  # with `matrix`: a .json of {task: training size}, or empty
-    config.affinity.normalize = "token"  # or "sequence": the likelihood of whole responses
-    config.affinity.contexts = "pool"  # or "pair": whose held-out sets a JSD is taken over
-    config.affinity.vocab_top_k = 0  # k: JSD of the k likeliest entries and the rest; 0: of all
-    config.affinity.batch_size = 8
-    config.affinity.memory = 1.0  # GiB that distributions may take at any time
-    config.affinity.bootstrap = 200  # resamples for the intervals; 0: none
+def keys(section: Section = SCHEMA, prefix: str = "") -> dict[str, Key]:
+    """{"tasks.source": Key, ...}, in order."""
+    found = {}
+    for name, value in section.items():
+        if isinstance(value, Key):
+            found[prefix + name] = value
+        else:
+            found |= keys(value, f"{prefix}{name}.")
+    return found
 
-    # --- What to mix ---------------------------------------------------------------------------
-    config.mixture = ConfigDict()
-    config.mixture.ratio = 2.0  # unary / pairwise: 0 pure diversity, 1 uniform, >1 representative
-    config.mixture.psd = "simplex"  # the least shift; or "shift" (the paper's), "clip"
-    config.mixture.floor = 1e-3
-    config.mixture.method = "exact"  # or "closed_form" (the paper's)
-    config.mixture.budget = 25_000  # examples in the mixture
-    config.mixture.max_epochs = 1.0  # no task is repeated more often than this
-    # The mixtures compared; the names are the rows of taskpgm/stages/mixtures.py.
-    config.compare = ("uniform", "size-proportional", "taskpgm-pmi", "taskpgm-jsd")
 
-    # --- The models trained on the mixtures ----------------------------------------------------
-    config.train = ConfigDict()
-    config.train.mode = "full"  # or "lora"
-    config.train.lora = lora()
-    config.train.optimizer = optimizer(lr=2e-5)
-    config.train.steps = 0  # the same for every mixture; 0: `epochs` of the largest of them
-    config.train.epochs = 1.0
-    config.train.seeds = 1  # models per mixture: their spread tells a difference from chance
-    config.train.batch_size = 16  # rows per step, over all devices
-    config.train.accumulate = 1  # micro-batches a step
-    config.train.checkpoint_every = 500
-    config.train.keep = 2  # checkpoints kept: were the newest damaged, a run goes on from the other
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, lists and tuples being values."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
 
-    # --- What it is worth ----------------------------------------------------------------------
-    config.evaluation = ConfigDict()
-    config.evaluation.batch_size = 16
-    config.evaluation.exact_match_examples = 0  # per task, answers generated; 0: all test rows
-    config.evaluation.max_new_tokens = 32
-    config.evaluation.harness = ()  # lm-evaluation-harness tasks, e.g. ("mmlu", "bbh")
-    config.evaluation.harness_path = ""  # a folder of task YAML files of your own, or one file
-    config.evaluation.harness_num_fewshot = -1  # examples in the context; -1: what the task says
-    config.evaluation.harness_limit = 0  # at most so many examples of each harness task; 0: all
-    config.evaluation.harness_batch_size = 8  # rows, or prompts, at a time
-    config.evaluation.harness_chat_template = False  # prompts as chats, by the tokenizer's template
 
-    # --- The machine ---------------------------------------------------------------------------
-    config.mesh = ConfigDict({"task": 1, "data": -1, "fsdp": 1, "tensor": 1})  # -1: what is left
-    config.log_every = 20  # steps between two lines of metrics.jsonl
+# --- Checking ------------------------------------------------------------------------------------
+def validate(config: ConfigDict) -> ConfigDict:
+    """The config, once it is sure that it has the keys of the schema and values that they allow.
+
+    Raises:
+      ValueError: a key is unknown, missing, or has a value that no stage can use; names the key
+        and what is allowed.
+    """
+    known, given = keys(), flatten(config.to_dict())
+    for name in given.keys() - known.keys():
+        raise ValueError(f"config: {unknown_key(name)}")
+    for name, key in known.items():
+        if name not in given:
+            raise ValueError(
+                f"config: {name} is missing; begin with taskpgm.stages.default_config()"
+            )
+        if not _allows(key, given[name]):
+            raise ValueError(f"config: {name}={given[name]!r} has to be {key.allowed}")
+    for name, problem in conflicts(given):
+        raise ValueError(f"config: {name}={given[name]!r}: {problem}")
     return config
 
 
-def optimizer(lr: float, weight_decay: float = 0.0, warmup: float = 0.01) -> ConfigDict:
-    """AdamW with a warm-up (a share of all steps) and a decay to zero."""
-    return ConfigDict(
-        {
-            "lr": lr,
-            "schedule": "cosine",  # or linear, constant
-            "warmup": warmup,
-            "weight_decay": weight_decay,
-            "b1": 0.9,
-            "b2": 0.999,
-            "eps": 1e-8,
-            "clip": 1.0,  # global norm of the gradient; 0: unclipped
-        }
-    )
+def _allows(key: Key, value: Any) -> bool:
+    kind = type(key.default)
+    if kind is tuple:
+        return isinstance(value, list | tuple) and key.holds(value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and key.holds(value)
+    return type(value) is kind and key.holds(value)
 
 
-def lora() -> ConfigDict:
-    """Low-rank adapters (Hu et al. 2021) on the named matrices."""
-    return ConfigDict(
-        {
-            "rank": 8,
-            "alpha": 32.0,
-            "dropout": 0.0,
-            "targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
-        }
-    )
+def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(key, what is wrong) of values that are allowed alone, but not together."""
+    found = []
+
+    def multiple(of: str, by: str, times: int = 1) -> None:
+        if given[of] % (times * given[by]):
+            text = f"{times} x " if times > 1 else ""
+            found.append((of, f"has to be a multiple of {text}{by}={given[by]}"))
+
+    if not given["base.path"]:
+        multiple("embedded.hidden_size", "embedded.num_heads", 2)
+        multiple("embedded.num_heads", "embedded.num_kv_heads")
+    multiple("train.batch_size", "train.accumulate")
+    if 0 < given["adapters.max_steps"] < given["adapters.min_steps"]:
+        least = given["adapters.min_steps"]
+        found.append(("adapters.max_steps", f"has to be 0, or at least min_steps={least}"))
+    if given["tasks.heldout_fraction"] + given["tasks.test_fraction"] >= 1:
+        found.append(("tasks.heldout_fraction", "leaves nothing to train on, with test_fraction"))
+    if [given[f"mesh.{axis}"] for axis in SCHEMA["mesh"]].count(-1) > 1:
+        axes = [f"mesh.{axis}" for axis in SCHEMA["mesh"] if given[f"mesh.{axis}"] == -1]
+        found.append((axes[1], f"only one axis can be what is left, and {axes[0]} is"))
+    if given["evaluation.max_new_tokens"] >= given["tasks.length"]:
+        found.append(("evaluation.max_new_tokens", "leaves no room for a prompt in tasks.length"))
+    return found
+
+
+def misspelt(argv: Sequence[str]) -> str:
+    """What to say of the `--config.a.b=value` in argv whose key does not exist."""
+    for argument in argv:
+        key = argument.lstrip("-").split("=")[0].removeprefix("config.")
+        if argument.lstrip("-").startswith("config.") and key not in keys():
+            return f"{argument}: {unknown_key(key)}"
+    return "a --config.KEY=VALUE names a key that is not a key of the config"
+
+
+def unknown_key(key: str) -> str:
+    """ "no such key", and which one was meant: one of that last name, or else one spelt like it."""
+    known = list(keys())
+    namesakes = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+    near = difflib.get_close_matches(key, namesakes or known, 1, 0.0 if namesakes else 0.6)
+    return f"no such key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+# --- The table -----------------------------------------------------------------------------------
+def table() -> str:
+    """docs/config.md."""
+    lines = [
+        "# Every key of a config",
+        "",
+        "Made from `taskpgm/stages/defaults.py` by `python -m taskpgm.stages.defaults >",
+        "docs/config.md`. Set a key in a recipe, or as `--config.KEY=VALUE`.",
+        "",
+        "| key | default | allowed | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, key in keys().items():
+        default = '`""`' if key.default == "" else f"`{key.default}`"
+        lines.append(f"| `{name}` | {default} | {key.allowed} | {key.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")

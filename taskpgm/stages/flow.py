@@ -1,45 +1,63 @@
-"""The flow: which stages there are, in which order, and whether a workdir may be continued."""
+"""The flow: which stages there are, in which order, and the only loop that skips or makes.
 
+A stage is a module with `artefacts(context)`, which yields what it leaves in the workdir, SECTIONS
+(of the config, that decide what it makes) and MADE (the folder or file that it fills). A new one is
+a file and a name in STAGES.
+"""
+
+import contextlib
 import difflib
 import errno
 import fnmatch
 import json
+import shutil
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from taskpgm.multihost import assert_same_on_all_hosts, initialize_distributed, on_primary
-from taskpgm.stages import adapters, measure, plan, prepare, relate, runs
-from taskpgm.stages import workdir as wd
-from taskpgm.stages.context import Context, say
-from taskpgm.stages.defaults import default_config
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A step of the flow. Each skips what is done already, and says so."""
-
-    name: str
-    run: Callable[[Context], None]
-    sections: tuple[str, ...]  # of the config, that decide what the stage makes
-    made: str  # the folder or file of the workdir that it fills
-
-
-STAGES = (
-    Stage("tasks", prepare.tasks_stage, ("seed", "tasks"), "tasks.json"),
-    Stage("base", prepare.base_stage, ("base", "embedded"), "base"),
-    Stage("adapters", adapters.adapters_stage, ("proxy", "adapters"), "adapters"),
-    Stage("affinity", relate.affinity_stage, ("affinity",), "affinity"),
-    Stage("mixture", relate.mixture_stage, ("mixture",), "mixture"),
-    Stage("runs", runs.runs_stage, ("train",), "runs"),
-    Stage("evaluation", measure.evaluation_stage, ("evaluation",), "evaluation"),
-    Stage("report", measure.report_stage, (), "report"),
+from taskpgm import artefact
+from taskpgm.artefact import remove_leftovers, write_json
+from taskpgm.evaluation import check_harness
+from taskpgm.multihost import (
+    assert_same_on_all_hosts,
+    end_if_asked,
+    initialize_distributed,
+    on_primary,
+    several,
 )
+from taskpgm.stages import (
+    adapters,
+    affinity,
+    base,
+    compare,
+    evaluation,
+    mixture,
+    report,
+    runs,
+    tasks,
+)
+from taskpgm.stages.context import Context, say, silence
+from taskpgm.stages.defaults import flatten, validate
+from taskpgm.stages.estimate import Cost, Estimate, amount, hours, machine, size
+from taskpgm.stages.owner import owned
+from taskpgm.stages.stage_artefact import StageArtefact
 
+STAGES: dict[str, ModuleType] = {
+    "tasks": tasks,
+    "base": base,
+    "adapters": adapters,
+    "affinity": affinity,
+    "mixture": mixture,
+    "runs": runs,
+    "evaluation": evaluation,
+    "report": report,
+}
 # With a matrix from a file there is nothing to train: weights and page follow from it.
 MATRIX_STAGES = ("affinity", "mixture", "report")
 
@@ -56,13 +74,11 @@ FREE = (
     "adapters.group",
     "affinity.batch_size",
     "evaluation.batch_size",
+    "evaluation.harness_batch_size",
     "affinity.bootstrap",
 )
-
-
-def stages_of(config: ConfigDict) -> list[Stage]:
-    """The stages that a config asks for, in order."""
-    return [s for s in STAGES if not config.affinity.matrix or s.name in MATRIX_STAGES]
+VERSION = "artefacts"  # beside the config in config.json: the version of what is in the workdir
+QUIET = 8.0  # seconds of silence after which a stage says that it is still at work
 
 
 def run(
@@ -71,51 +87,197 @@ def run(
     *,
     last: str | None = None,
     dry_run: bool = False,
+    device: str | None = None,
     command: Sequence[str] = (),
     distributed: tuple[str | None, int | None, int | None] = (None, None, None),
 ) -> None:
     """Runs the stages of `config` in `workdir`, up to `last`, resuming whatever is there.
 
+    Args:
+      dry_run: only print what it would do and cost; `device` names another machine to plan for.
+
     Raises:
-      ValueError: no such stage, or the workdir was made by another config.
+      ValueError: no such stage, a value that no stage can use, or the workdir is another config's.
       OSError: the workdir cannot be written.
     """
-    stages = stages_of(config)
-    names = [stage.name for stage in stages]
+    validate(config)
+    stages = stages_until(config, last)
+    if device and not dry_run:
+        raise ValueError(f"--device={device} plans for another machine: add --dry_run")
+    context = Context(config, Path(workdir), command)
+    initialize_distributed(*distributed)
+    end_if_asked()
+    if dry_run:
+        print_plan(context, stages, device)
+        return
+    check_resumable(context.folder, config)
+    start = time.monotonic()
+    begin_workdir(context.folder)
+    with owned(context.folder):
+        remove_leftovers(context.folder)
+        told = {VERSION: artefact.VERSION} | config.to_dict()
+        write_json(context.folder / "config.json", told)
+        check_inputs(context)
+        check_hosts(context)
+        if not jax.config.jax_compilation_cache_dir:  # not where JAX_COMPILATION_CACHE_DIR is set
+            cache = (context.folder / ".cache").absolute()
+            jax.config.update("jax_compilation_cache_dir", str(cache))
+        for name, stage in stages.items():
+            for each in stage.artefacts(context):
+                make(name, each)
+    say("done", f"in {time.monotonic() - start:.0f} s, everything is in {context.folder}")
+
+
+def make(stage: str, each: StageArtefact) -> None:
+    """Skips an artefact that is there, or makes it, and says which."""
+    end_if_asked()
+    title = f"{each.title}: " if each.title else ""
+    if each.is_done():
+        say(stage, f"{title}{each.found()}")
+        return
+    start = time.monotonic()
+    with heartbeat(stage, title):
+        each.begin()
+        if each.uses_models:
+            with jax.set_mesh(each.context.mesh):
+                facts = each.make()
+        else:
+            facts = on_primary(each.make)()
+        each.finish(**{"seconds": round(time.monotonic() - start, 1)} | facts)
+    say(stage, f"{title}{each.summary()}")
+
+
+@contextlib.contextmanager
+def heartbeat(stage: str, title: str) -> Iterator[None]:
+    """Inside, a long silence is broken: by a line after QUIET seconds, then at twice the time."""
+    done, start = threading.Event(), time.monotonic()
+
+    def beat() -> None:
+        quiet = QUIET
+        while not done.wait(1.0):
+            if silence() > quiet:
+                say(stage, f"{title}at work for {time.monotonic() - start:.0f} s")
+                quiet = min(2 * quiet, 300.0)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+# --- The plan ------------------------------------------------------------------------------------
+@on_primary
+def print_plan(context: Context, stages: Mapping[str, ModuleType], device: str | None) -> None:
+    """Prints what every stage would do and cost, the totals, and what does not fit.
+
+    It refuses nothing but inputs that cannot be read: what would be refused is said at the end.
+    """
+    estimate = Estimate(context, machine(device))
+    problems = [estimate.mesh_problem, *map(str, problems_of_start(context))]
+    lines, total, written, free = [], 0.0, 0.0, 0.0
+    for name, stage in stages.items():
+        costs = [(each.is_done(), each.cost(estimate)) for each in stage.artefacts(context)]
+        todo = [cost for done, cost in costs if not done]
+        total += sum(cost.flops or 0 for cost in todo)
+        written += sum(cost.disk or 0 for cost in todo)
+        problems += [f"{name}: {cost.problem}" for cost in todo[:1] if cost.problem]
+        lines.append(plan_line(name, costs, estimate))
+    table = [("stage", "state", "FLOPs", "time", "disk", "memory/device", "work"), *lines]
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    print(f"plan for {context.folder} on {estimate.machine.name}\n")
+    for line in table:
+        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
+    at = next(p for p in (context.folder, *context.folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(at).free
+    time_left = hours(total, estimate.machine)
+    print(
+        f"\nto do: {amount(total)} FLOPs{f', {time_left} at 40% MFU' if time_left else ''}; "
+        f"{size(written)} on disk, {size(free)} free"
+    )
+    if written > free:
+        problems.append(f"the disk has {size(free)}: choose another --workdir or lower train.keep")
+    for problem in dict.fromkeys(filter(None, problems)):
+        print(f"does not fit: {problem}")
+
+
+def plan_line(name: str, costs: Sequence[tuple[bool, Cost]], estimate: Estimate) -> tuple[str, ...]:
+    """One line of the plan, of all artefacts of a stage."""
+    # Beside what is computed, a summary costs nothing and is always made anew.
+    costs = [(done, cost) for done, cost in costs if cost.flops is not None] or list(costs)
+    done, count = sum(done for done, _ in costs), len(costs)
+    parts = [cost.done for _, cost in costs if cost.done]
+    if parts and not done:
+        done, count = map(sum, zip(*parts, strict=True))
+    state = "done" if done == count else f"{done} of {count} done" if done else "to do"
+    flops = [cost.flops for _, cost in costs if cost.flops is not None]
+    disk = [cost.disk for _, cost in costs if cost.disk is not None]
+    memory = [cost.memory for _, cost in costs if cost.memory is not None]
+    each = "" if count == 1 or parts else f"{count} x "
+    total = sum(flops) if flops else None
+    return (
+        name,
+        state,
+        amount(total),
+        hours(total, estimate.machine),
+        size(sum(disk) if disk else None),
+        size(max(memory, default=None)),
+        each + costs[0][1].work,
+    )
+
+
+# --- Before anything is spent --------------------------------------------------------------------
+def stages_until(config: ConfigDict, last: str | None) -> dict[str, ModuleType]:
+    """The stages that a config asks for, in order, up to `last`.
+
+    Raises:
+      ValueError: there is no such stage.
+    """
+    names = [name for name in STAGES if not config.affinity.matrix or name in MATRIX_STAGES]
     if last is not None and last not in names:
         near = difflib.get_close_matches(last, names, 1)
         hint = f", did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"--stage={last}: the stages are {', '.join(names)}{hint}")
-    stages = stages[: names.index(last) + 1] if last else stages
-
-    folder = Path(workdir)
-    context = Context(config, folder, command)
-    initialize_distributed(*distributed)
-    refuse_other_config(folder, config)
-    if dry_run:
-        plan.print_plan(context, [stage.name for stage in stages])
-        return
-    begin_workdir(folder, config)
-    if jax.process_count() > 1:
-        refuse_other_hosts(context)
-    if (
-        not jax.config.jax_compilation_cache_dir
-    ):  # JAX_COMPILATION_CACHE_DIR is somebody's own choice
-        jax.config.update("jax_compilation_cache_dir", str((folder / ".cache").absolute()))
-    start = time.monotonic()
-    for stage in stages:
-        stage.run(context)
-    say("done", f"in {time.monotonic() - start:.0f} s, everything is in {folder}")
+    return {name: STAGES[name] for name in (names[: names.index(last) + 1] if last else names)}
 
 
-def begin_workdir(folder: Path, config: ConfigDict) -> None:
-    """Writes config.json, the first file of a run: here a workdir shows that it can be written.
+@on_primary
+def check_inputs(context: Context) -> None:
+    """Refuses what some stage would find out late: mixtures, budgets, a harness that is missing.
+
+    Raises:
+      ValueError: names the key.
+    """
+    for problem in problems_of_start(context):
+        raise problem
+
+
+def problems_of_start(context: Context) -> Iterator[Exception]:
+    """What `check_inputs` refuses."""
+    matrix = bool(context.config.affinity.matrix)
+    try:
+        compare.check(context.config, None if matrix else context.sizes)
+        if context.config.evaluation.harness and not matrix:
+            section = context.config.evaluation
+            check_harness(list(section.harness), section.harness_path)
+    except (ValueError, OSError, ImportError) as error:
+        yield error
+
+
+@on_primary
+def begin_workdir(folder: Path) -> None:
+    """Makes the workdir, and sees that it can be written.
 
     Raises:
       OSError: it cannot, or the disk is full.
     """
     try:
-        wd.write_json(folder / "config.json", config.to_dict())
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable.tmp"
+        probe.write_bytes(b"")
+        probe.unlink()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -125,46 +287,16 @@ def begin_workdir(folder: Path, config: ConfigDict) -> None:
         ) from error
 
 
-def checked(config: ConfigDict) -> ConfigDict:
-    """A recipe's config, once it is sure that it has the keys of the schema, no more and no fewer.
-
-    Raises:
-      ValueError: a key is unknown or missing; names the nearest.
-    """
-    known, given = wd.flatten(default_config().to_dict()), wd.flatten(config.to_dict())
-    for key in given.keys() - known.keys():
-        raise ValueError(f"config: {unknown_key(key)}")
-    for key in known.keys() - given.keys():
-        raise ValueError(f"config: {key} is missing; begin with taskpgm.stages.default_config()")
-    return config
-
-
-def misspelt(argv: Sequence[str]) -> str:
-    """What to say of the `--config.a.b=value` in argv whose key does not exist."""
-    known = wd.flatten(default_config().to_dict())
-    for argument in argv:
-        key = argument.lstrip("-").split("=")[0].removeprefix("config.")
-        if argument.lstrip("-").startswith("config.") and key not in known:
-            return f"{argument}: {unknown_key(key)}"
-    return "a --config.KEY=VALUE names a key that the config has not"
-
-
-def unknown_key(key: str) -> str:
-    """ "no such key", and which one was meant: one of that last name, or else one spelt like it."""
-    known = wd.flatten(default_config().to_dict())
-    namesakes = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-    near = difflib.get_close_matches(key, namesakes or known, 1, 0.0 if namesakes else 0.6)
-    return f"no such key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-
-
-def refuse_other_hosts(context: Context) -> None:
+def check_hosts(context: Context) -> None:
     """Makes sure that all processes have been told and have found the same.
 
     Raises:
       ValueError: says what differs, or that the workdir is not shared.
     """
+    if not several():
+        return
     config = context.config
-    assert_same_on_all_hosts(wd.digest(config.to_dict()), "the config")
+    assert_same_on_all_hosts(artefact.digest(config.to_dict()), "the config")
     if not (context.folder / "config.json").is_file():
         raise ValueError(
             f"process {jax.process_index()} does not see {context.folder / 'config.json'}, which "
@@ -177,8 +309,8 @@ def refuse_other_hosts(context: Context) -> None:
 
 
 @on_primary
-def refuse_other_config(folder: Path, config: ConfigDict) -> None:
-    """Lets a workdir go on only if what it holds was made by this config.
+def check_resumable(folder: Path, config: ConfigDict) -> None:
+    """Lets a workdir go on only if what it holds was made by this config and this version.
 
     A difference that concerns only stages not begun yet is no obstacle: `--stage=affinity` first
     and another `mixture.ratio` later is fine.
@@ -187,9 +319,7 @@ def refuse_other_config(folder: Path, config: ConfigDict) -> None:
       ValueError: names the first differing keys and the ways out.
     """
     if not (folder / "config.json").is_file():
-        if folder.is_dir() and any(folder.iterdir()):
-            if not any((folder / stage.made).exists() for stage in STAGES):
-                return
+        if folder.is_dir() and any((folder / stage.MADE).exists() for stage in STAGES.values()):
             raise ValueError(f"{folder} has no config.json: choose an empty --workdir")
         return
     try:
@@ -200,17 +330,30 @@ def refuse_other_config(folder: Path, config: ConfigDict) -> None:
             f"{folder / 'config.json'} is damaged ({error}): put a copy of it back, or choose "
             "another --workdir"
         ) from error
+    version = old.pop(VERSION, None)
+    made = {name: stage for name, stage in STAGES.items() if (folder / stage.MADE).exists()}
+    if made and version != artefact.VERSION:
+        raise ValueError(
+            f"{folder} was made by another version of taskpgm, whose artefacts differ: choose "
+            "another --workdir"
+        )
     blocking = []
-    for key, before, now in wd.differing_keys(old, config.to_dict()):
+    for key, before, now in differing_keys(old, config.to_dict()):
         if any(fnmatch.fnmatch(key, pattern) for pattern in FREE):
             continue
-        stage = next((s for s in STAGES if key.split(".")[0] in s.sections), None)
-        if stage and (folder / stage.made).exists():
+        stage = next((s for s in made.values() if key.split(".")[0] in s.SECTIONS), None)
+        if stage:
             blocking.append((stage, f"{key} was {before!r} and is now {now!r}"))
     if blocking:
         stage = blocking[0][0]
         said = "; ".join(text for _, text in blocking[:3]) + ("; ..." if len(blocking) > 3 else "")
         raise ValueError(
             f"{folder} was made by another config: {said}. Choose another --workdir, or remove "
-            f"{folder / stage.made} to make it, and what follows from it, again"
+            f"{folder / stage.MADE} to make it, and what follows from it, again"
         )
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, old value, new value) wherever two configs differ; a missing value is None."""
+    a, b = flatten(old), flatten(new)
+    return [(k, a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]

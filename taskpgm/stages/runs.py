@@ -1,56 +1,94 @@
-"""Stage `runs`: the base fine-tuned on every mixture, under every seed."""
+"""Stage `runs`: the base fine-tuned on every mixture, under every seed, in runs/NAME."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from taskpgm import models, tasks, training
+from taskpgm.artefact import digest
 from taskpgm.multihost import on_primary
-from taskpgm.stages import workdir as wd
-from taskpgm.stages.adapters import trained_axes, with_lora
-from taskpgm.stages.context import Context, Source, on_mesh, say
+from taskpgm.stages import mixture
+from taskpgm.stages.compare import folder_name
+from taskpgm.stages.context import Context, say, trained_axes, with_lora
+from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
+from taskpgm.stages.stage_artefact import StageArtefact
+
+SECTIONS = ("train",)
+MADE = "runs"
+# How a model is trained, not what it becomes; steps count as what they come to.
+FREE = ("checkpoint_every", "keep", "steps", "epochs", "seeds")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One model to train: a mixture's counts of examples, and a seed for their draw and order."""
+    """One model to train: a mixture's counts of examples, and a seed for their draw and order.
+
+    counts: None while the mixture is not known (`--dry_run` before it is solved).
+    """
 
     mixture: str
     seed: int
-    counts: tuple[int, ...]
+    counts: tuple[int, ...] | None
 
     @property
     def name(self) -> str:
         """Of its folder in runs/: the mixture's, and its seed's number but for the first."""
-        return self.mixture if self.seed == 0 else f"{self.mixture}.seed{self.seed}"
+        name = folder_name(self.mixture)
+        return name if self.seed == 0 else f"{name}.seed{self.seed}"
 
 
 def planned_runs(context: Context) -> list[Run]:
-    """Every mixture of weights.json under every seed, the first seed of all mixtures first."""
-    weights = wd.read_json(context.folder / "mixture" / "weights.json")
+    """Every mixture under every seed, the first seed of all mixtures first."""
+    (mixtures,) = mixture.artefacts(context)
+    counts: dict[str, tuple[int, ...] | None] = dict.fromkeys(context.config.compare)
+    if mixtures.is_done():
+        weights = mixture.read_weights(context.folder)
+        counts = {name: tuple(record.counts) for name, record in weights.mixtures.items()}
     return [
-        Run(name, seed, tuple(entry["counts"]))
+        Run(name, seed, count)
         for seed in range(context.config.train.seeds)
-        for name, entry in weights["mixtures"].items()
+        for name, count in counts.items()
     ]
 
 
-def run_folder(context: Context, run: Run) -> Path:
-    return context.folder / "runs" / run.name
+def run_steps(context: Context, tokens_per_example: float | None = None) -> int:
+    """Steps of every run, whatever its mixture: `epochs` of the budget spread evenly over tasks.
+
+    From budget, batch and data alone: one more mixture in `compare` changes no other's run.
+    """
+    section = context.config.train
+    if section.steps:
+        return section.steps
+    each = context.tokens_per_example if tokens_per_example is None else tokens_per_example
+    rows = max(1, np.ceil(each * context.config.mixture.budget / context.config.tasks.length))
+    return -(-int(np.ceil(section.epochs * rows)) // section.batch_size)
+
+
+def artefacts(context: Context) -> Iterator[StageArtefact]:
+    """A model for each run."""
+    config = context.config
+    low = config.train.mode == "full" and jax.numpy.dtype(config.base.param_dtype).itemsize == 2
+    if low:
+        say(
+            "runs",
+            f"weights are kept in {config.base.param_dtype}: an update below 1/256 of a weight is "
+            "lost. config.base.param_dtype=float32 keeps it (config.base.dtype may stay)",
+        )
+    for run in planned_runs(context):
+        steps = run_steps(context) if run.counts else 0
+        key = run_key(context, run, steps)
+        yield RunModel(context.folder / MADE / run.name, key, context, run.name, run, steps)
 
 
 def run_key(context: Context, run: Run, steps: int) -> str:
     """Hash of all that decides the model of a run."""
-    section = context.config.train.to_dict()
-    for free in ("checkpoint_every", "keep", "steps", "epochs", "seeds"):
-        del section[free]
-    return wd.digest(
+    section = {k: v for k, v in context.config.train.to_dict().items() if k not in FREE}
+    return digest(
         context.base.key,
         section,
         steps,
@@ -62,101 +100,96 @@ def run_key(context: Context, run: Run, steps: int) -> str:
     )
 
 
-def mixture_rows(context: Context, run: Run) -> list[tasks.Rows]:
-    """Packed rows of each task's share of a mixture: counts [n] examples, seeded, none twice within
-    an epoch of its task."""
-    chosen = []
-    for task, count in zip(context.tasks, run.counts, strict=True):
-        if count:
-            seed = context.seed_of("draw", task.name, str(run.seed))
-            index = tasks.draw(len(task.train), count, seed=seed)
-            chosen.append(context.rows(context.base, [task.train[i] for i in index], task.name))
-    return chosen
+@dataclass(frozen=True)
+class RunModel(StageArtefact):
+    """checkpoints, metrics.jsonl and hf/, a folder that `transformers` opens."""
 
+    run: Run = Run("", 0, None)
+    steps: int = 0
 
-@on_mesh
-def runs_stage(context: Context) -> None:
-    """Fine-tunes the base on every mixture of `compare`: same budget, same seeds, same steps."""
-    section, runs = context.config.train, planned_runs(context)
-    rows = {run: mixture_rows(context, run) for run in runs}
-    lengths = {run: sum(len(r.tokens) for r in each) for run, each in rows.items()}
-    most = int(np.ceil(section.epochs * max(lengths.values())))
-    steps = section.steps or -(-most // section.batch_size)
-    config = with_lora(
-        context.decoder_config(models.DecoderConfig.from_hf(context.base.path)), section
-    )
-    if config.lora is None and jax.numpy.dtype(config.param_dtype).itemsize == 2:
-        say(
-            "runs",
-            f"weights are kept in {config.param_dtype}: an update below 1/256 of a weight is lost. "
-            "config.base.param_dtype=float32 keeps it (config.base.dtype may stay)",
+    def make(self) -> dict[str, Any]:
+        section, start = self.context.config.train, time.monotonic()
+        rows = self.rows()
+        count = sum(len(part.tokens) for part in rows)
+        scored = int(sum((part.weights > 0).sum() for part in rows))
+        epochs = self.steps * section.batch_size / count
+        say("runs", f"{self.title}: {self.steps} steps, {epochs:.2f} epochs of {count} rows")
+        self.train(rows)
+        return {
+            "steps": self.steps,
+            "epochs": round(epochs, 4),
+            "rows": count,
+            "examples": sum(self.run.counts or ()),
+            "tokens": round(scored * epochs),
+            "seconds": round(time.monotonic() - start, 1),
+        }
+
+    def rows(self) -> list[tasks.Rows]:
+        """Packed rows of each task's share: counts [n] examples, seeded, none twice within an
+        epoch of its task."""
+        context, chosen = self.context, []
+        for task, count in zip(context.tasks, self.run.counts or (), strict=True):
+            if count:
+                seed = context.seed_of("draw", task.name, str(self.run.seed))
+                index = tasks.draw(len(task.train), count, seed=seed)
+                picked = [task.train[i] for i in index]
+                chosen.append(context.rows(context.base, picked, task.name))
+        return chosen
+
+    def train(self, rows: list[tasks.Rows]) -> None:
+        """Fine-tunes the base and saves it in hf/, adapters merged, with its tokenizer."""
+        context, section = self.context, self.context.config.train
+        seed = context.seed_of("runs", str(self.run.seed))
+        config, params = context.load_model(context.base)
+        config = with_lora(config, section)
+        optimizer = training.make_optimizer(section.optimizer.to_dict())
+        trainable = models.init_lora(config, jax.random.key(seed)) if config.lora else params
+        frozen = params if config.lora else None
+        state = training.create_state(optimizer, trainable, axes=trained_axes(config))
+        step = training.make_train_step(config, optimizer, state, accumulate=section.accumulate)
+        batches = tasks.stream(rows, batch_size=section.batch_size, seed=seed)
+        state = training.fit(
+            step,
+            state,
+            batches.__getitem__,
+            frozen=frozen,
+            steps=self.steps,
+            directory=self.folder,
+            name=self.title,
+            seed=seed,
+            checkpoint_every=section.checkpoint_every,
+            log_every=context.config.log_every,
+            keep=section.keep,
+            flops_per_token=partial(training.flops_per_token, config, context.config.tasks.length),
         )
-    optimizer = training.make_optimizer(section.optimizer.to_dict())
-    for run in runs:
-        folder, key = run_folder(context, run), run_key(context, run, steps)
-        if wd.is_done(folder, key):
-            say("runs", f"{run.name}: done already")
-            continue
-        start = time.monotonic()
-        epochs = steps * section.batch_size / lengths[run]
-        say("runs", f"{run.name}: {steps} steps, {epochs:.2f} epochs of {lengths[run]} rows")
-        wd.begin(folder, key)
-        train_mixture(context, config, optimizer, rows[run], steps, folder, run)
-        wd.mark_done(
-            folder,
-            key,
-            steps=steps,
-            epochs=round(epochs, 4),
-            rows=lengths[run],
-            examples=sum(run.counts),
-            seconds=round(time.monotonic() - start, 1),
+        variables = models.trained_variables(config, state.trainable, frozen)
+        models.save_hf(self.folder / "hf", config, **variables)
+        on_primary(context.tokenizer(context.base).save_pretrained)(self.folder / "hf")
+
+    def cost(self, estimate: Estimate) -> Cost:
+        context, section = self.context, self.context.config.train
+        length = context.config.tasks.length
+        config = with_lora(estimate.decoder(context.base), section)
+        steps = run_steps(context, estimate.tokens_per_example)
+        tokens = steps * section.batch_size * length
+        memory = training.estimate_memory(
+            config,
+            rows=section.batch_size,
+            length=length,
+            accumulate=section.accumulate,
+            mesh=estimate.mesh,
+        ).total
+        return Cost(
+            f"{config.num_params / 1e6:,.2f}M parameters ({section.mode}), {steps} steps, "
+            f"{tokens:,} tokens with padding",
+            tokens * training.flops_per_token(config, length),
+            # the model, and a checkpoint with two moments for each trained weight
+            FLOAT32 * config.num_params * (4 if config.lora is None else 1),
+            memory,
+            fits(
+                estimate, memory, "train.accumulate, mesh.fsdp, base.remat=full or train.mode=lora"
+            ),
         )
 
-
-def train_mixture(
-    context: Context,
-    config: models.DecoderConfig,
-    optimizer: training.Optimizer,
-    rows: Sequence[tasks.Rows],
-    steps: int,
-    folder: Path,
-    run: Run,
-) -> None:
-    """Fine-tunes the base on packed rows and saves it in folder/hf, with its tokenizer."""
-    section, seed = context.config.train, context.seed_of("runs", str(run.seed))
-    _, params = context.load_model(context.base)
-    lora = config.lora is not None
-    trainable = models.init_lora(config, jax.random.key(seed)) if lora else params
-    frozen = params if lora else None
-    state = training.create_state(optimizer, trainable, axes=trained_axes(config))
-    step = training.make_train_step(config, optimizer, state, accumulate=section.accumulate)
-    batches = tasks.stream(rows, batch_size=section.batch_size, seed=seed)
-    state = training.fit(
-        step,
-        state,
-        batches.__getitem__,
-        frozen=frozen,
-        steps=steps,
-        directory=folder,
-        name=run.name,
-        seed=seed,
-        checkpoint_every=section.checkpoint_every,
-        log_every=context.config.log_every,
-        keep=section.keep,
-        flops_per_token=partial(training.flops_per_token, config, context.config.tasks.length),
-    )
-    save_model(context, context.base, folder / "hf", config, state.trainable, frozen)
-
-
-def save_model(
-    context: Context,
-    source: Source,
-    folder: Path,
-    config: models.DecoderConfig,
-    trained: Any,
-    frozen: Any,
-) -> None:
-    """A Hugging Face folder that `transformers` opens: adapters merged, the tokenizer beside it."""
-    variables = models.trained_variables(config, trained, frozen)
-    models.save_hf(folder, config, **variables)
-    on_primary(context.tokenizer(source).save_pretrained)(folder)
+    def summary(self) -> str:
+        return f"trained, in {self.folder / 'hf'}"

@@ -89,6 +89,9 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
                 },
             }
         entry |= {
+            "effective": float(
+                np.exp(-(weights * np.log(weights, where=weights > 0, out=np.zeros(n))).sum())
+            ),
             "weights": weights.tolist(),
             "counts": np.floor(weights * budget).astype(int).tolist(),
         }
@@ -112,6 +115,7 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
     _dump(
         workdir / "tasks.json",
         {
+            "key": "0",
             "tasks": [
                 {
                     "name": t,
@@ -123,7 +127,7 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
                     "notes": ["a held-out split was cut off"] if i == 0 else [],
                 }
                 for i, (t, f, s) in enumerate(zip(names, family, sizes, strict=True))
-            ]
+            ],
         },
     )
 

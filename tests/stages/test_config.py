@@ -3,9 +3,10 @@
 import pytest
 from ml_collections import ConfigDict
 
-from taskpgm.stages import checked, default_config, misspelt
-from taskpgm.stages import workdir as wd
-from taskpgm.stages.flow import refuse_other_config
+from taskpgm import artefact
+from taskpgm.artefact import write_json
+from taskpgm.stages import default_config, misspelt, validate
+from taskpgm.stages.flow import check_resumable, differing_keys
 
 
 def test_a_misspelt_key_names_the_nearest():
@@ -19,13 +20,14 @@ def test_a_recipe_with_an_unknown_or_a_missing_key_is_refused():
     with unknown.unlocked():
         unknown.mixture.ration = 2.0
     with pytest.raises(ValueError, match="mixture.ration.*did you mean 'mixture.ratio'"):
-        checked(unknown)
+        validate(unknown)
     with pytest.raises(ValueError, match="is missing"):
-        checked(ConfigDict())
+        validate(ConfigDict())
 
 
 def workdir_of(tmp_path, config, *made):
-    wd.write_json(tmp_path / "config.json", config.to_dict())
+    told = {"artefacts": artefact.VERSION} | config.to_dict()
+    write_json(tmp_path / "config.json", told)
     for name in made:
         (tmp_path / name).mkdir()
     return tmp_path
@@ -36,7 +38,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
     folder = workdir_of(tmp_path, config, "base", "adapters", "affinity", "mixture", "runs")
     config.mixture.ratio = 4.0
     with pytest.raises(ValueError, match=r"mixture.ratio was 2.0 and is now 4.0.*remove .*mixture"):
-        refuse_other_config(folder, config)
+        check_resumable(folder, config)
 
 
 def test_a_damaged_config_is_not_removed(tmp_path):
@@ -44,7 +46,7 @@ def test_a_damaged_config_is_not_removed(tmp_path):
     for text in ("{", "[1]"):
         (folder / "config.json").write_text(text)
         with pytest.raises(ValueError, match="config.json is damaged .*: put a copy of it back"):
-            refuse_other_config(folder, default_config())
+            check_resumable(folder, default_config())
 
 
 def test_keys_of_later_stages_may_change(tmp_path):
@@ -52,7 +54,7 @@ def test_keys_of_later_stages_may_change(tmp_path):
     folder = workdir_of(tmp_path, config, "base", "adapters", "affinity")
     config.mixture.ratio = 4.0
     config.train.optimizer.lr = 1.0
-    refuse_other_config(folder, config)
+    check_resumable(folder, config)
 
 
 def test_keys_that_change_no_artefact_may_change(tmp_path):
@@ -61,4 +63,20 @@ def test_keys_that_change_no_artefact_may_change(tmp_path):
     config.mesh.fsdp = 2
     config.train.checkpoint_every = 7
     config.compare = ("uniform",)
-    refuse_other_config(folder, config)
+    check_resumable(folder, config)
+
+
+def test_a_workdir_of_another_version_is_refused(tmp_path):
+    config = default_config()
+    for version in ({}, {"artefacts": artefact.VERSION - 1}):
+        write_json(tmp_path / "config.json", version | config.to_dict())
+        check_resumable(tmp_path, config)  # nothing is made yet
+        (tmp_path / "base").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match="made by another version of taskpgm"):
+            check_resumable(tmp_path, config)
+        (tmp_path / "base").rmdir()
+
+
+def test_differing_keys_are_leaves():
+    old = {"a": {"b": 1, "c": (1, 2)}, "d": 3}
+    assert differing_keys(old, {"a": {"b": 2, "c": [1, 2]}, "d": 3}) == [("a.b", 1, 2)]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from taskpgm.stages import checked
+from taskpgm.stages import validate
 from tests.stages.launching import ROOT, launch
 
 pytestmark = pytest.mark.pipeline
@@ -158,5 +158,5 @@ def test_every_recipe_has_the_schema_and_opens_with_its_command(path):
     spec = spec_from_file_location(path.stem, path)
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    checked(module.get_config())
+    validate(module.get_config())
     assert f"python launch.py --config=configs/{path.name}" in module.__doc__

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm.stages import workdir as wd
+from taskpgm.artefact import write_bytes
 
 Named = tuple[Float[np.ndarray, "n n"], list[str]]
 # What numpy raises for files of these kinds that are damaged, or of another kind.
 UNREADABLE = (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-def save_matrix(path: Path, **arrays: np.ndarray) -> None:
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """An .npz file, all or nothing."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    wd.write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def load_matrix(path: Path) -> Named:

@@ -1,0 +1,170 @@
+"""What passes between stages and out of the house as JSON: one dataclass a file, for whoever writes
+and whoever reads.
+
+`mixture/weights.json` is `Weights`, `evaluation/results.json` is `Results`, `tasks.json` is
+`TaskList`. Numbers are Python's, lists are in the order of `tasks`, None is what does not apply.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def to_json(record: Any) -> Any:
+    """A record as dicts, lists and scalars."""
+    return dataclasses.asdict(record)
+
+
+def from_json(kind: type[T], value: Any) -> T:
+    """The record of `kind` that `to_json` made this of. Keys that it does not know are left out.
+
+    Raises:
+      ValueError: a field is missing, or is not of its kind.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{kind.__name__} is an object of JSON, not {type(value).__name__}")
+    hints, found = typing.get_type_hints(kind), {}
+    for part in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if part.name in value:
+            found[part.name] = _read(hints[part.name], value[part.name])
+        elif part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{kind.__name__} has no field {part.name!r}")
+    return kind(**found)
+
+
+def _read(hint: Any, value: Any) -> Any:
+    """`value`, with the records inside it made."""
+    if isinstance(hint, types.UnionType):
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        return None if value is None else _read(kinds[0], value)
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, value)  # type: ignore[arg-type]
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is dict:
+        return {key: _read(inner[1], each) for key, each in dict(value).items()}
+    if origin is list:
+        return [_read(inner[0], each) for each in list(value)]
+    return value
+
+
+# --- tasks.json ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class TaskEntry:
+    """A task: how many examples each split has, a hash of all, and what loading decided."""
+
+    name: str
+    family: str
+    train: int
+    heldout: int
+    test: int
+    hash: str
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TaskList:
+    """All tasks, in their order, and the hash of all that they are."""
+
+    key: str
+    tasks: list[TaskEntry]
+
+
+# --- mixture/weights.json ------------------------------------------------------------------------
+@dataclass(frozen=True)
+class ExplanationRecord:
+    """Why a mixture is what it is (method 11). Arrays are by task; intervals (method 10) only of
+    an exact mixture whose affinity was resampled."""
+
+    representativeness: list[float]
+    redundancy: list[float]
+    reduced_cost: list[float | None]
+    energy_unary: float
+    energy_pairwise: float
+    low: list[float] | None = None
+    high: list[float] | None = None
+    kept_share: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class MixtureRecord:
+    """A row of `compare`: its weights (they sum to 1), the examples that they come to, and for one
+    that minimises an energy its value and the gap that certifies it."""
+
+    weights: list[float]
+    counts: list[int]
+    method: str
+    effective: float  # tasks, e^H(weights)
+    affinity: str | None = None
+    ratio: float | None = None
+    energy: float | None = None
+    gap: float | None = None
+    explain: ExplanationRecord | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All mixtures compared. `main` is the first that minimises an energy, or the first."""
+
+    tasks: list[str]
+    main: str
+    mixtures: dict[str, MixtureRecord]
+    families: list[str] | None = None  # None, like sizes, where only a matrix was given
+    sizes: list[int] | None = None  # training examples
+
+    def to_json(self) -> dict[str, Any]:
+        """With the main mixture's fields at the top as well, where other programs look first."""
+        top = to_json(self.mixtures[self.main])
+        return {**to_json(self), **{name: v for name, v in top.items() if name != "explain"}}
+
+
+# --- evaluation/NAME/measures.json and evaluation/results.json -----------------------------------
+@dataclass(frozen=True)
+class Measures:
+    """One model, one seed: by task what `evaluation.evaluate` returns, by benchmark what the
+    harness does."""
+
+    tasks: dict[str, dict[str, Any]]
+    harness: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """A model, or the mean over the seeds of a mixture: {"loss", "exact_match"} by task, by family
+    and on average; `seeds` holds each seed's averages. What was spent is None for the base."""
+
+    tasks: dict[str, dict[str, Any]]
+    families: dict[str, dict[str, Any]]
+    mean: dict[str, float | None]
+    family_mean: dict[str, float | None]
+    harness: dict[str, Any] | None = None
+    seeds: list[dict[str, dict[str, float | None]]] = field(default_factory=list)
+    steps: int | None = None
+    epochs: float | None = None
+    examples: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A test example, and what each model answered."""
+
+    task: str
+    family: str
+    prompt: str
+    response: str
+    predictions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything measured: the base, each mixture, and a few answers to read."""
+
+    base: ModelResult
+    runs: dict[str, ModelResult]
+    samples: list[Sample] = field(default_factory=list)

@@ -1,0 +1,205 @@
+"""Stage `affinity`: how tasks relate. Every model on every held-out set, or a given matrix."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from taskpgm import affinity, mixture, training
+from taskpgm.artefact import digest, recovery_hint
+from taskpgm.multihost import end_if_asked, on_primary
+from taskpgm.stages.adapters import adapter_key, load_adapters
+from taskpgm.stages.context import Context, say, with_lora
+from taskpgm.stages.estimate import Cost, Estimate, fits, size
+from taskpgm.stages.matrix_file import UNREADABLE, load_matrix, save_arrays
+from taskpgm.stages.stage_artefact import StageArtefact
+
+SECTIONS = ("affinity",)
+MADE = "affinity"
+KINDS = ("pmi", "jsd")
+FREE = ("memory", "batch_size")  # how it is computed, not what
+
+
+def artefacts(context: Context) -> Iterator[StageArtefact]:
+    """The matrices of all kinds, scored or given."""
+    yield affinities(context)
+
+
+def affinities(context: Context) -> "ScoredAffinities | GivenAffinity":
+    """The artefact that holds the matrices."""
+    section, folder = context.config.affinity, context.folder / MADE
+    if section.matrix:
+        matrix, names = load_matrix(Path(section.matrix))
+        return GivenAffinity(folder, digest(section.kind, matrix.tolist(), names), context)
+    settings = {k: v for k, v in section.to_dict().items() if k not in FREE}
+    models_of = [adapter_key(context, task) for task in context.tasks]
+    return ScoredAffinities(folder, digest(models_of, context.tasks_key, settings), context)
+
+
+@dataclass(frozen=True)
+class ScoredAffinities(StageArtefact):
+    """pmi.npz and jsd.npz, with intervals and resamples, from the scores under scores/."""
+
+    def begin(self) -> None:
+        # Not emptied: scores are stored by content, and one more task costs one row and column.
+        self.reopen()
+
+    def make(self) -> dict[str, Any]:
+        scores = compute_scores(self.context, self.folder / "scores")
+        cells = len(self.context.tasks) ** 2
+        say("affinity", f"{len(scores.computed)} of {cells} cells computed")
+        save_affinities(self.context, scores)
+        return {}
+
+    def cost(self, estimate: Estimate) -> Cost:
+        context, section = self.context, self.context.config.affinity
+        length, n = context.config.tasks.length, len(context.tasks)
+        config = with_lora(estimate.decoder(context.proxy), context.config.adapters)
+        counts = estimate.split(context.proxy, "heldout")
+        plan = affinity.plan(
+            config,
+            num_tasks=n,
+            heldout_tokens=counts.padded(length, section.batch_size),
+            scored_tokens=counts.scored,
+            heldout_examples=sum(len(task.heldout) for task in context.tasks),
+            length=length,
+            batch_size=section.batch_size,
+            memory=section.memory * 2**30,
+            contexts=section.contexts,
+        )
+        group = min(plan.layout.group, n)
+        memory = plan.memory + training.forward_memory(
+            config, rows=plan.layout.batch_size, length=length, group=group, mesh=estimate.mesh
+        )
+        each = training.model_bytes(config)
+        problem = fits(estimate, memory, "affinity.memory or affinity.batch_size")
+        if n * each > estimate.machine.host_memory:
+            problem = (
+                f"affinity: {n} models need {size(n * each)} of a host's memory, it has "
+                f"{size(estimate.machine.host_memory)}: adapters.mode=lora or a smaller "
+                "adapters.lora.rank"
+            )
+        return Cost(
+            f"{plan.text}; the models wait in the host's memory, {size(n * each)}, {group} at a "
+            f"time compute, {size(plan.loads * each)} go to the device in all",
+            plan.flops,
+            plan.disk,
+            memory,
+            problem,
+        )
+
+    def summary(self) -> str:
+        return f"{' and '.join(KINDS)} of {len(self.context.tasks)} tasks"
+
+
+@dataclass(frozen=True)
+class GivenAffinity(StageArtefact):
+    """An affinity from a file: any symmetric matrix will do."""
+
+    uses_models: ClassVar[bool] = False
+
+    def make(self) -> dict[str, Any]:
+        section = self.context.config.affinity
+        matrix, names = load_matrix(Path(section.matrix))
+        mixture.energy_from_affinity(matrix, 1.0)  # refuses what is no affinity before it is kept
+        path = self.folder / f"{section.kind}.npz"
+        save_arrays(path, affinity=matrix, tasks=np.array(names))
+        return {"tasks": len(names)}
+
+    def cost(self, estimate: Estimate) -> Cost:
+        return Cost(f"read {self.context.config.affinity.matrix}")
+
+    def summary(self) -> str:
+        return f"from {self.context.config.affinity.matrix}"
+
+
+def compute_scores(context: Context, folder: Path) -> affinity.Scores:
+    """Every single-task model on every held-out set; what is stored in `folder` is only read."""
+    section = context.config.affinity
+    config, params = context.load_model(context.proxy)
+    config = with_lora(config, context.config.adapters)
+    models_of = load_adapters(context, config, context.names)
+    rows = [context.rows(context.proxy, task.heldout, task.name) for task in context.tasks]
+    with training.Reporter("affinity", len(rows), unit="task") as report:
+
+        def progress(done: int, total: int, text: str) -> None:
+            report.update(done, text)
+            end_if_asked()
+
+        return affinity.compute_scores(
+            config,
+            params,
+            models_of,
+            rows,
+            [int(part.example.max()) + 1 for part in rows],
+            model_keys=[adapter_key(context, task) for task in context.tasks],
+            folder=folder,
+            memory=section.memory * 2**30,
+            batch_size=section.batch_size,
+            contexts=section.contexts,
+            vocab_top_k=section.vocab_top_k or None,
+            progress=progress,
+        )
+
+
+@on_primary
+def save_affinities(context: Context, scores: affinity.Scores) -> None:
+    """Every matrix that follows from the scores."""
+    section = context.config.affinity
+    draws = {"resamples": section.bootstrap, "seed": context.config.seed}
+    pmi = affinity.pmi(affinity.likelihoods(scores, section.normalize), scores.task)
+    jsd = affinity.jsd_affinity(scores.mean_divergence(), section.contexts)
+    normalized = partial(affinity.resample_pmi, normalize=section.normalize)
+    save_affinity(context, "pmi", pmi, lambda: normalized(scores, **draws))
+    save_affinity(context, "jsd", jsd, lambda: affinity.resample_jsd(scores, **draws))
+
+
+def save_affinity(
+    context: Context, kind: str, S: np.ndarray, resample: Callable[[], np.ndarray]
+) -> None:
+    """One matrix with its intervals, and the resamples that the mixtures' intervals need."""
+    folder = context.folder / MADE
+    arrays = {"affinity": S, "tasks": np.array(context.names)}
+    if context.config.affinity.bootstrap:
+        samples = resample()
+        arrays["low"], arrays["high"] = affinity.intervals(samples)
+        save_arrays(folder / f"{kind}-resamples.npz", samples=samples.astype(np.float32))
+    save_arrays(folder / f"{kind}.npz", **arrays)
+
+
+# --- For the stages after it ---------------------------------------------------------------------
+def read_affinities(folder: Path) -> dict[str, tuple[Float[np.ndarray, "n n"], list[str]]]:
+    """{kind: (S [n, n], task names)} of the matrices in a workdir.
+
+    Raises:
+      ValueError: there is none, or one is damaged; names the way out.
+    """
+    found = {}
+    for kind in KINDS:
+        path = folder / MADE / f"{kind}.npz"
+        if path.is_file():
+            try:
+                found[kind] = load_matrix(path)
+            except ValueError as error:
+                raise ValueError(f"{error}: {recovery_hint(path)}") from error
+    if not found:
+        raise ValueError(f"{folder / MADE} holds no affinity: {recovery_hint(folder / MADE)}")
+    return found
+
+
+def read_resamples(folder: Path) -> dict[str, Float[np.ndarray, "b n n"]]:
+    """Affinities of resampled held-out sets by kind, where there are any."""
+    found = {}
+    for kind in KINDS:
+        path = folder / MADE / f"{kind}-resamples.npz"
+        if path.is_file():
+            try:
+                with np.load(path) as archive:
+                    found[kind] = archive["samples"].astype(np.float64)
+            except UNREADABLE as error:
+                raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
+    return found

@@ -1,0 +1,329 @@
+"""The table of mixtures that can be compared: `config.compare` names its rows, with arguments.
+
+A name is `ROW` or `ROW:KEY=VALUE,KEY=VALUE`, as in `taskpgm-pmi:r=4`. Each row is a function of
+`Inputs` and returns a Solution of the energy that it minimises, or plain weights where it minimises
+none. A new one is a function (in `mixture/baselines/`, a file) and a line of ROWS.
+"""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from taskpgm import mixture
+from taskpgm.mixture import baselines
+
+Weighted = mixture.Solution | Float[np.ndarray, "n"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a mixture can be made from.
+
+    Attributes:
+      names: of the tasks, in the order of the matrices.
+      families: of each task; all "" where only a matrix was given.
+      affinities: S by kind ("pmi", "jsd"), each [n, n].
+      resamples: S of resampled held-out sets by kind, each [b, n, n]; none with a matrix's file.
+      sizes: training examples per task [n], or None for a matrix from a file.
+      cap: the largest weight each task can have, budget and sizes being what they are [n], or None.
+      config: the section `mixture`, changed by the row's own arguments.
+      seed: for the random ones.
+      arguments: the row's own that are no keys of `mixture`.
+    """
+
+    names: list[str]
+    families: list[str]
+    affinities: Mapping[str, np.ndarray]
+    resamples: Mapping[str, np.ndarray]
+    sizes: np.ndarray | None
+    cap: np.ndarray | None
+    config: Mapping[str, Any]
+    seed: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        return len(self.names)
+
+    def affinity(self, kind: str) -> Float[np.ndarray, "n n"]:
+        """S of a kind.
+
+        Raises:
+          ValueError: that affinity was not computed.
+        """
+        if kind not in self.affinities:
+            raise ValueError(f"no {kind} affinity here, only {', '.join(self.affinities)}")
+        return self.affinities[kind]
+
+    def energy(self, kind: str) -> mixture.Energy:
+        """The energy of one affinity (method 4)."""
+        section = self.config
+        return mixture.energy_from_affinity(
+            self.affinity(kind), section["ratio"], psd=section["psd"], floor=section["floor"]
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to choose a mixture.
+
+    Attributes:
+      make: from the inputs to the mixture.
+      affinity: the kind whose energy it minimises, and which explains it; None: none.
+      arguments: by name, what reads the text after `=`; ValueError says what it should be.
+      needs: arguments without which the row has no meaning.
+    """
+
+    make: Callable[[Inputs], Weighted]
+    affinity: str | None = None
+    arguments: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+# --- Arguments -----------------------------------------------------------------------------------
+def number(least: float, strict: bool = False) -> Callable[[str], float]:
+    """Reads a finite number that is at least, or more than, `least`."""
+
+    def read(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or value < least or (strict and value == least):
+            raise ValueError(f"a number {'>' if strict else '>='} {least:g}")
+        return value
+
+    return read
+
+
+def whole(text: str) -> int:
+    """Reads a whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError("a whole number >= 1")
+    return int(text)
+
+
+def choice(*allowed: str) -> Callable[[str], str]:
+    """Reads one of some words."""
+
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"one of {', '.join(allowed)}")
+        return text
+
+    return read
+
+
+def file(text: str) -> str:
+    """Reads the path of a file that is there."""
+    if not Path(text).is_file():
+        raise ValueError("the path of a file, and there is none")
+    return text
+
+
+# How an energy is minimised. The closed form knows no caps (method 5); allocation respects them.
+SOLVERS: dict[str, Callable[[mixture.Energy, np.ndarray | None], mixture.Solution]] = {
+    "exact": lambda energy, cap: mixture.solve_exact(energy, cap),
+    "closed_form": lambda energy, cap: mixture.solve_closed_form(energy),
+}
+PSD = ("simplex", "shift", "clip")
+# Arguments that stand for keys of `mixture` in this row alone.
+KEYS = {"r": "ratio", "psd": "psd", "floor": "floor", "method": "method"}
+RATIO = {"r": number(0), "psd": choice(*PSD), "floor": number(0, strict=True)}
+
+
+# --- Rows ----------------------------------------------------------------------------------------
+def taskpgm(kind: str) -> Row:
+    """The minimiser of the energy, by the method that the config names."""
+    make = lambda x: SOLVERS[x.config["method"]](x.energy(kind), x.cap)  # noqa: E731
+    return Row(make, kind, RATIO | {"method": choice(*SOLVERS)})
+
+
+def closed_form(kind: str) -> Row:
+    """The paper's own mixture, beside the exact one."""
+    return Row(lambda x: mixture.solve_closed_form(x.energy(kind)), kind, RATIO)
+
+
+def select(kind: str) -> Row:
+    """The exact mixture over the k tasks that greedy selection takes (method 8)."""
+
+    def make(x: Inputs) -> np.ndarray:
+        k = x.arguments["k"]
+        if k > x.n:
+            raise ValueError(f"select-{kind}:k={k} of {x.n} tasks: k is at most their number")
+        return np.asarray(mixture.select_greedy(x.energy(kind), k).weights)
+
+    return Row(make, None, RATIO | {"k": whole}, needs=("k",))
+
+
+def softmax(kind: str) -> Row:
+    """A control: softmax of the affinity's row sums, sharpened by beta."""
+    make = lambda x: baselines.softmax_rows(x.affinity(kind), **x.arguments)  # noqa: E731
+    return Row(make, None, {"beta": number(0)})
+
+
+def pure_diversity(kind: str) -> Row:
+    """A control: the energy without its unary term, in closed form."""
+    make = lambda x: baselines.pure_diversity(  # noqa: E731
+        x.affinity(kind), psd=x.config["psd"], floor=x.config["floor"]
+    )
+    return Row(make, None, {key: RATIO[key] for key in ("psd", "floor")})
+
+
+def permuted(kind: str) -> Row:
+    """A control: the exact mixture of an affinity whose tasks have changed places."""
+
+    def make(x: Inputs) -> np.ndarray:
+        S = baselines.permuted_affinity(x.affinity(kind), seed=x.seed)
+        energy = replace(x, affinities={kind: S}).energy(kind)
+        return SOLVERS[x.config["method"]](energy, x.cap).weights
+
+    return Row(make, None, RATIO)
+
+
+def size_proportional(x: Inputs) -> np.ndarray:
+    """Weights by size, capped (`cap` examples) and flattened (`temperature`)."""
+    return baselines.size_proportional(sizes_of(x), **x.arguments)
+
+
+def random_instances(x: Inputs) -> np.ndarray:
+    """Examples drawn from the union of all tasks, whichever task they are of."""
+    counts = baselines.random_instances(sizes_of(x), x.config["budget"], seed=x.seed)
+    return counts / counts.sum()
+
+
+def uniform_families(x: Inputs) -> np.ndarray:
+    """Every family alike, and its tasks alike."""
+    if not all(x.families):
+        raise ValueError("uniform-families: the tasks have no families here; drop it from compare")
+    return baselines.uniform_families(x.families)
+
+
+def given_weights(x: Inputs) -> np.ndarray:
+    """A JSON object {task: weight}; tasks that it does not name have none."""
+    path = x.arguments["file"]
+    try:
+        given = {str(k): float(v) for k, v in json.loads(Path(path).read_text("utf-8")).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a JSON object of tasks and weights ({error})") from error
+    unknown = [name for name in given if name not in x.names]
+    if unknown:
+        raise ValueError(f"{path}: {unknown[0]!r} is no task here")
+    weights = np.array([given.get(name, 0.0) for name in x.names])
+    if not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() <= 0:
+        raise ValueError(f"{path}: weights are finite, none below 0, and not all 0")
+    return weights / weights.sum()
+
+
+def sizes_of(x: Inputs) -> np.ndarray:
+    if x.sizes is None:
+        raise ValueError("size-proportional needs affinity.sizes: set it, or drop it from compare")
+    return x.sizes
+
+
+ROWS: dict[str, Row] = {
+    "uniform": Row(lambda x: baselines.uniform(x.n)),
+    "uniform-families": Row(uniform_families),
+    "size-proportional": Row(
+        size_proportional,
+        arguments={"cap": number(0, strict=True), "temperature": number(0, strict=True)},
+    ),
+    "random-instances": Row(random_instances),
+    "weights": Row(given_weights, arguments={"file": file}, needs=("file",)),
+}
+for _kind in ("pmi", "jsd"):
+    ROWS |= {
+        f"taskpgm-{_kind}": taskpgm(_kind),
+        f"closed-form-{_kind}": closed_form(_kind),
+        f"select-{_kind}": select(_kind),
+        f"pure-diversity-{_kind}": pure_diversity(_kind),
+        f"softmax-{_kind}": softmax(_kind),
+        f"permuted-{_kind}": permuted(_kind),
+    }
+
+
+# --- Names ---------------------------------------------------------------------------------------
+def parse(name: str) -> tuple[Row, dict[str, Any]]:
+    """The row of a name like `taskpgm-pmi:r=4`, and its arguments, read.
+
+    Raises:
+      ValueError: no such row or argument, or a value that it cannot have; names what there is.
+    """
+    head, _, tail = name.partition(":")
+    check_choice("compare", head, ROWS)
+    row, arguments = ROWS[head], {}
+    for part in tail.split(",") if tail else ():
+        key, equals, text = part.partition("=")
+        allowed = ", ".join(row.arguments) or "none"
+        if not equals or key not in row.arguments:
+            raise ValueError(f"compare: {name!r}: {part!r} is no argument; {head} has {allowed}")
+        try:
+            arguments[key] = row.arguments[key](text)
+        except ValueError as error:
+            raise ValueError(f"compare: {name!r}: {key}={text} has to be {error}") from error
+    missing = [key for key in row.needs if key not in arguments]
+    if missing:
+        raise ValueError(f"compare: {name!r} needs {missing[0]}, as in {head}:{missing[0]}=...")
+    return row, arguments
+
+
+def make(name: str, inputs: Inputs) -> tuple[Row, Inputs, Weighted]:
+    """The mixture of that name, its row, and the inputs as its arguments have changed them."""
+    row, arguments = parse(name)
+    own = {KEYS[key]: value for key, value in arguments.items() if key in KEYS}
+    others = {key: value for key, value in arguments.items() if key not in KEYS}
+    inputs = replace(inputs, config={**inputs.config, **own}, arguments=others)
+    return row, inputs, row.make(inputs)
+
+
+def folder_name(name: str) -> str:
+    """The name of a mixture as a folder's: what a path cannot hold becomes `_`."""
+    return re.sub(r"[^\w.=:,+-]", "_", name)
+
+
+# --- Checks before anything is spent -------------------------------------------------------------
+def caps(size: np.ndarray, budget: int, max_epochs: float) -> Float[np.ndarray, "n"]:
+    """The largest weight of each task: floor(max_epochs N_i) examples of the budget (method 6).
+
+    Raises:
+      ValueError: the budget is larger than the data allow.
+    """
+    most = np.floor(max_epochs * size)
+    if most.sum() < budget:
+        raise ValueError(
+            f"mixture.budget={budget} is larger than the data allow: {int(size.sum())} training "
+            f"examples, each at most mixture.max_epochs={max_epochs:g} times, make "
+            f"{int(most.sum())}: lower the budget or raise max_epochs"
+        )
+    return most / budget
+
+
+def check(config: Any, size: np.ndarray | None) -> None:
+    """Refuses, before anything is trained, what no mixture could be made of.
+
+    Raises:
+      ValueError: an unknown mixture or method, or a budget larger than the data allow.
+    """
+    if not config.compare:
+        raise ValueError(f"compare is empty; there are {', '.join(ROWS)}")
+    folders = [folder_name(name) for name in config.compare]
+    for name in config.compare:
+        parse(name)
+        if folders.count(folder_name(name)) > 1:
+            raise ValueError(f"compare: {name!r} stands there twice")
+    check_choice("mixture.method", config.mixture.method, SOLVERS)
+    if size is not None:
+        caps(size, config.mixture.budget, config.mixture.max_epochs)
+
+
+def check_choice(key: str, name: str, table: Mapping[str, Any]) -> None:
+    """Raises ValueError when `name` is no row of the table; names those that are."""
+    if name not in table:
+        near = difflib.get_close_matches(str(name), list(table), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{key}: {name!r} is none of {', '.join(table)}{hint}")

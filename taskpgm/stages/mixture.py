@@ -1,0 +1,185 @@
+"""Stage `mixture`: what follows from the affinities for the proportions. mixture/weights.json."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from taskpgm import mixture
+from taskpgm.artefact import digest, read_json, recovery_hint, write_json
+from taskpgm.records import ExplanationRecord, MixtureRecord, Weights, from_json
+from taskpgm.stages import compare
+from taskpgm.stages.affinity import affinities, read_affinities, read_resamples
+from taskpgm.stages.context import Context, say
+from taskpgm.stages.estimate import Cost, Estimate
+from taskpgm.stages.stage_artefact import StageArtefact
+
+SECTIONS = ("mixture",)
+MADE = "mixture"
+FILE = "weights.json"
+
+
+def artefacts(context: Context) -> Iterator[StageArtefact]:
+    """One file with all mixtures."""
+    config = context.config
+    key = digest(
+        affinities(context).key,
+        config.affinity.bootstrap,
+        config.affinity.sizes and Path(config.affinity.sizes).read_text("utf-8"),
+        config.mixture.to_dict(),
+        list(config.compare),
+        config.seed,
+        None if config.affinity.matrix else context.sizes.tolist(),
+    )
+    yield Mixtures(context.folder / MADE, key, context)
+
+
+@dataclass(frozen=True)
+class Mixtures(StageArtefact):
+    """Every row of `compare`: weights, counts, certificate and explanation."""
+
+    uses_models: ClassVar[bool] = False
+
+    def make(self) -> dict[str, Any]:
+        weights = solve_mixtures(self.context)
+        write_json(self.folder / FILE, weights.to_json())
+        for name, record in weights.mixtures.items():
+            gap = f", gap {record.gap:.1e}" if record.gap is not None else ""
+            say("mixture", f"{name}: {record.effective:.1f} effective tasks{gap}")
+        return {}
+
+    def cost(self, estimate: Estimate) -> Cost:
+        config = self.context.config
+        problem = None
+        if not config.affinity.matrix:
+            try:
+                compare.caps(self.context.sizes, config.mixture.budget, config.mixture.max_epochs)
+            except ValueError as error:
+                problem = str(error)
+        return Cost(
+            f"{len(config.compare)} mixtures of {config.mixture.budget:,} examples, ratio "
+            f"{config.mixture.ratio:g}",
+            problem=problem,
+        )
+
+    def summary(self) -> str:
+        return f"{len(self.context.config.compare)} mixtures in {self.folder / FILE}"
+
+
+def read_weights(folder: Path) -> Weights:
+    """The mixtures of a workdir.
+
+    Raises:
+      ValueError: the file is missing or damaged; names it and the way out.
+    """
+    path = folder / MADE / FILE
+    value = read_json(path)
+    try:
+        return from_json(Weights, value)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
+
+
+def sizes(context: Context, names: list[str]) -> np.ndarray | None:
+    """Training examples per task [n]; None when they are not known (a matrix from a file)."""
+    section = context.config.affinity
+    if not section.matrix:
+        return context.sizes
+    if not section.sizes:
+        return None
+    try:
+        given = json.loads(Path(section.sizes).read_text(encoding="utf-8"))
+        given = {name: int(size) for name, size in given.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{section.sizes}: not a JSON object of tasks and their numbers of examples ({error})"
+        ) from error
+    absent = [name for name in names if name not in given]
+    if absent:
+        raise ValueError(f"{section.sizes}: no size of task {absent[0]!r}")
+    return np.array([given[name] for name in names])
+
+
+def solve_mixtures(context: Context) -> Weights:
+    """All mixtures of `compare`."""
+    config, given = context.config, read_affinities(context.folder)
+    names = next(iter(given.values()))[1]
+    size = sizes(context, names)
+    matrix_only = bool(config.affinity.matrix)
+    family = {} if matrix_only else {task.name: task.family for task in context.tasks}
+    inputs = compare.Inputs(
+        names=names,
+        families=[family.get(name, "") for name in names],
+        affinities={kind: S for kind, (S, _) in given.items()},
+        resamples=read_resamples(context.folder),
+        sizes=size,
+        cap=None
+        if size is None
+        else compare.caps(size, config.mixture.budget, config.mixture.max_epochs),
+        config=config.mixture.to_dict(),
+        seed=config.seed,
+    )
+    made = {name: solve_mixture(name, inputs) for name in config.compare}
+    return Weights(
+        tasks=names,
+        families=None if matrix_only else inputs.families,
+        sizes=None if size is None else size.tolist(),
+        main=next((name for name, m in made.items() if m.gap is not None), next(iter(made))),
+        mixtures=made,
+    )
+
+
+def solve_mixture(name: str, inputs: compare.Inputs) -> MixtureRecord:
+    """One mixture: its weights and counts, its certificate and its explanation."""
+    row, inputs, made = compare.make(name, inputs)
+    solution = made if isinstance(made, mixture.Solution) else None
+    weights = np.asarray(solution.weights if solution else made, np.float64)
+    section = inputs.config
+    counts = mixture.allocate(
+        weights, section["budget"], sizes=inputs.sizes, max_epochs=section["max_epochs"]
+    )
+    return MixtureRecord(
+        weights=weights.tolist(),
+        counts=[int(count) for count in counts],
+        method=solution.method if solution else name,
+        effective=float(mixture.effective_tasks(weights)),
+        affinity=row.affinity,
+        ratio=float(section["ratio"]) if row.affinity else None,
+        energy=float(solution.energy) if solution else None,
+        gap=float(solution.gap) if solution else None,
+        explain=explain(row.affinity, inputs, weights, solution) if row.affinity else None,
+    )
+
+
+def explain(
+    kind: str, inputs: compare.Inputs, weights: np.ndarray, solution: mixture.Solution | None
+) -> ExplanationRecord:
+    """What method 11 asks of a mixture, tasks in the order of the matrix.
+
+    Intervals (method 10) are those of the exact mixture, so no other is given any.
+    """
+    section, drawn = inputs.config, None
+    if solution and solution.method == "exact" and kind in inputs.resamples:
+        drawn = mixture.bootstrap_weights(
+            inputs.resamples[kind],
+            section["ratio"],
+            inputs.cap,
+            psd=section["psd"],
+            floor=section["floor"],
+        ).weights
+    told = mixture.explain(
+        inputs.affinities[kind], inputs.energy(kind), weights, cap=inputs.cap, resampled=drawn
+    )
+    return ExplanationRecord(
+        representativeness=told.representativeness.tolist(),
+        redundancy=told.redundancy.tolist(),
+        reduced_cost=told.reduced_cost.tolist(),
+        energy_unary=told.unary_term,
+        energy_pairwise=told.pairwise_term,
+        low=None if drawn is None else told.interval[0].tolist(),
+        high=None if drawn is None else told.interval[1].tolist(),
+        kept_share=None if drawn is None else told.kept.tolist(),
+    )

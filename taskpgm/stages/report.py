@@ -1,0 +1,45 @@
+"""Stage `report`: the page that shows it, in report/, and the table on the terminal."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from taskpgm import report
+from taskpgm.stages.context import Context
+from taskpgm.stages.estimate import Cost, Estimate
+from taskpgm.stages.stage_artefact import StageArtefact
+
+SECTIONS = ()
+MADE = "report"
+
+
+def artefacts(context: Context) -> Iterator[StageArtefact]:
+    """The page."""
+    yield Page(context.folder / MADE, "", context)
+
+
+@dataclass(frozen=True)
+class Page(StageArtefact):
+    """index.html and its pictures: made anew each time, the same bytes from the same artefacts."""
+
+    uses_models: ClassVar[bool] = False
+
+    def is_done(self) -> bool:
+        return False
+
+    def begin(self) -> None:
+        pass
+
+    def finish(self, **facts: Any) -> None:
+        pass
+
+    def make(self) -> dict[str, Any]:
+        report.write_page(self.context.folder, command=self.context.command)
+        print(f"\n{report.results_table(self.context.folder)}\n", flush=True)
+        return {}
+
+    def cost(self, estimate: Estimate) -> Cost:
+        return Cost(self.summary())
+
+    def summary(self) -> str:
+        return str(self.folder / "index.html")

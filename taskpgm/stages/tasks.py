@@ -1,0 +1,95 @@
+"""Stage `tasks`: what is mixed. Writes tasks.json."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from taskpgm.artefact import read_json, write_json
+from taskpgm.records import TaskEntry, TaskList, from_json, to_json
+from taskpgm.stages.context import Context, say
+from taskpgm.stages.estimate import Cost, Estimate
+from taskpgm.stages.stage_artefact import StageArtefact
+
+SECTIONS = ("seed", "tasks")
+MADE = "tasks.json"
+
+
+def artefacts(context: Context) -> Iterator[StageArtefact]:
+    """One file: names, families, sizes and content hashes of all tasks."""
+    yield TaskFile(context.folder, context.tasks_key, context)
+
+
+@dataclass(frozen=True)
+class TaskFile(StageArtefact):
+    """tasks.json. It has no folder of its own, so its key is inside it."""
+
+    uses_models: ClassVar[bool] = False
+
+    def is_done(self) -> bool:
+        return self._before() == self._now()
+
+    def begin(self) -> None:
+        pass
+
+    def finish(self, **facts: Any) -> None:
+        pass
+
+    def make(self) -> dict[str, Any]:
+        if before := self._before():
+            say_changes(before, self._now())
+        write_json(self.folder / MADE, to_json(self._now()))
+        for note in sorted({note for task in self.context.tasks for note in task.notes}):
+            say("tasks", note)
+        return {}
+
+    def cost(self, estimate: Estimate) -> Cost:
+        return Cost(self.summary())
+
+    def summary(self) -> str:
+        tasks = self.context.tasks
+        return (
+            f"{len(tasks)} tasks of {len({task.family for task in tasks})} families, "
+            f"{self.context.sizes.sum():,} training, {sum(len(t.heldout) for t in tasks):,} "
+            f"held-out and {sum(len(t.test) for t in tasks):,} test examples"
+        )
+
+    def _before(self) -> TaskList | None:
+        path = self.folder / MADE
+        try:
+            return from_json(TaskList, read_json(path)) if path.is_file() else None
+        except ValueError as error:
+            if "damaged" in str(error):
+                raise
+            return None  # of an older version: written anew
+
+    def _now(self) -> TaskList:
+        return TaskList(
+            self.key,
+            [
+                TaskEntry(
+                    task.name,
+                    task.family,
+                    len(task.train),
+                    len(task.heldout),
+                    len(task.test),
+                    task.content_hash,
+                    list(task.notes),
+                )
+                for task in self.context.tasks
+            ],
+        )
+
+
+def say_changes(before: TaskList, now: TaskList) -> None:
+    """Says which tasks came, went or changed since the workdir was last used."""
+    old = {task.name: task.hash for task in before.tasks}
+    new = {task.name: task.hash for task in now.tasks}
+    for verb, names in {
+        "new": new.keys() - old.keys(),
+        "gone": old.keys() - new.keys(),
+        "changed, so what follows from it is made again": {
+            name for name in old.keys() & new.keys() if old[name] != new[name]
+        },
+    }.items():
+        for name in sorted(names):
+            say("tasks", f"{name} is {verb}")

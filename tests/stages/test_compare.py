@@ -1,0 +1,132 @@
+"""Every row of the table of mixtures, on one small affinity, and the names of rows."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from taskpgm import mixture
+from taskpgm.stages import default_config
+from taskpgm.stages.compare import ROWS, Inputs, caps, check, folder_name, make, parse
+
+TASKS = ["a", "b", "c", "d", "e"]
+NEEDED = {"select-pmi": ":k=2", "select-jsd": ":k=2"}
+
+
+@pytest.fixture
+def inputs():
+    noise = np.random.default_rng(0).normal(size=(5, 5))
+    size = np.array([10, 20, 30, 40, 100])
+    config = default_config().mixture.to_dict() | {"budget": 60, "max_epochs": 1.0}
+    S = noise @ noise.T
+    families = ["x", "x", "x", "y", "z"]
+    return Inputs(
+        TASKS, families, {"pmi": S, "jsd": S}, {}, size, caps(size, 60, 1.0), config, seed=0
+    )
+
+
+def weights_of(name, inputs):
+    _, _, made = make(name, inputs)
+    return np.asarray(made.weights if isinstance(made, mixture.Solution) else made)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "weights"])
+def test_it_is_a_mixture(name, inputs):
+    weights = weights_of(name + NEEDED.get(name, ""), inputs)
+    assert weights.shape == (5,)
+    assert weights.min() >= 0 and abs(weights.sum() - 1) < 1e-9
+
+
+def test_caps_hold_what_a_task_has(inputs):
+    assert (weights_of("taskpgm-pmi", inputs) * 60 <= inputs.sizes + 1e-6).all()
+
+
+def test_a_permuted_affinity_gives_another_mixture(inputs):
+    one, other = (weights_of(name, inputs) for name in ("permuted-pmi", "taskpgm-pmi"))
+    assert not np.allclose(one, other)
+
+
+def test_arguments_hold_for_their_row_alone(inputs):
+    inputs, uniform = replace(inputs, cap=None), np.full(5, 0.2)
+    assert np.allclose(weights_of("taskpgm-pmi:r=1", inputs), uniform, atol=1e-9)
+    assert not np.allclose(weights_of("taskpgm-pmi:r=0", inputs), uniform)
+    assert np.allclose(
+        weights_of("taskpgm-pmi:method=closed_form,r=4", inputs),
+        weights_of("closed-form-pmi:r=4", inputs),
+    )
+    assert not np.allclose(
+        weights_of("closed-form-pmi:psd=clip", inputs), weights_of("closed-form-pmi", inputs)
+    )
+    capped = weights_of("size-proportional:cap=20", inputs)
+    assert np.allclose(capped, np.array([10, 20, 20, 20, 20]) / 90)
+    assert np.allclose(weights_of("softmax-pmi:beta=0", inputs), uniform)
+
+
+def test_selection_keeps_k_tasks(inputs):
+    for k in (1, 3):
+        assert (weights_of(f"select-pmi:k={k}", inputs) > 0).sum() <= k
+    with pytest.raises(ValueError, match="k=6 of 5 tasks"):
+        weights_of("select-pmi:k=6", inputs)
+
+
+def test_uniform_over_families(inputs):
+    assert np.allclose(weights_of("uniform-families", inputs), [1 / 9] * 3 + [1 / 3] * 2)
+
+
+def test_weights_of_a_file(inputs, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"a": 1, "c": 3}))
+    assert np.allclose(weights_of(f"weights:file={path}", inputs), [0.25, 0, 0.75, 0, 0])
+    for text, said in (
+        ("{", "not a JSON object"),
+        ('{"f": 1}', "'f' is no task"),
+        ('{"a": -1}', "none below 0"),
+        ('{"a": 0}', "not all 0"),
+        ('{"a": NaN}', "finite"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            weights_of(f"weights:file={path}", inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("unifrom", "did you mean 'uniform'"),
+        ("taskpgm-pmi:r=high", "r=high has to be"),
+        ("taskpgm-pmi:r=-1", "r=-1 has to be a number >= 0"),
+        ("taskpgm-pmi:r=nan", "r=nan has to be a number >= 0"),
+        ("taskpgm-pmi:k=3", "'k=3' is no argument; taskpgm-pmi has r, psd, floor, method"),
+        ("taskpgm-pmi:r", "'r' is no argument"),
+        ("taskpgm-pmi:psd=none", "psd=none has to be one of"),
+        ("select-pmi", "needs k, as in select-pmi:k=..."),
+        ("select-pmi:k=0", "k=0 has to be a whole number >= 1"),
+        ("uniform:r=1", "uniform has none"),
+        ("weights", "needs file"),
+        ("weights:file=/no/such.json", "there is none"),
+    ],
+)
+def test_a_name_that_means_nothing_is_refused(name, said):
+    with pytest.raises(ValueError, match="compare: .*") as refused:
+        parse(name)
+    assert said in str(refused.value)
+
+
+def test_a_name_becomes_a_folder():
+    assert folder_name("taskpgm-pmi:r=4") == "taskpgm-pmi:r=4"
+    assert folder_name("weights:file=a/b.json") == "weights:file=a_b.json"
+
+
+def test_a_budget_beyond_the_data_is_refused():
+    with pytest.raises(ValueError, match="mixture.budget=201 is larger than the data allow: 200"):
+        caps(np.array([100, 100]), 201, 1.0)
+
+
+def test_an_empty_comparison_and_a_repeated_one_are_refused():
+    section = SimpleNamespace(method="exact", budget=1, max_epochs=1.0)
+    with pytest.raises(ValueError, match="compare is empty"):
+        check(SimpleNamespace(compare=(), mixture=section), None)
+    with pytest.raises(ValueError, match="stands there twice"):
+        check(SimpleNamespace(compare=("uniform", "uniform"), mixture=section), None)
