@@ -96,7 +96,7 @@ class MixtureRecord:
     that minimises an energy its value and the gap that certifies it."""
 
     weights: list[float]
-    counts: list[int]
+    counts: list[int] | None
     method: str
     effective: float  # tasks, e^H(weights)
     affinity: str | None = None

@@ -191,7 +191,7 @@ def _mixtures(weights: Weights, tasks: tuple[str, ...]) -> dict[str, Mixture]:
         mixtures[name] = Mixture(
             name=name,
             weights=np.asarray(entry.weights, float)[order],
-            counts=tuple(entry.counts[i] for i in order),
+            counts=tuple(entry.counts[i] for i in order) if entry.counts else None,
             affinity=entry.affinity,
             facts={k: told[k] for k in ("method", "ratio", "energy", "gap") if k in told},
             explain=explain,

@@ -212,7 +212,7 @@ SCHEMA: Section = {
         "psd": choice(
             "simplex",
             ("simplex", "shift", "clip"),
-            "how the affinity is made convex: the least shift, the paper's, or none below the floor",
+            "how it is made convex: the least shift, the paper's, or no eigenvalue below it",
         ),
         "floor": number(
             1e-3, "its least eigenvalue, as a share of the largest", above=True, most=1.0

@@ -48,7 +48,7 @@ def planned_runs(context: Context) -> list[Run]:
     counts: dict[str, tuple[int, ...] | None] = dict.fromkeys(context.config.compare)
     if mixtures.is_done():
         weights = mixture.read_weights(context.folder)
-        counts = {name: tuple(record.counts) for name, record in weights.mixtures.items()}
+        counts = {name: tuple(record.counts or ()) for name, record in weights.mixtures.items()}
     return [
         Run(name, seed, count)
         for seed in range(context.config.train.seeds)
