@@ -198,7 +198,7 @@ def read_resamples(folder: Path) -> dict[str, Float[np.ndarray, "b n n"]]:
         path = folder / MADE / f"{kind}-resamples.npz"
         if path.is_file():
             try:
-                with np.load(path) as archive:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                     found[kind] = archive["samples"].astype(np.float64)
             except UNREADABLE as error:
                 raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error

@@ -311,11 +311,12 @@ def check(config: Any, size: np.ndarray | None) -> None:
     """
     if not config.compare:
         raise ValueError(f"compare is empty; there are {', '.join(ROWS)}")
-    folders = [folder_name(name) for name in config.compare]
+    folders: dict[str, str] = {}
     for name in config.compare:
         parse(name)
-        if folders.count(folder_name(name)) > 1:
-            raise ValueError(f"compare: {name!r} stands there twice")
+        other = folders.setdefault(folder_name(name), name)
+        if other != name:
+            raise ValueError(f"compare: {name!r} and {other!r} would have one folder")
     check_choice("mixture.method", config.mixture.method, SOLVERS)
     if size is not None:
         caps(size, config.mixture.budget, config.mixture.max_epochs)

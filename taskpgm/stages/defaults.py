@@ -221,8 +221,10 @@ SCHEMA: Section = {
         "budget": integer(25_000, 1, "examples in the mixture"),
         "max_epochs": number(1.0, "no task is repeated more often than this", above=True),
     },
-    "compare": words(
+    "compare": Key(
         ("uniform", "size-proportional", "taskpgm-pmi", "taskpgm-jsd"),
+        "a tuple of rows of the table in `taskpgm/stages/compare.py`, at least one",
+        lambda x: len(x) > 0 and all(isinstance(name, str) and name.strip() for name in x),
         "the mixtures compared, as in `taskpgm-pmi:r=4`",
     ),
     # --- The models trained on the mixtures
@@ -316,7 +318,9 @@ def validate(config: ConfigDict) -> ConfigDict:
                 f"config: {name} is missing; begin with taskpgm.stages.default_config()"
             )
         if not _allows(key, given[name]):
-            raise ValueError(f"config: {name}={given[name]!r} has to be {key.allowed}")
+            near = difflib.get_close_matches(str(given[name]), key.allowed.split("'")[1::2], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"config: {name}={given[name]!r} has to be {key.allowed}{hint}")
     for name, problem in conflicts(given):
         raise ValueError(f"config: {name}={given[name]!r}: {problem}")
     return config

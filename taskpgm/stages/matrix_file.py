@@ -54,7 +54,7 @@ def _npy(path: Path) -> Named:
 
 
 def _npz(path: Path) -> Named:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         if "affinity" not in archive:
             raise KeyError(f"no array `affinity`, only {', '.join(archive.files)}")
         names = [str(name) for name in archive["tasks"]] if "tasks" in archive else []
