@@ -241,6 +241,11 @@ SCHEMA: Section = {
         "keep": integer(
             2, 1, "checkpoints kept: were the newest damaged, a run goes on from the other"
         ),
+        "log": choice(
+            "",
+            ("", "tensorboard", "wandb"),
+            "a board beside metrics.jsonl; an extra",
+        ),
     },
     # --- What it is worth
     "evaluation": {

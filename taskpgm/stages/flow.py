@@ -47,6 +47,7 @@ from taskpgm.stages.defaults import flatten, validate
 from taskpgm.stages.estimate import Cost, Estimate, amount, hours, machine, size
 from taskpgm.stages.owner import owned
 from taskpgm.stages.stage_artefact import StageArtefact
+from taskpgm.training import check_board
 
 STAGES: dict[str, ModuleType] = {
     "tasks": tasks,
@@ -70,6 +71,7 @@ FREE = (
     "train.seeds",
     "*.checkpoint_every",
     "*.keep",
+    "train.log",
     "*.memory",
     "adapters.group",
     "affinity.batch_size",
@@ -262,6 +264,7 @@ def problems_of_start(context: Context) -> Iterator[Exception]:
         if context.config.evaluation.harness and not matrix:
             section = context.config.evaluation
             check_harness(list(section.harness), section.harness_path)
+        check_board(context.config.train.log)
     except (ValueError, OSError, ImportError) as error:
         yield error
 

@@ -21,7 +21,7 @@ from taskpgm.stages.stage_artefact import StageArtefact
 SECTIONS = ("train",)
 MADE = "runs"
 # How a model is trained, not what it becomes; steps count as what they come to.
-FREE = ("checkpoint_every", "keep", "steps", "epochs", "seeds")
+FREE = ("checkpoint_every", "keep", "log", "steps", "epochs", "seeds")
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,7 @@ class RunModel(StageArtefact):
             checkpoint_every=section.checkpoint_every,
             log_every=context.config.log_every,
             keep=section.keep,
+            board=section.log,
             flops_per_token=partial(training.flops_per_token, config, context.config.tasks.length),
         )
         variables = models.trained_variables(config, state.trainable, frozen)

@@ -1,5 +1,6 @@
 """How it learns: mesh, loss, optimizer, step, loop, checkpoints, metrics."""
 
+from taskpgm.training.boards import check_board
 from taskpgm.training.checkpoint import Damaged, restore_tree, save_tree
 from taskpgm.training.flops import (
     flops_per_token,
@@ -40,6 +41,7 @@ __all__ = [
     "Reporter",
     "TrainState",
     "Writer",
+    "check_board",
     "create_state",
     "cross_entropy",
     "device_memory",

@@ -1,46 +1,47 @@
 """Checkpoints: the one place that knows Orbax (its v1 API).
 
-A checkpoint is a folder that Orbax writes under a temporary name and renames, plus `complete.json`,
-written last: the size and CRC-32 of every file, and what the caller wants remembered (`meta`). A
-folder without it, or whose files differ from it, is damaged: it is named and never restored.
+Orbax writes a checkpoint under a temporary name and renames it, so one that was never finished is
+not there. It notices files that are missing, cut off or not in its format, but not a changed byte
+in an array's data: so each array's sum of bits, modulo 2^32, is kept in the checkpoint's metadata
+and compared after a restore. That costs one pass over arrays on their devices and reads no file.
 """
 
+import collections
 import contextlib
 import errno
-import json
 import logging as py_logging
 import os
 import shutil
-import threading
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
+from jaxtyping import Array, UInt32
 
-from taskpgm.artefact import open_atomic
 from taskpgm.multihost import on_primary
 
-Tree = Any
-SEAL = "complete.json"
+T = TypeVar("T")  # a pytree of arrays
 
 
 def _worth_saying(record: py_logging.LogRecord) -> bool:
-    """Not what Orbax tells of every save, nor the tracebacks of its threads: their errors are
-    raised to the caller as well, who says them in one line."""
-    routine = record.levelno < py_logging.WARNING or record.exc_info
-    return not (routine and f"{os.sep}orbax{os.sep}" in record.pathname)
+    """Not Orbax's reports of every save, nor the pages it logs about an error: the error is raised
+    to the caller as well, who says it in one line."""
+    pages = record.levelno < py_logging.ERROR or record.exc_info
+    return not (pages and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
 logging.get_absl_logger().addFilter(_worth_saying)
 
 
 class Damaged(OSError):
-    """A checkpoint that is not what was written: the message names the folder and the file."""
+    """A checkpoint that is not what was written: the message names its folder."""
 
 
 @contextlib.contextmanager
@@ -59,183 +60,85 @@ def disk_errors(path: str | os.PathLike) -> Iterator[None]:
         ) from error
 
 
-def save_tree(path: str | os.PathLike, tree: Tree, meta: Mapping[str, Any] | None = None) -> None:
-    """Writes a pytree of arrays to the folder `path`, replacing what is there once all is written.
+def save_tree(path: str | os.PathLike, tree: Any) -> None:
+    """Writes a pytree of arrays to the folder `path`, replacing what is there.
 
     Called by all processes; each writes its own shards. Raises OSError with one line when the disk
     is full.
     """
     path = Path(path).absolute()
-    fresh = path.with_name(f".{path.name}.new")
     with disk_errors(path):
-        _make_room(fresh)
-        ocp.save(fresh, tree, overwrite=True)
-        _publish(fresh, path, meta or {})
+        ocp.save(path, tree, overwrite=True, custom_metadata=_metadata(tree))
 
 
-@on_primary
-def _make_room(fresh: Path) -> None:
-    for left in fresh.parent.glob(f"{fresh.name}*"):  # by a save that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    fresh.parent.mkdir(parents=True, exist_ok=True)
-
-
-@on_primary
-def _publish(fresh: Path, path: Path, meta: Mapping[str, Any]) -> None:
-    _seal(fresh, meta)
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def restore_tree(path: str | os.PathLike, like: Tree) -> Tree:
+def restore_tree(path: str | os.PathLike, like: T) -> T:
     """Reads the pytree at `path` onto the shapes, dtypes and shardings of `like` (arrays, or
     jax.ShapeDtypeStruct with .sharding), each device reading its own shards only. The mesh and the
     number of processes may differ from those of the save.
 
     Raises:
       FileNotFoundError: when there is no checkpoint.
-      Damaged: when a file of it is missing, short or altered.
+      Damaged: when it cannot be read, or an array is not what was saved.
       ValueError: when its arrays do not have the shapes of `like`.
     """
-    path = Path(path).absolute()
-    on_primary(verify)(path)
-    return _load(path, like)
+    return _restore(Path(path).absolute(), like)[0]
 
 
-def _load(path: Path, like: Tree) -> Tree:
-    try:
-        return ocp.load(path, jax.tree.map(abstract, like))
-    except (ValueError, KeyError) as error:
-        reason = _first_line(error)
-        raise ValueError(f"checkpoint {path} does not fit this model: {reason}") from error
+class Checkpoints:
+    """The checkpoints of one run, folders named by step under `directory`; the `keep` newest stay.
 
-
-def read_meta(path: str | os.PathLike) -> dict[str, Any]:
-    """What save_tree was given as `meta`."""
-    return _read_seal(Path(path).absolute())["meta"]
-
-
-def verify(path: str | os.PathLike) -> None:
-    """Checks every file of the checkpoint against its seal. Raises as `restore_tree`."""
-    path = Path(path).absolute()
-    for name, (size, checksum) in _read_seal(path)["files"].items():
-        file = path / name
-        if not file.is_file():
-            raise Damaged(f"checkpoint {path} is damaged: {name} is missing")
-        if file.stat().st_size != size:
-            raise Damaged(
-                f"checkpoint {path} is damaged: {name} has {file.stat().st_size} bytes, not {size}"
-            )
-        if _crc(file) != checksum:
-            raise Damaged(f"checkpoint {path} is damaged: {name} has been altered")
-
-
-class Manager:
-    """The checkpoints of one run: folders named by step under `directory`.
-
-    Saving returns once the arrays are copied from the devices; a thread writes them, seals the
-    folder and removes what is no longer to be kept: all but the `keep` newest and the best (the
-    least `metric` given to `save`).
+    Saving returns once the arrays are copied from the devices; Orbax writes them meanwhile.
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
         self.directory = Path(directory).absolute()
-        self.keep = keep
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-        if jax.process_index() == 0 and self.directory.is_dir():
-            for path in self.directory.glob("*.orbax-checkpoint-tmp*"):  # of a save that was killed
-                shutil.rmtree(path, ignore_errors=True)
+        self._orbax = ocp.training.Checkpointer(
+            self.directory,
+            # By default a save would be left out while the one before it is being written.
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,  # of a save that was killed
+        )
 
     def steps(self) -> list[int]:
-        """Steps with a folder that looks like a checkpoint, ascending."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
+        """Steps that were saved and kept, ascending."""
+        return sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
 
-    def save(
-        self,
-        step: int,
-        tree: Tree,
-        *,
-        meta: Mapping[str, Any] | None = None,
-        metric: float | None = None,
-    ) -> None:
-        """Begins to save `tree` as of `step`. Raises OSError when the save before this failed."""
-        self.wait()
-        path = self.path(step)
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            response = ocp.save_async(path, tree, overwrite=True)
+    def save(self, step: int, tree: Any, meta: Mapping[str, Any] | None = None) -> None:
+        """Begins to save `tree` as of `step`, with JSON values that `restore_newest` returns.
 
-        def finish():
-            try:
-                with disk_errors(path):
-                    response.result()
-                    if jax.process_index() == 0:
-                        _seal(path, {"step": step, "metric": metric, **(meta or {})})
-                        self._prune()
-            except BaseException as error:  # handed to the thread that trains, by wait()
-                self._error = error
-
-        self._thread = threading.Thread(target=finish, name=f"checkpoint-{step}")
-        self._thread.start()
-
-    def close(self) -> None:
-        """Returns when nothing is being written any more, well or not."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        Raises OSError when the save before this failed.
+        """
+        with disk_errors(self.directory / str(step)):
+            self._orbax.save_async(step, tree, custom_metadata=_metadata(tree, meta))
 
     def wait(self) -> None:
         """Returns when the last save is on disk; raises what went wrong with it."""
-        self.close()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        with disk_errors(self.directory):
+            self._orbax.wait()
 
-    @on_primary
-    def newest(self) -> int | None:
-        """The step of the newest checkpoint that is whole, or None. Damaged ones are named in the
-        log and removed, so that the run can write them anew."""
+    def close(self) -> None:
+        """Returns when nothing is being written any more, well or not."""
+        with contextlib.suppress(Exception):  # `wait` has raised it
+            self._orbax.close()
+
+    def restore_newest(self, like: T) -> tuple[int, T, dict[str, Any]] | None:
+        """(step, tree, meta) of the newest checkpoint that can be read, or None.
+
+        Damaged ones are named in the log and set aside (as `.STEP.old`, which the end of the run
+        removes), so that the run can write them anew.
+
+        Raises:
+          ValueError: as `restore_tree`.
+        """
         for step in reversed(self.steps()):
             try:
-                verify(self.path(step))
-            except OSError as error:
+                return step, *_restore(self.directory / str(step), like)
+            except Damaged as error:
                 logging.warning("%s; going back to the one before it", error)
-                shutil.rmtree(self.path(step), ignore_errors=True)
-            else:
-                return step
+                _set_aside(self.directory / str(step))
+                self._orbax.reload()
         return None
-
-    def restore(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
-        """(tree, meta) of `step`, which `newest` has checked."""
-        return _load(self.path(step), like), read_meta(self.path(step))
-
-    def best(self) -> int | None:
-        """The step with the least metric."""
-        metrics = {step: self._metric(step) for step in self.steps()}
-        metrics = {step: metric for step, metric in metrics.items() if metric is not None}
-        return min(metrics, key=lambda step: (metrics[step], -step)) if metrics else None
-
-    def path(self, step: int) -> Path:
-        return self.directory / f"{step:08d}"
-
-    def _metric(self, step: int) -> float | None:
-        try:
-            return read_meta(self.path(step)).get("metric")
-        except OSError:
-            return None
-
-    def _prune(self) -> None:
-        kept = set(self.steps()[-self.keep :]) | {self.best()}
-        for step in self.steps():
-            if step not in kept:
-                shutil.rmtree(self.path(step), ignore_errors=True)
 
 
 def abstract(x: Any) -> jax.ShapeDtypeStruct:
@@ -245,34 +148,75 @@ def abstract(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
-def _crc(file: Path) -> int:
-    value = 0
-    with open(file, "rb") as handle:
-        while block := handle.read(1 << 22):
-            value = zlib.crc32(block, value)
-    return value
-
-
-def _seal(path: Path, meta: Mapping[str, Any]) -> None:
-    files = {
-        str(file.relative_to(path)): [file.stat().st_size, _crc(file)]
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != SEAL
-    }
-    with open_atomic(path / SEAL) as file:
-        file.write(json.dumps({"meta": dict(meta), "files": files}).encode())
-
-
-def _read_seal(path: Path) -> dict[str, Any]:
+def _restore(path: Path, like: T) -> tuple[T, dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
+    like, tree, meta, wrong = jax.tree.map(abstract, like), None, {}, ""
     try:
-        return json.loads((path / SEAL).read_text())
-    except FileNotFoundError:
-        raise Damaged(f"checkpoint {path} is damaged: it was never finished") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise Damaged(f"checkpoint {path} is damaged: {SEAL} is cut off") from None
+        tree, meta = ocp.load(path, like), ocp.metadata(path).custom_metadata or {}
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # Orbax's, of many kinds
+        wrong = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        if "RESOURCE_EXHAUSTED" in wrong:
+            raise
+        if _another_model(path, like):
+            raise ValueError(f"checkpoint {path} does not fit this model: {wrong}") from error
+    if not wrong and meta.get("sums") != _sums(tree):
+        wrong = "an array or its sum has been altered"
+    # One process may not see what another has seen: all go by the worst.
+    seen = multihost_utils.process_allgather(np.bool_(wrong)) if jax.process_count() > 1 else wrong
+    if np.any(seen):
+        raise Damaged(f"checkpoint {path} is damaged: {wrong or 'another process cannot read it'}")
+    return tree, meta["given"]
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+@on_primary
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(f".{path.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def _another_model(path: Path, like: Any) -> bool:
+    """Whether the checkpoint, so far as it can be read, has other arrays than `like`."""
+    try:
+        saved = ocp.metadata(path).metadata
+    except Exception:  # it cannot: damaged
+        return False
+    return saved is not None and _shapes(saved) != _shapes(like)
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """Its leaves by their paths, alike for a dataclass and the dict that Orbax makes of it."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(x.shape) for name, x in _by_name(tree).items()}
+
+
+def _metadata(tree: Any, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"given": dict(given or {}), "sums": _sums(tree)}
+
+
+def _sums(tree: Any) -> dict[str, int]:
+    """For each array the sum of its bits, as numbers of its width, modulo 2^32: any changed bit
+    changes it, and the order of summation, hence the mesh, does not."""
+    by_devices = collections.defaultdict(dict)
+    for name, x in _by_name(tree).items():
+        by_devices[frozenset(x.sharding.device_set if isinstance(x, jax.Array) else ())][name] = x
+    # One program for all arrays of the same devices, and one after the other: programs that
+    # communicate and run at once can wait for each other for ever.
+    sums = [jax.device_get(_bit_sums(arrays)) for arrays in by_devices.values()]
+    return {name: int(x) for part in sums for name, x in part.items()}
+
+
+@jax.jit
+def _bit_sums(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
+    def bits(x: Array) -> Array:
+        x = x.astype(jnp.uint8) if x.dtype == bool else x
+        return jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}"))
+
+    return {name: jnp.sum(bits(x), dtype=jnp.uint32) for name, x in arrays.items()}

@@ -17,7 +17,7 @@ from absl import logging
 
 from taskpgm.interrupts import RESUMABLE, exit_code
 from taskpgm.multihost import preemption_requested
-from taskpgm.training.checkpoint import Manager, abstract, disk_errors
+from taskpgm.training.checkpoint import Checkpoints, abstract, disk_errors
 from taskpgm.training.mesh import put_batch
 from taskpgm.training.metrics import StepLog, Writer
 from taskpgm.training.progress import Reporter
@@ -53,6 +53,7 @@ def fit(
     totals: Sequence[int] | None = None,
     flops_per_token: Callable[[float], float] | float | None = None,
     keep: int = 2,
+    board: str = "",
 ) -> TrainState:
     """Trains until `steps` and returns the final state, which is also the last checkpoint.
 
@@ -62,7 +63,7 @@ def fit(
       batches: step -> batch of numpy arrays, the same on all processes; called from a thread, one
         step ahead, and put on the mesh in force.
       frozen: the params beside an adapter, as the step takes them.
-      directory: metrics.jsonl, tensorboard/ and checkpoints/ of this run. Called again with the
+      directory: metrics.jsonl and checkpoints/ of this run. Called again with the
         same directory, the run goes on where it stopped; a finished one returns at once.
       name: of the run, for messages.
       seed: of dropout; with a group one for each task.
@@ -71,6 +72,7 @@ def fit(
         are scored (`flops.flops_per_token` with all else given); with it, MFU is logged where the
         devices' peak is known.
       keep: how many of the newest checkpoints are kept.
+      board: "tensorboard" or "wandb" shows the metrics there too (`boards.open_board`).
 
     Raises:
       ValueError: when the loss is NaN or infinite, naming the step and the run.
@@ -79,13 +81,14 @@ def fit(
     """
     directory = Path(directory)
     with disk_errors(directory):
-        manager = Manager(directory / "checkpoints", keep=keep)
-        first, state, meta = _resume(manager, state)
+        checkpoints = Checkpoints(directory / "checkpoints", keep=keep)
+        first, state, meta = _resume(checkpoints, state)
         if first >= steps:
+            checkpoints.close()
             return state
         if first:
             logging.info("%s: resuming at step %d of %d", name, first, steps)
-        writer = Writer(directory, step=first)
+        writer = Writer(directory, step=first, board=board, name=name)
         log = StepLog(name, writer, log_every, flops_per_token, meta.get("log"))
         key = _keys(seed)
         total = jnp.asarray(steps if totals is None else totals, jnp.int32)
@@ -97,6 +100,7 @@ def fit(
         try:
             with Reporter(name, steps, start=first) as report:
                 upcoming = reader.submit(load, first)
+                report.update(first, "compiling")
                 for step in range(first, steps):
                     with log.waiting():
                         batch = upcoming.result()
@@ -106,31 +110,36 @@ def fit(
                     log.add(step, values, batch["tokens"].size)
                     log.collect(leave=AHEAD)
                     done = step + 1
-                    report.update(done, log.note)
                     stop = preemption_requested() and done < steps
                     if stop or done == steps or done % checkpoint_every == 0:
                         log.collect(leave=0)  # so that a state with a NaN loss is never saved
-                        manager.save(done, state, meta={"log": log.partial})
+                        checkpoints.save(done, state, {"log": log.partial})
+                    if log.finished:
+                        report.update(first + log.finished, log.note)
                     if stop:
-                        manager.wait()
+                        checkpoints.wait()
                         raise Preempted(name, done)
-            manager.wait()
+            checkpoints.wait()
         finally:
             reader.shutdown(wait=True, cancel_futures=True)
-            manager.close()
+            checkpoints.close()
             writer.close()
     return state
 
 
-def _resume(manager: Manager, state: TrainState) -> tuple[int, TrainState, dict[str, Any]]:
-    step = manager.newest()
-    if step is None:
+def _resume(checkpoints: Checkpoints, state: TrainState) -> tuple[int, TrainState, dict[str, Any]]:
+    if not checkpoints.steps():
         return 0, state, {}
     like = jax.tree.map(abstract, state)
     # Two states at once may be more than there is room for.
     jax.tree.map(lambda x: x.delete(), state)
-    state, meta = manager.restore(step, like)
-    return step, state, meta
+    found = checkpoints.restore_newest(like)
+    if found is None:
+        raise OSError(
+            f"{checkpoints.directory}: every checkpoint is damaged and has been set aside; start "
+            "the same command again, it trains from the beginning"
+        )
+    return found
 
 
 def _keys(seed: int | Sequence[int]) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Metrics of a run: metrics.jsonl, TensorBoard, and W&B where it is asked for.
+"""Metrics of a run: metrics.jsonl, and a board where it is asked for.
 
 metrics.jsonl is the record: one JSON object a line, each with its `step`. A run that resumes at
 step k first drops every line after k, so that no step stands there twice.
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from taskpgm.artefact import open_atomic
-from taskpgm.training.events import EventFile
+from taskpgm.training.boards import open_board
 from taskpgm.training.flops import peak_flops
 
 
@@ -27,7 +27,7 @@ class Writer:
 
     Args:
       step: the step that the run resumes from; later lines are dropped.
-      wandb: arguments of wandb.init (project, name, ...), or None for none.
+      board: where the numbers are shown too, for `boards.open_board`; the run is `name` there.
     """
 
     def __init__(
@@ -35,7 +35,8 @@ class Writer:
         directory: str | os.PathLike,
         *,
         step: int = 0,
-        wandb: Mapping[str, Any] | None = None,
+        board: str = "",
+        name: str = "",
     ):
         directory = Path(directory)
         self.path = directory / "metrics.jsonl"
@@ -45,32 +46,24 @@ class Writer:
         directory.mkdir(parents=True, exist_ok=True)
         rewind(self.path, step)
         self._file = open(self.path, "a", encoding="utf-8")
-        self._board = EventFile(directory / "tensorboard", step)
-        self._wandb = None
-        if wandb is not None:
-            import wandb as module
-
-            self._wandb = module.init(dir=str(directory), resume="allow", **wandb)
+        self._board = open_board(board, directory, name, step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Writes one line. Arrays become lists; TensorBoard gets elements as name/0, name/1."""
+        """Writes one line. Arrays become lists; a board gets their elements as name/0, name/1."""
         if not self._writes:
             return
         row = {"step": step} | {name: _plain(value) for name, value in values.items()}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        flat = dict(_scalars(values))
-        self._board.scalars(step, flat)
-        if self._wandb is not None:
-            self._wandb.log(flat, step=step)
+        if self._board is not None:
+            self._board.write(step, dict(_scalars(values)))
 
     def close(self) -> None:
         if not self._writes:
             return
         self._file.close()
-        self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        if self._board is not None:
+            self._board.close()
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -139,6 +132,7 @@ class StepLog:
     ):
         self.name, self.writer, self.every = name, writer, every
         self.note = ""  # for a progress bar
+        self.finished = 0  # steps whose numbers the devices have given
         self._peak = peak_flops() if flops_per_token else None
         self._flops = flops_per_token
         self._pending = deque()
@@ -179,6 +173,7 @@ class StepLog:
             step, values, positions = self._pending.popleft()
             values = {key: np.asarray(value, np.float64) for key, value in values.items()}
             self._check(step, values["loss"])
+            self.finished += 1
             self._nll = self._nll + values["loss"] * values["tokens"]
             self._scored = self._scored + values["tokens"]
             self._positions += positions

@@ -6,6 +6,7 @@ of the learning rate and not a constant of the optimizer: the optax chain gives 
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +72,11 @@ def make_optimizer(cfg: Mapping[str, Any] | None = None) -> Optimizer:
     for name in ("lr", "weight_decay", "eps", "clip"):
         if o[name] < 0:
             raise ValueError(f"optimizer: {name} is {o[name]}; it must not be negative")
+    return _adamw(**o)
+
+
+@lru_cache(maxsize=64)  # the same settings give the same functions, and these the same program
+def _adamw(**o: Any) -> Optimizer:
     shape = SCHEDULES[o["schedule"]]
 
     def learning_rate(step, total):

@@ -4,62 +4,53 @@ import sys
 import time
 
 import jax
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tqdm import tqdm
 
 
 class Reporter:
     """Counts steps of `name` up to `total`, with the rate and the time left.
 
     Use as a context manager; `start` is where a resumed run stands. Without a terminal (a file of a
-    cluster's scheduler, say) a line is written after `every` seconds at the earliest. Of many
-    processes the first one tells.
+    cluster's scheduler, say) the first update is a line, then one after `every` seconds at the
+    earliest. Of many processes the primary tells.
     """
 
-    def __init__(self, name: str, total: int, *, start: int = 0, unit: str = "step", every=30.0):
+    def __init__(
+        self, name: str, total: int, *, start: int = 0, unit: str = "step", every: float = 30.0
+    ):
         self.name, self.total, self.start, self.unit, self.every = name, total, start, unit, every
-        self._began = self._said = time.monotonic()
-        self._bar, self._silent = None, jax.process_index() > 0
+        self._silent = jax.process_index() > 0
+        self._began, self._said = time.monotonic(), -every
+        self._bar = None
         if not self._silent and sys.stderr.isatty():
-            from rich.console import Console
-
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
-                transient=True,
+            self._bar = tqdm(
+                desc=name, total=total, initial=start, unit=unit, leave=False, dynamic_ncols=True
             )
-            self._task = self._bar.add_task(name, total=total, completed=start, rate="", note="")
 
-    def __enter__(self):
-        if self._bar is not None:
-            self._bar.start()
+    def __enter__(self) -> "Reporter":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()
 
     def update(self, done: int, note: str = "") -> None:
-        """`done` of `total` are done; `note` is shown beside it (the loss, say)."""
+        """`done` of `total` are finished; `note` is shown beside it (the loss, say)."""
         now = time.monotonic()
-        rate = (done - self.start) / max(now - self._began, 1e-9)
         if self._bar is not None:
-            self._bar.update(
-                self._task, completed=done, rate=f"{rate:.3g} {self.unit}/s", note=note
-            )
+            self._bar.set_postfix_str(note, refresh=done == self.start)
+            self._bar.update(done - self._bar.n)
         elif not self._silent and now - self._said >= self.every:
             self._said = now
-            left = duration((self.total - done) / max(rate, 1e-9))
-            print(
-                f"{self.name}: {done} of {self.total}, {rate:.3g} {self.unit}/s, {left} left"
-                + (f", {note}" if note else ""),
-                file=sys.stderr,
-                flush=True,
-            )
+            parts = [f"{self.name}: {done} of {self.total}", *self._rate(done, now), note]
+            print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
+
+    def _rate(self, done: int, now: float) -> list[str]:
+        """Steps a second and the time left, once a step is finished."""
+        if done == self.start:
+            return []
+        rate = (done - self.start) / max(now - self._began, 1e-9)
+        return [f"{rate:.3g} {self.unit}/s", f"{duration((self.total - done) / rate)} left"]
 
 
 def duration(seconds: float) -> str:

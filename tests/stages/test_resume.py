@@ -15,11 +15,11 @@ pytestmark = pytest.mark.pipeline
 # What must have appeared in the workdir when the run is killed: one moment in every long stage.
 # A scheduler's notice is heard in every stage, also where nothing is trained.
 MOMENTS = (
-    ("base/training/checkpoints/*/complete.json", signal.SIGKILL),
+    ("base/training/checkpoints/[0-9]/_CHECKPOINT_METADATA", signal.SIGKILL),
     ("adapters/*/done.json", signal.SIGKILL),
     ("affinity/scores/*", signal.SIGTERM),
     ("affinity/scores/*", signal.SIGKILL),
-    ("runs/uniform/checkpoints/*/complete.json", signal.SIGKILL),
+    ("runs/uniform/checkpoints/[0-9]/_CHECKPOINT_METADATA", signal.SIGKILL),
 )
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from taskpgm import interrupts
-from taskpgm.training.checkpoint import SEAL, save_tree
+from taskpgm.training.checkpoint import save_tree
 from taskpgm.training.loop import fit
 from taskpgm.training.optimizer import make_optimizer
 from taskpgm.training.state import create_state
@@ -78,7 +78,8 @@ def attempt(directory: Path, kill_at: int | None = None, stop: bool = False) -> 
     record, first = directory / "metrics.jsonl", directory / "first"
     directory.mkdir(exist_ok=True)
     first.unlink(missing_ok=True)
-    found = max((int(p.parent.name) for p in directory.glob(f"checkpoints/*/{SEAL}")), default=0)
+    names = [path.name for path in directory.glob("checkpoints/*")]
+    found = max((int(name) for name in names if name.isdigit()), default=0)
     child = os.fork()
     if child == 0:
         train(directory, kill_at, pause=0.0 if kill_at is None and not stop else 0.004)

@@ -17,7 +17,7 @@ from taskpgm.interrupts import RESUMABLE
 from taskpgm.models import init_params, logical_axes
 from taskpgm.models.sharding import shardings_of
 from taskpgm.training import restore_tree
-from taskpgm.training.checkpoint import Manager
+from taskpgm.training.checkpoint import Checkpoints
 from taskpgm.training.mesh import make_mesh
 from taskpgm.training.optimizer import make_optimizer
 
@@ -83,11 +83,11 @@ def test_two_processes_train_the_curve_of_one(tmp_path, tiny):
         shapes,
         shardings_of(axes, shapes, mesh),
     )
-    saved = [Manager(tmp_path / name / "checkpoints") for name in ("one", "two")]
-    assert [manager.newest() for manager in saved] == [6, 6]
+    saved = [Checkpoints(tmp_path / name / "checkpoints") for name in ("one", "two")]
     opt_state = jax.eval_shape(optimizer.transform.init, shapes)
     tree = {"step": jax.ShapeDtypeStruct((), np.int32), "trainable": like, "opt_state": opt_state}
-    a, b = (manager.restore(6, tree)[0] for manager in saved)
+    (first, a, _), (second, b, _) = (checkpoints.restore_newest(tree) for checkpoints in saved)
+    assert first == second == 6
     assert b["trainable"]["embedding"].sharding.mesh == mesh and b["step"] == 6
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), a, b)
 
@@ -114,4 +114,4 @@ def test_sigterm_to_one_stops_both_after_the_same_step(tmp_path):
     running[1].send_signal(signal.SIGTERM)
     end(running, RESUMABLE)
     last = json.loads(log.read_text().splitlines()[-1])["step"]
-    assert Manager(tmp_path / "checkpoints").newest() == last > 0
+    assert Checkpoints(tmp_path / "checkpoints").steps()[-1] == last > 0

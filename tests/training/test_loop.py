@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from taskpgm.training import loop, metrics
-from taskpgm.training.checkpoint import Manager, restore_tree
+from taskpgm.training.checkpoint import Checkpoints, restore_tree
 from taskpgm.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -82,9 +82,9 @@ def test_a_finished_run_returns_at_once(tmp_path):
 def test_a_truncated_newest_checkpoint_is_named_and_passed_over(tmp_path, caplog):
     whole = run(tmp_path / "whole")
     run(tmp_path / "cut", steps=9)
-    manager = Manager(tmp_path / "cut" / "checkpoints")
-    assert manager.steps() == [6, 9]
-    file = max(manager.path(9).rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    folder = tmp_path / "cut" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["6", "9"]
+    file = max((folder / "9").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
     file.write_bytes(file.read_bytes()[:10])
     seen = []
 
@@ -94,7 +94,7 @@ def test_a_truncated_newest_checkpoint_is_named_and_passed_over(tmp_path, caplog
 
     with caplog.at_level(logging.WARNING, "absl"):
         resumed = run(tmp_path / "cut", batches=watched)
-    assert str(manager.path(9)) in caplog.text
+    assert str(folder / "9") in caplog.text
     assert seen == list(range(6, 12))
     assert resumed.trainable["seen"] == whole.trainable["seen"]
     steps = [row["step"] for row in metrics.read(tmp_path / "cut" / "metrics.jsonl")]
@@ -107,7 +107,7 @@ def test_nan_is_named_and_never_saved(tmp_path):
 
     with pytest.raises(ValueError, match="loss is NaN at step 7 of run r; lower the learning rate"):
         run(tmp_path, batches=poisoned)
-    assert Manager(tmp_path / "checkpoints").newest() == 6
+    assert Checkpoints(tmp_path / "checkpoints").steps()[-1] == 6
 
 
 def test_an_error_in_the_data_comes_through(tmp_path):

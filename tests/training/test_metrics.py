@@ -1,18 +1,21 @@
 """metrics.jsonl, and the numbers in it."""
 
+import contextlib
+import importlib.machinery
 import json
 import os
 import struct
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import Event
 
-from taskpgm.training.events import masked_crc32c
+from taskpgm.training.boards import check_board
 from taskpgm.training.metrics import StepLog, Writer, read
 
 
@@ -30,31 +33,50 @@ def test_rewind_drops_later_and_cut_lines(tmp_path):
     assert rows[0]["lr"] == [0.5, 0.25] and np.float32(rows[0]["loss"]) == np.float32(1 / 3)
 
 
-def test_tensorboard_reads_the_same_numbers(tmp_path):
-    writer = Writer(tmp_path, step=4)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboardX's and torch's own
+def test_tensorboard_shows_the_same_numbers(tmp_path):
+    writer = Writer(tmp_path, step=4, board="tensorboard", name="r")
     writer.write(5, {"loss": 1.5, "lr": np.array([0.5, 0.25])})
     writer.close()
     (file,) = (tmp_path / "tensorboard").iterdir()
-    assert file.name.startswith("events.out.tfevents.")
-    data, events = file.read_bytes(), []
-    while data:
-        (size, length_sum) = struct.unpack("<QI", data[:12])
-        event, data = data[12 : 12 + size], data[12 + size :]
-        assert length_sum == masked_crc32c(struct.pack("<Q", size))
-        assert struct.unpack("<I", data[:4])[0] == masked_crc32c(event)
-        events.append(Event.FromString(event))
-        data = data[4:]
-    version, restart, line = events
-    assert version.file_version == "brain.Event:2"
-    assert restart.step == 5 and restart.session_log.status == SessionLog.START
-    found = {v.tag: v.simple_value for v in line.summary.value}
-    assert line.step == 5 and found == {"loss": 1.5, "lr/0": 0.5, "lr/1": 0.25}
+    data, found = file.read_bytes(), {}
+    while data:  # TFRecord: length, check sum, event, check sum
+        (size,) = struct.unpack("<Q", data[:8])
+        event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+        found |= {(event.step, v.tag): v.simple_value for v in event.summary.value}
+    assert found == {(5, "loss"): 1.5, (5, "lr/0"): 0.5, (5, "lr/1"): 0.25}
 
 
-def test_check_sum():
-    """RFC 3720, B.4: CRC-32C of 32 zeros is 8a9136aa."""
-    unmasked = (masked_crc32c(bytes(32)) - 0xA282EAD8) & 0xFFFFFFFF
-    assert (unmasked << 15 | unmasked >> 17) & 0xFFFFFFFF == 0x8A9136AA
+def test_wandb_gets_the_same_numbers(tmp_path, monkeypatch):
+    told = []
+    run = types.SimpleNamespace(
+        log=lambda values, step: told.append((step, values)), finish=lambda: told.append("end")
+    )
+    module = types.ModuleType("wandb")
+    module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    module.init = lambda **options: told.append(options["name"]) or run
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    writer = Writer(tmp_path, board="wandb", name="uniform")
+    writer.write(5, {"loss": 1.5})
+    writer.close()
+    assert told == ["uniform", (5, {"loss": 1.5}), "end"]
+
+
+def test_a_board_that_is_not_there_is_named(monkeypatch):
+    with pytest.raises(ValueError, match="train.log='board' is none of tensorboard, wandb"):
+        check_board("board")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'taskpgm\[wandb\]'"):
+        check_board("wandb")
+
+
+@pytest.fixture
+def writer():
+    """folder, options -> a Writer, closed after the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **options: stack.enter_context(
+            contextlib.closing(Writer(*args, **options))
+        )
 
 
 def values(loss, tokens):
@@ -66,8 +88,8 @@ def values(loss, tokens):
     }
 
 
-def test_loss_is_the_mean_over_scored_tokens(tmp_path):
-    log = StepLog("r", Writer(tmp_path), every=2)
+def test_loss_is_the_mean_over_scored_tokens(tmp_path, writer):
+    log = StepLog("r", writer(tmp_path), every=2)
     log.add(0, values(1.0, 30), 64)
     log.add(1, values(3.0, 10), 64)
     log.collect(leave=2)
@@ -78,9 +100,9 @@ def test_loss_is_the_mean_over_scored_tokens(tmp_path):
     assert row["tokens_per_second"] > 0 and 0 <= row["data_wait"] <= 1
 
 
-def test_a_line_that_a_restart_cuts_through_is_the_same(tmp_path):
-    whole = StepLog("r", Writer(tmp_path / "a"), every=3)
-    first = StepLog("r", Writer(tmp_path / "b"), every=3)
+def test_a_line_that_a_restart_cuts_through_is_the_same(tmp_path, writer):
+    whole = StepLog("r", writer(tmp_path / "a"), every=3)
+    first = StepLog("r", writer(tmp_path / "b"), every=3)
     losses = [[1 / 3, 0.7], [0.9, 1 / 7], [0.2, 0.3]]
     for step in (0, 1):
         for log in (whole, first):
@@ -88,7 +110,7 @@ def test_a_line_that_a_restart_cuts_through_is_the_same(tmp_path):
             log.collect(leave=0)
     partial = json.loads(json.dumps(first.partial))
     first.writer.close()
-    second = StepLog("r", Writer(tmp_path / "b", step=2), every=3, partial=partial)
+    second = StepLog("r", writer(tmp_path / "b", step=2), every=3, partial=partial)
     for log in (whole, second):
         log.add(2, values(losses[2], [2.0, 5.0]), 8)
         log.collect(leave=0)
@@ -97,8 +119,8 @@ def test_a_line_that_a_restart_cuts_through_is_the_same(tmp_path):
     assert [[row[key] for key in keys] for row in a] == [[row[key] for key in keys] for row in b]
 
 
-def test_nan_names_run_step_and_task(tmp_path):
-    log = StepLog("uniform", Writer(tmp_path), every=10)
+def test_nan_names_run_step_and_task(tmp_path, writer):
+    log = StepLog("uniform", writer(tmp_path), every=10)
     log.add(41, values(float("nan"), 1.0), 8)
     with pytest.raises(ValueError, match="NaN at step 41 of run uniform; lower the learning rate"):
         log.collect(leave=0)
@@ -114,9 +136,9 @@ def test_torch_is_not_imported():
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
 
-def test_mfu_counts_the_unembedding_of_scored_positions(tmp_path, monkeypatch):
+def test_mfu_counts_the_unembedding_of_scored_positions(tmp_path, writer, monkeypatch):
     monkeypatch.setattr("taskpgm.training.metrics.peak_flops", lambda: 1e3)
-    log = StepLog("r", Writer(tmp_path), every=2, flops_per_token=lambda share: 10 + 4 * share)
+    log = StepLog("r", writer(tmp_path), every=2, flops_per_token=lambda share: 10 + 4 * share)
     for step in range(4):
         log.add(step, values(1.0, 16), 64)
         log.collect(leave=0)

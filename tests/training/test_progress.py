@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 
 import jax
 import pytest
@@ -27,8 +28,8 @@ def test_lines_without_a_terminal(capsys):
 def test_now_and_then_only(capsys):
     with Reporter("adapters", 10, every=60) as bar:
         for k in range(10):
-            bar.update(k)
-    assert capsys.readouterr().err == ""
+            bar.update(k, "" if k else "compiling")
+    assert capsys.readouterr().err == "adapters: 0 of 10, compiling\n"
 
 
 def test_the_first_process_tells(capsys, monkeypatch):
@@ -47,5 +48,6 @@ def test_bar_on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", out)
     monkeypatch.setenv("TERM", "xterm")
     with Reporter("base", 10) as bar:
+        time.sleep(0.2)  # it is drawn ten times a second at most
         bar.update(5, "loss 2.0")
     assert "base" in out.getvalue() and "5/10" in out.getvalue() and "loss 2.0" in out.getvalue()
