@@ -71,7 +71,7 @@ def run_harness(
       OSError: a task's data cannot be had; says which.
     """
     manager = _task_manager(tasks, path)
-    from lm_eval import simple_evaluate
+    from lm_eval.evaluator import simple_evaluate
 
     model = _model_class()(config, params, tokenizer, batch_size=batch_size)
     results: dict[str, dict[str, float]] = {}
@@ -89,8 +89,8 @@ def run_harness(
             )
         except (ConnectionError, FileNotFoundError) as error:
             raise _unavailable(task, error) from error
-        assert found is not None  # on the first process of several alone; this is one
-        for key, metrics in {**found["results"], **found.get("groups", {})}.items():
+        assert found is not None  # it is None on all processes but the first, and this is one
+        for key, metrics in {**found.get("results", {}), **found.get("groups", {})}.items():
             numbers = {
                 metric: float(value)
                 for metric, value in metrics.items()

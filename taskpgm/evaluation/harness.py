@@ -6,7 +6,7 @@ imported here.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -82,17 +82,19 @@ class HarnessModel:
         """The text of a chat; where the template refuses it, without its system message, as the
         harness's own model does."""
         messages = [(message["role"], message["content"]) for message in chat_history]
-        ending = {
-            "add_generation_prompt": add_generation_prompt,
-            "continue_final_message": not add_generation_prompt,
-        }
+        write = partial(
+            apply_template,
+            self.tokenizer,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
         try:
-            return apply_template(self.tokenizer, messages, **ending)
+            return write(messages)
         except ValueError:
             shorter = [message for message in messages if message[0] != "system"]
             if len(shorter) == len(messages):
                 raise
-            return apply_template(self.tokenizer, shorter, **ending)
+            return write(shorter)
 
     def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
         """(nats of the continuation given the context, whether greedy decoding would give it)."""
@@ -102,13 +104,15 @@ class HarnessModel:
         """Nats of whole texts: each token once, in windows with as much context as fits."""
         owner, windows = [], []
         texts = tokenise(self.tokenizer, [request.args[0] for request in requests])
-        for i, (ids, _, head) in enumerate(texts):
+        for i, (ids, _offsets, head) in enumerate(texts):
             prefix = int(ids[head - 1]) if head else self.prefix_id
             pieces = list(rolling_windows(ids[head:].tolist(), prefix, self.max_length))
             owner += [i] * len(pieces)
             windows += pieces
         nats = [score for score, _ in self._score(windows)]
-        return np.bincount(owner, nats, minlength=len(requests)).astype(float).tolist()
+        totals = np.zeros(len(requests))
+        np.add.at(totals, owner, nats)
+        return totals.tolist()
 
     def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
         """Greedy (or, where a request says so, sampled) continuations, cut before a stop string."""

@@ -136,10 +136,12 @@ def _target_windows(
     for first in range(0, len(where), size):
         run = slice(first, first + size)
         count = len(where[run])
-        padded = (
+        at, wanted, example = (
             np.pad(np.array(x[run], np.int32), (0, size - count)) for x in (where, targets, owner)
         )
-        yield TargetWindow(tokens, positions, segment_ids, *padded, np.asarray(count, np.int32))
+        yield TargetWindow(
+            tokens, positions, segment_ids, at, wanted, example, np.asarray(count, np.int32)
+        )
 
 
 def rolling_windows(ids: Sequence[int], prefix: int, length: int) -> Iterator[Window]:

@@ -17,10 +17,11 @@ def stop_ids(
     ends = config.eos_token_id
     named = () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
     own = tokenizer.eos_token_id
+    own = (own,) if isinstance(own, int) else ()
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     marks = [tokenizer.convert_tokens_to_ids(stop) for stop in stops]
     marks = [mark for mark in marks if isinstance(mark, int) and mark in special]
-    ids = {*named, *marks, *(() if own is None else (own,))}
+    ids = {*named, *marks, *own}
     return tuple(sorted(i for i in ids if i < config.vocab_size))
 
 
@@ -43,7 +44,7 @@ def text_before(
 
     Stop strings may be special tokens, or hold some: they are looked for before those are left out.
     """
-    written = tokenizer.decode(list(ids))
+    written = str(tokenizer.decode(list(ids)))
     kept = cut(written, stops)
     if len(kept) == len(written):
         kept = str(tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -104,8 +104,8 @@ def _docstrings(owner: object, module: str) -> Iterator[str]:
             continue
         if inspect.isclass(member) and member.__module__ == module and member is not owner:
             yield from _docstrings(member, module)
-        elif inspect.isroutine(member) and isinstance(getattr(member, "__doc__", None), str):
-            yield f"{name}: {inspect.cleandoc(member.__doc__)}"
+        elif inspect.isroutine(member) and isinstance(doc := getattr(member, "__doc__", None), str):
+            yield f"{name}: {inspect.cleandoc(doc)}"
 
 
 def _clean(text: str) -> str:

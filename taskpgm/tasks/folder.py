@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from taskpgm.tasks.readers import ENDINGS, Table, is_saved, read_saved, read_table, split_ending
@@ -45,12 +46,9 @@ def read_folder(root: Path) -> list[TaskSource]:
         )
     sources = [_saved_source(path, root) for path in saved]
     sources += [_source(task, parts, root) for task, parts in files.items()]
-    sources.sort(key=lambda source: source[0])
-    notes = _not_read(unread, root)
-    return [
-        TaskSource(name, family, **parts, notes=notes if number == 0 else ())
-        for number, (_, name, family, parts) in enumerate(sources)
-    ]
+    sources.sort(key=lambda pair: pair[0])
+    first, *rest = (source for _, source in sources)
+    return [replace(first, notes=_not_read(unread, root)), *rest]
 
 
 def file_splits(path: Path) -> dict[str, Table]:
@@ -141,16 +139,15 @@ def _check_names(files: dict[Path, dict[str, Path]]) -> None:
                         )
 
 
-def _source(
-    task: Path, files: dict[str, Path], root: Path
-) -> tuple[str, str, str, dict[str, Table]]:
-    name, family = _named(task, root)
-    return task.as_posix(), name, family, choose_splits(_read_splits(files), str(files["train"]))
+def _source(task: Path, files: dict[str, Path], root: Path) -> tuple[str, TaskSource]:
+    """A task with the place in the folder that decides its place in the list."""
+    tables = choose_splits(_read_splits(files), str(files["train"]))
+    return task.as_posix(), TaskSource(*_named(task, root), tables)
 
 
-def _saved_source(path: Path, root: Path) -> tuple[str, str, str, dict[str, Table]]:
-    name, family = _named(path, root)
-    return path.as_posix(), name, family, choose_splits(read_saved(path), str(path))
+def _saved_source(path: Path, root: Path) -> tuple[str, TaskSource]:
+    tables = choose_splits(read_saved(path), str(path))
+    return path.as_posix(), TaskSource(*_named(path, root), tables)
 
 
 def _named(task: Path, root: Path) -> tuple[str, str]:

@@ -78,10 +78,10 @@ def _sources(spec: str) -> list[TaskSource]:
         if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
             return manifest.read(path)
         if path.is_file() and split_ending(path):
-            return [TaskSource(path.stem, path.stem, **choose_splits(file_splits(path), spec))]
+            return [TaskSource(path.stem, path.stem, choose_splits(file_splits(path), spec))]
         if path.is_dir():
             if is_saved(path):
-                return [TaskSource(path.name, path.name, **choose_splits(read_saved(path), spec))]
+                return [TaskSource(path.name, path.name, choose_splits(read_saved(path), spec))]
             return read_folder(path)
         if path.exists():
             raise ValueError(f"{spec}: tasks are read from .yaml, a folder, or {ENDINGS}")
@@ -92,9 +92,7 @@ def _sources(spec: str) -> list[TaskSource]:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec) or spec.startswith(".") or path.suffix:
         raise FileNotFoundError(f"no such path: {spec}")
     return [
-        TaskSource(
-            manifest.file_name(config), spec, **choose_splits(read_named(spec, config), spec)
-        )
+        TaskSource(manifest.file_name(config), spec, choose_splits(read_named(spec, config), spec))
         for config in configurations(spec)
     ]
 
@@ -108,8 +106,8 @@ def _check_names(sources: list[TaskSource], origin: str) -> None:
         other = first.setdefault(unicodedata.normalize("NFC", name.casefold()), source)
         if other is not source:
             raise ValueError(
-                f"duplicate task name {name!r}: {other.train.name} and {source.train.name}; "
-                "rename one"
+                f"duplicate task name {name!r}: {other.tables.train.name} and "
+                f"{source.tables.train.name}; rename one"
             )
         reason = None
         if not name.strip() or name[0] == "." or re.search(r'[\\/:*?"<>|\0]', name):
@@ -119,7 +117,7 @@ def _check_names(sources: list[TaskSource], origin: str) -> None:
         elif len(name.encode()) > LONGEST_NAME:
             name, reason = name[:60] + "...", f"is longer than {LONGEST_NAME} bytes"
         if reason is not None:
-            raise ValueError(f"{source.train.name}: task name {name!a} {reason}: rename it")
+            raise ValueError(f"{source.tables.train.name}: task name {name!a} {reason}: rename it")
     if len(sources) < 2:
         raise ValueError(
             f"only one task ({sources[0].name}) in {origin}: a mixture needs two or more; add "

@@ -32,8 +32,8 @@ from typing import Any
 from taskpgm.tasks.folder import file_splits
 from taskpgm.tasks.manifest_yaml import read_yaml
 from taskpgm.tasks.readers import Table, is_saved, read_named, read_saved, split_ending
-from taskpgm.tasks.row_schema import ROLES, RowSchema, shortened
-from taskpgm.tasks.splits import TaskSource, choose_splits
+from taskpgm.tasks.row_schema import ROLES, checked_schema, shortened
+from taskpgm.tasks.splits import SplitTables, TaskSource, choose_splits
 
 KEYS: Mapping[str, type] = {
     "name": str,
@@ -101,7 +101,7 @@ def _sources(entry: Mapping[str, Any], folder: Path, where: str) -> list[TaskSou
             f"{where}: `family_column` needs a `task_column`: use `family`, or add one"
         )
     try:
-        schema = RowSchema(
+        schema = checked_schema(
             entry.get("columns") or {}, entry.get("template"), entry.get("labels") or {}
         )
     except ValueError as error:
@@ -115,27 +115,29 @@ def _sources(entry: Mapping[str, Any], folder: Path, where: str) -> list[TaskSou
     last = entry.get("config") or Path(entry["source"]).name
     ending = split_ending(Path(last))
     name = entry.get("name") or file_name(ending[0] if ending else last)
-    return [TaskSource(name, entry.get("family") or name, **tables, **options)]
+    return [TaskSource(name, entry.get("family") or name, tables, **options)]
 
 
 def _by_column(
-    entry: Mapping[str, Any], tables: Mapping[str, Table], options: Mapping[str, Any]
+    entry: Mapping[str, Any], tables: SplitTables, options: Mapping[str, Any]
 ) -> Iterable[TaskSource]:
     """One source per value of the entry's `task_column`, in order of first appearance."""
-    groups = {role: _groups(table, entry["task_column"]) for role, table in tables.items()}
-    families = tables["train"].column(entry["family_column"]) if "family_column" in entry else None
-    for value, indices in groups["train"].items():
+    train, heldout, test = (
+        {} if table is None else _by_value(table, entry["task_column"]) for table in tables
+    )
+    families = tables.train.column(entry["family_column"]) if "family_column" in entry else None
+    for value, indices in train.items():
         name = file_name(value)
         family = str(families[indices[0]]) if families else entry.get("family") or name
-        parts = {
-            role: tables[role].select(members[value])
-            for role, members in groups.items()
-            if value in members
-        }
-        yield TaskSource(name, family, **parts, **options)
+        parts = (
+            table.select(groups[value]) if table is not None and value in groups else None
+            for table, groups in ((tables.heldout, heldout), (tables.test, test))
+        )
+        own = SplitTables(tables.train.select(indices), *parts)
+        yield TaskSource(name, family, own, **options)
 
 
-def _groups(table: Table, column: str) -> dict[str, list[int]]:
+def _by_value(table: Table, column: str) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {}
     for index, value in enumerate(table.column(column)):
         if value is None or not str(value).strip():

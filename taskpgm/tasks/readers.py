@@ -162,9 +162,9 @@ READERS: Mapping[str, Callable[[Path], Table]] = {
     ".parquet": read_parquet,
 }
 DECOMPRESS: Mapping[str, Callable[[Path], IO[bytes]]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
+    ".gz": lambda path: gzip.GzipFile(path),  # type: ignore  # an IO[bytes] but by its stub
+    ".bz2": lambda path: bz2.BZ2File(path),
+    ".xz": lambda path: lzma.LZMAFile(path),
 }
 ENDINGS = f"{', '.join(READERS)} (also with {', '.join(DECOMPRESS)} after all but .parquet)"
 

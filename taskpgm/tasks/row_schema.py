@@ -34,25 +34,28 @@ class RowSchema:
     template: formats for "prompt" and "response", with the row's columns as fields: "{question}",
       "{answers[text][0]}".
     labels: {column: words}, for columns that hold the number of a word; -1 is no word.
-
-    Raises ValueError, without saying where, for columns that are no whole schema, a template that
-    cannot be read, and labels that are no list of texts.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
     template: Mapping[str, str] | None = None
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        _check_columns(self.columns)
-        for part, text in (self.template or {}).items():
-            _check_template(part, text)
-        for column, words in self.labels.items():
-            if not isinstance(words, list | tuple) or not words or not _all_text(words):
-                raise ValueError(
-                    f'labels: {column!r} needs a list of texts, such as ["no", "yes"], not '
-                    f"{shortened(words)}"
-                )
+
+def checked_schema(
+    columns: Mapping[str, Any], template: Mapping[str, Any] | None, labels: Mapping[str, Any]
+) -> RowSchema:
+    """A schema as somebody wrote it. Raises ValueError, without saying where, for columns that are
+    no whole schema, a template that cannot be read, and labels that are no list of texts."""
+    _check_columns(columns)
+    for part, text in (template or {}).items():
+        _check_template(part, text)
+    for column, words in labels.items():
+        if not isinstance(words, list | tuple) or not words or not _all_text(words):
+            raise ValueError(
+                f'labels: {column!r} needs a list of texts, such as ["no", "yes"], not '
+                f"{shortened(words)}"
+            )
+    return RowSchema(columns, template, labels)
 
 
 def read_row(row: Mapping[str, Any], where: str, schema: RowSchema) -> Example:
@@ -91,7 +94,7 @@ def read_row(row: Mapping[str, Any], where: str, schema: RowSchema) -> Example:
 
 
 # --- What a schema may say -----------------------------------------------------------------------
-def _check_columns(columns: Mapping[str, str]) -> None:
+def _check_columns(columns: Mapping[str, Any]) -> None:
     for role, column in columns.items():
         if not isinstance(column, str):
             raise ValueError(f"columns: {role!r} must name a column, not {shortened(column)}")
@@ -124,7 +127,7 @@ class _Template(Formatter):
     """str.format, except that null and NaN are empty text, and a list or a mapping is no text."""
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
-        return "" if _is_null(value) else super().convert_field(value, conversion)
+        return None if _is_null(value) else super().convert_field(value, conversion)
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if _is_null(value):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -21,6 +22,14 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
 SPOKEN = {"train": "training", "heldout": "held-out", "test": "test"}
 
 
+class SplitTables(NamedTuple):
+    """The tables of a task's splits; None for one that the data do not bring."""
+
+    train: Table
+    heldout: Table | None = None
+    test: Table | None = None
+
+
 @dataclass(frozen=True)
 class TaskSource:
     """Where one task's rows are, before they are read.
@@ -31,9 +40,7 @@ class TaskSource:
 
     name: str
     family: str
-    train: Table
-    heldout: Table | None = None
-    test: Table | None = None
+    tables: SplitTables
     schema: RowSchema = RowSchema()
     limit: int | None = None
     heldout_limit: int | None = None
@@ -54,8 +61,8 @@ def choose_splits(
     split: str | None = None,
     heldout_split: str | None = None,
     test_split: str | None = None,
-) -> dict[str, Table]:
-    """The tables of a data set by role: "train", and "heldout" and "test" where there are such.
+) -> SplitTables:
+    """The tables of a data set by role.
 
     A split that is named counts; else the first whose name is in `SPLIT_NAMES`. Only a data set's
     single split may have any other name, and then it is for training.
@@ -89,7 +96,7 @@ def choose_splits(
                 f"{name}: {chosen[one]!r} cannot be the {SPOKEN[one]} and the {SPOKEN[other]} "
                 "split at once"
             )
-    return {role: splits[key] for role, key in chosen.items()}
+    return SplitTables(**{role: splits[key] for role, key in chosen.items()})
 
 
 def by_split_column(table: Table) -> dict[str, Table]:
@@ -130,9 +137,9 @@ def read_task(source: TaskSource, heldout_fraction: float, test_fraction: float,
     """
     seed = crc32(f"{seed}/{source.name}".encode())  # tasks are cut independently, and repeatably
     notes = list(source.notes)
-    given = {"heldout": _read(source.heldout, source, source.heldout_limit, seed)}
+    given = {"heldout": _read(source.tables.heldout, source, source.heldout_limit, seed)}
     try:
-        given["test"] = _read(source.test, source, source.test_limit, seed)
+        given["test"] = _read(source.tables.test, source, source.test_limit, seed)
     except NoResponse as error:
         if source.test_is_named:
             raise
@@ -146,7 +153,7 @@ def read_task(source: TaskSource, heldout_fraction: float, test_fraction: float,
     # Enough rows that `limit` of them are left after the cuts.
     limit = source.limit
     wanted = None if limit is None else ceil(limit / (1 - sum(fractions.values())))
-    train = _read(source.train, source, wanted, seed)
+    train = _read(source.tables.train, source, wanted, seed)
     assert train is not None
     splits = {"train": train, **{role: rows for role, rows in given.items() if rows is not None}}
     notes += _make_disjoint(splits, source)
@@ -203,7 +210,7 @@ def _make_disjoint(splits: dict[str, list[Example]], source: TaskSource) -> list
                 f"in {above} rows"
             )
             if not kept:
-                table = source.train if role == "train" else source.heldout
+                table = source.tables.train if role == "train" else source.tables.heldout
                 assert table is not None
                 raise ValueError(
                     f"{table.name}: every prompt also stands in {above} rows, which leaves a "
@@ -225,10 +232,11 @@ def _cut(
     for index, row in enumerate(rows):
         groups.setdefault(row.context, []).append(index)
     if len(groups) <= len(fractions):
+        missing = " and a ".join(SPOKEN[role] for role in fractions)
         raise ValueError(
-            f"{source.train.name}: {len(rows)} row(s) with {len(groups)} different prompt(s) are "
-            f"too few to cut off a {' and a '.join(SPOKEN[role] for role in fractions)} split: add "
-            "rows, or a file for each split"
+            f"{source.tables.train.name}: {len(rows)} row(s) with {len(groups)} different "
+            f"prompt(s) are too few to cut off a {missing} split: add rows, or a file for each "
+            "split"
         )
     shuffled = np.random.default_rng(seed).permutation(len(groups)).tolist()
     members = list(groups.values())

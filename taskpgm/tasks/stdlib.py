@@ -184,7 +184,7 @@ def _script(letters: str) -> str:
 
 def _media_type(file: str) -> str:
     # An instance of its own, since the module's functions also read the files of the system.
-    return mimetypes.MimeTypes().guess_type(file)[0]
+    return str(mimetypes.MimeTypes().guess_type(file)[0])
 
 
 def _scope(address: str) -> str:
@@ -340,17 +340,14 @@ def stdlib_tasks(seed: int = 0) -> list[Task]:
     """The suite's tasks, in the order of `SUITE`: the same rows for the same seed, on any
     machine."""
     splits = inputs(seed)
-    return [
-        Task(
-            recipe.name,
-            recipe.family,
-            *(
-                tuple(join(recipe.prompt(x), recipe.answer(x)) for x in split)
-                for split in splits[recipe.name]
-            ),
+    tasks = []
+    for recipe in SUITE:
+        train, heldout, test = (
+            tuple(join(recipe.prompt(x), recipe.answer(x)) for x in split)
+            for split in splits[recipe.name]
         )
-        for recipe in SUITE
-    ]
+        tasks.append(Task(recipe.name, recipe.family, train, heldout, test))
+    return tasks
 
 
 def inputs(seed: int = 0) -> dict[str, tuple[list[str], list[str], list[str]]]:
@@ -359,28 +356,27 @@ def inputs(seed: int = 0) -> dict[str, tuple[list[str], list[str], list[str]]]:
     No input of a family's held-out or test row is behind another split's row of that family: the
     question has not been asked there in any wording.
     """
-    reserved: dict[str, set[str]] = {recipe.family: set() for recipe in SUITE}
-    drawn: dict[str, list[list[str]]] = {recipe.name: [] for recipe in SUITE}
-    for split, count in (("heldout", HELDOUT), ("test", TEST)):
-        for recipe in SUITE:
-            drawn[recipe.name].append(
-                _drawn(
-                    recipe,
-                    seed,
-                    split,
-                    count,
-                    reserved[recipe.family] if split == "test" else set(),
-                )
-            )
-        for recipe in SUITE:
-            reserved[recipe.family].update(drawn[recipe.name][-1])
+    heldout = {recipe.name: _drawn(recipe, seed, "heldout", HELDOUT, set()) for recipe in SUITE}
+    reserved = _by_family(heldout)
+    test = {r.name: _drawn(r, seed, "test", TEST, reserved[r.family]) for r in SUITE}
+    for family, taken in _by_family(test).items():
+        reserved[family] |= taken
     return {
-        recipe.name: (
-            _drawn(recipe, seed, "train", recipe.train, reserved[recipe.family]),
-            *drawn[recipe.name],
+        r.name: (
+            _drawn(r, seed, "train", r.train, reserved[r.family]),
+            heldout[r.name],
+            test[r.name],
         )
-        for recipe in SUITE
+        for r in SUITE
     }
+
+
+def _by_family(drawn: dict[str, list[str]]) -> dict[str, set[str]]:
+    """All inputs of a family's tasks."""
+    families: dict[str, set[str]] = {recipe.family: set() for recipe in SUITE}
+    for recipe in SUITE:
+        families[recipe.family].update(drawn[recipe.name])
+    return families
 
 
 def _drawn(recipe: Recipe, seed: int, split: str, count: int, taken: set[str]) -> list[str]:

@@ -114,7 +114,7 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 def prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """What an empty context is: BOS, or EOS where the tokenizer has no BOS."""
     bos = tokenizer.bos_token_id
-    return _end_of_sequence(tokenizer) if bos is None else bos
+    return bos if isinstance(bos, int) else _end_of_sequence(tokenizer)
 
 
 def _whole(
@@ -227,9 +227,10 @@ def _spoken(offsets: np.ndarray, turns: Sequence[Turn]) -> np.ndarray:
 
 
 def _end_of_sequence(tokenizer: "PreTrainedTokenizerBase") -> int:
-    if tokenizer.eos_token_id is None:
+    eos = tokenizer.eos_token_id
+    if not isinstance(eos, int):
         raise ValueError("the tokenizer has no end-of-sequence token: set its eos_token")
-    return tokenizer.eos_token_id
+    return eos
 
 
 def _check_length(max_length: int) -> None:

@@ -296,7 +296,7 @@ def test_bad_parquet_and_bad_saved_data_sets_are_named(tmp_path):
 def test_a_heldout_split_of_size_0_is_refused(tmp_path):
     write(tmp_path / "a.jsonl", plain(5))
     write(tmp_path / "b.jsonl", plain(1) * 3)
-    for fraction in (0, 1, -0.5, 1.5):
+    for fraction in (0.0, 1.0, -0.5, 1.5):
         assert "leaves a split of size 0" in one_line(tmp_path, heldout_fraction=fraction)
         assert "leaves a split of size 0" in one_line(tmp_path, test_fraction=fraction)
     both = {"heldout_fraction": 0.5, "test_fraction": 0.5}

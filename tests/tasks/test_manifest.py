@@ -207,3 +207,107 @@ def test_what_is_not_there_is_named(folder):
     )
     path.write_bytes(b"tasks: \xff")
     assert one_line(path) == f"{path}: not UTF-8 at byte 7; save it as UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ("[no, yes]", ["no", "yes"]),
+        ("[off, on]", ["off", "on"]),
+        ("[N, Y]", ["N", "Y"]),
+        ("[true, False]", ["true", "False"]),
+        ("[1, 2]", ["1", "2"]),
+        ("[007, 1_000]", ["007", "1_000"]),
+        ("[1:30, 2024-01-01]", ["1:30", "2024-01-01"]),
+        ("[1e3, .inf]", ["1e3", ".inf"]),
+    ],
+)
+def test_words_are_read_as_they_are_written(folder, labels, words):
+    path = manifest(
+        folder,
+        "defaults: {columns: {prompt: question, response: choice}}\n"
+        f"tasks: [{{source: rows.jsonl, labels: {{choice: {labels}}}}}, {{source: saved}}]",
+    )
+    task = load_tasks(path)[0]
+    assert {row.response for row in task.train} == set(words)
+
+
+def test_names_that_yaml_would_take_for_numbers_stay_names(folder):
+    path = manifest(
+        folder,
+        "defaults: {columns: {prompt: question, response: choice}, limit: 5}\n"
+        "tasks: [{name: 007, family: no, source: rows.jsonl}, {name: 1e3, source: rows.jsonl}]",
+    )
+    assert [(task.name, task.family) for task in load_tasks(path)] == [
+        ("007", "no"),
+        ("1e3", "1e3"),
+    ]
+
+
+def bomb(key):
+    levels = [f"- &a0 [{','.join(['lol'] * 9)}]"]
+    levels += [f"- &a{i} [{','.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    return f"tasks:\n  - {key}:\n" + "".join(f"    {level}\n" for level in levels) + "    source: x"
+
+
+MERGES = (
+    "a0: &a0 {"
+    + ", ".join(f"k{i}: v" for i in range(9))
+    + "}\n"
+    + "".join(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 12))
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        *((bomb(key), "task 1: `") for key in ("name", "config", "limit", "columns", "labels")),
+        (bomb("zzz"), "unknown key 'zzz'"),
+        (MERGES, "tasks.yaml"),  # newer versions of PyYAML merge each entry once
+        ("tasks: " + "[" * 100_000, "malformed YAML"),
+        ("tasks: &a [*a]", "task 1: must be a mapping"),
+        ("tasks: [{source: a, source: b}]", "malformed YAML: the key 'source' stands twice"),
+        ("tasks: [{source: a, labels: {x: *b}}]", "malformed YAML: found undefined alias"),
+        ("tasks: [{source: !!python/object:os.system a}]", "malformed YAML: could not determine"),
+        ("tasks: [{source: a, name: }]", "`name` must be text, not None"),
+        ("tasks: [{source: a, labels: {x: [no, ~]}}]", "labels: 'x' needs a list of texts"),
+        ("tasks: [{source: a, columns: {prompt: [a], response: b}}]", "columns: 'prompt' must"),
+        ("tasks: [{source: a, family_column: x}]", "`family_column` needs a `task_column`"),
+        ('tasks: [{source: "~nosuchuser/x.jsonl"}]', "no home folder for '~nosuchuser/x.jsonl'"),
+        ("tasks: [{source: a, test_limit: 0}]", "`test_limit` is 0: a split of size 0"),
+        ("tasks: [{source: rows.jsonl, test_split: dev}]", "no split 'dev'"),
+    ],
+)
+def test_no_manifest_hangs_or_says_more_than_a_line(folder, text, message):
+    line = one_line(manifest(folder, text))
+    assert message in line and len(line) < 1000 and line.startswith(str(folder))
+
+
+def test_a_test_split_whose_answers_are_hidden_is_not_used_and_said(folder):
+    rows = [{"q": f"q{i}", "label": i % 2} for i in range(20)]
+    names = datasets.Features(
+        {"q": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    hidden = [{"q": f"t{i}", "label": -1} for i in range(4)]
+    parts = {"train": rows, "validation": rows[:2], "test": hidden}
+    datasets.DatasetDict(
+        {k: datasets.Dataset.from_list(v, features=names) for k, v in parts.items()}
+    ).save_to_disk(folder / "glue")
+    entry = {"source": str(folder / "glue"), "columns": {"prompt": "q", "response": "label"}}
+    task = load_tasks({"tasks": [{**entry, "name": "a"}, {**entry, "name": "b"}]})[0]
+    assert (len(task.train), len(task.heldout), len(task.test)) == (16, 2, 2)
+    assert "the test split is not used, its rows have no answers" in task.notes[0]
+    assert not {row.prompt for row in task.test} & {row.prompt for row in task.heldout}
+    line = one_line({"tasks": [{**entry, "name": "a", "test_split": "test"}, entry]})
+    assert "glue[test], row 0: a row with no response" in line
+
+
+def test_only_an_explicit_split_trains_on_test_rows(folder):
+    rows = [{"prompt": f"q{i}", "response": "r"} for i in range(20)]
+    for name in ("test", "validation", "dev"):
+        datasets.DatasetDict({name: datasets.Dataset.from_list(rows)}).save_to_disk(folder / name)
+        entry = {"source": str(folder / name)}
+        assert "which split is for training?" in one_line({"tasks": [entry, entry]})
+        named = {**entry, "split": name}
+        tasks = load_tasks({"tasks": [{**named, "name": "a"}, {**named, "name": "b"}]})
+        assert len(tasks[0].train) == 16
