@@ -1,10 +1,12 @@
 """How tasks relate: every single-task model scored on every held-out set, then one matrix."""
 
 from taskpgm.affinity.bootstrap import Intervals, intervals, resample_jsd, resample_pmi
-from taskpgm.affinity.compute import compute_scores, own_losses
+from taskpgm.affinity.compute import compute_scores
+from taskpgm.affinity.curves import own_losses
 from taskpgm.affinity.layout import Layout, Plan, layout, plan
 from taskpgm.affinity.matrices import jensen_shannon, jsd_affinity, pmi
 from taskpgm.affinity.scores import Scores, likelihoods, losses
+from taskpgm.affinity.targets import jsd_relevance, pmi_relevance
 from taskpgm.affinity.transfer import (
     Transfer,
     mean_losses,
@@ -24,6 +26,7 @@ __all__ = [
     "intervals",
     "jensen_shannon",
     "jsd_affinity",
+    "jsd_relevance",
     "layout",
     "likelihoods",
     "losses",
@@ -32,6 +35,7 @@ __all__ = [
     "own_losses",
     "plan",
     "pmi",
+    "pmi_relevance",
     "resample_jsd",
     "resample_losses",
     "resample_pmi",

@@ -39,7 +39,16 @@ def _draws(examples: np.ndarray, resamples: int, seed: int, task: int) -> np.nda
 def resample_pmi(
     scores: Scores, *, normalize: str = "token", resamples: int = 200, seed: int = 0
 ) -> Float[np.ndarray, "b n n"]:
-    """PMI affinities of resampled held-out sets, float64; `normalize` as in `likelihoods`."""
+    """PMI affinities of resampled held-out sets, float64; `normalize` as in `likelihoods`.
+
+    >>> scores = Scores(
+    ...     log_likelihood=np.array([[-1.0, -2.0, -3.0], [-2.0, -4.0, -1.0]]), base=None,
+    ...     tokens=np.array([1, 1, 1]), task=np.array([0, 0, 1]), contexts=None,
+    ...     divergence=lambda k: np.zeros((1, 2, 2)),
+    ... )
+    >>> np.unique(resample_pmi(scores)[:, 0, 1])  # of the first task's two examples two are drawn
+    array([-2.  , -1.75, -1.5 ])
+    """
     values = likelihoods(scores, normalize)
     means = np.empty((resamples, len(values), len(values)))
     for j in range(len(values)):
@@ -54,6 +63,15 @@ def resample_jsd(
     """JSD affinities of resampled held-out sets, float64, on the contexts that were scored.
 
     With the same seed a task's resamples are those of `resample_pmi`, if no bin holds two examples.
+
+    >>> scores = Scores(
+    ...     log_likelihood=np.zeros((2, 3)), base=None, tokens=np.array([1, 1, 1]),
+    ...     task=np.array([0, 0, 1]), contexts="pool",
+    ...     divergence=lambda k: np.full((2 - k, 2, 2), 0.2) * (1 - np.eye(2)),
+    ... )
+    >>> resample_jsd(scores, resamples=1).round(4)
+    array([[[1.    , 0.7115],
+            [0.7115, 1.    ]]])
     """
     n = scores.num_models
     tasks = scores.num_tasks if scores.contexts == "pool" else n
@@ -71,7 +89,12 @@ def resample_jsd(
 
 
 def intervals(samples: Float[np.ndarray, "b *s"], level: float = 0.95) -> Intervals:
-    """The central `level` of resampled affinities, entry by entry."""
+    """The central `level` of resampled affinities, entry by entry.
+
+    >>> low, high = intervals(np.linspace(0.0, 1.0, 101)[:, None, None], level=0.9)
+    >>> low.round(3), high.round(3)
+    (array([[0.05]]), array([[0.95]]))
+    """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1; got {level}")
     low, high = np.quantile(samples, [0.5 - level / 2, 0.5 + level / 2], axis=0)

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -29,7 +28,7 @@ from taskpgm.affinity.pairwise import (
     score_pairs,
     split,
 )
-from taskpgm.affinity.scores import Scores, per_example
+from taskpgm.affinity.scores import Scores
 from taskpgm.affinity.store import ScoreStore, TaskScores, fingerprint, select
 from taskpgm.models import DecoderConfig
 from taskpgm.models.scoring import (
@@ -52,7 +51,7 @@ def compute_scores(
     num_examples: Sequence[int],
     *,
     model_keys: Sequence[str],
-    folder: Path,
+    folder: Path | str,
     memory: float,
     batch_size: int,
     contexts: str | None = "pool",
@@ -87,6 +86,23 @@ def compute_scores(
     Raises:
       ValueError: nothing to score in an example, keys that repeat, too little memory.
       OSError: the store cannot be written.
+
+    >>> import jax
+    >>> from taskpgm.models import init_params
+    >>> from taskpgm.tasks import Encoded, pack
+    >>> config = DecoderConfig("llama", 32, 8, 8, 1, 1, 1, 8, 16)  # a tiny model of 32 tokens
+    >>> models = jax.vmap(partial(init_params, config))(jax.random.split(jax.random.key(0), 2))
+    >>> ids, scored = np.array([5, 6, 7], np.int32), np.array([False, True, True])
+    >>> rows = pack(Encoded([ids], [scored], np.array([0], np.int32), 0, 0), 4)
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     scores = compute_scores(
+    ...         config, None, lambda some: jax.tree.map(lambda x: x[np.array(some)], models),
+    ...         [rows, rows], [1, 1], model_keys=["first", "second"], folder=folder,
+    ...         memory=2.0**30, batch_size=1,
+    ...     )
+    >>> scores.log_likelihood.shape, scores.task.tolist(), scores.computed
+    ((2, 2), [0, 1], ((0, 0), (1, 0), (0, 1), (1, 1)))
     """
     _check(rows, num_examples, model_keys, base_key, contexts)
     n = len(model_keys)
@@ -240,33 +256,3 @@ def _check(
                 f"task {k} has {m} held-out examples, but example {empty} "
                 + ("is not one of them" if len(seen) > m else "has no token to score")
             )
-
-
-def own_losses(
-    config: DecoderConfig,
-    params: Any,
-    models: Any,
-    rows: Sequence[Rows],
-    num_examples: Sequence[int],
-    *,
-    batch_size: int,
-    normalize: str = "token",
-) -> Float[np.ndarray, " g"]:
-    """Mean loss of each model of a group on its own task: a point of its learning curve.
-
-    Args:
-      config, params: the base; `params` may be None where models are whole.
-      models: adapters if config.lora, else parameters, stacked on a leading axis g.
-      rows, num_examples: packed held-out rows of each model's task, and their examples.
-      batch_size: rows of a forward pass.
-      normalize: "token" or "sequence", as in `likelihoods`.
-
-    Returns:
-      Means over examples of the loss by response token or by response, nats.
-    """
-    forward, found = decoder_forward(config), []
-    for i, (part, count) in enumerate(zip(rows, num_examples, strict=True)):
-        own = jax.tree.map(lambda x, i=i: x[i : i + 1], models)
-        values, tokens = score_examples(forward, params, own, part, count, batch_size=batch_size)
-        found.append(-per_example(values[0], tokens, normalize).mean())
-    return np.array(found)

@@ -42,6 +42,12 @@ def layout(
 
     Raises:
       ValueError: not even one position of two models fits.
+
+    >>> from taskpgm.models import LoraConfig
+    >>> llama = DecoderConfig("llama", 32000, 4096, 11008, 32, 32, 32, 128, 2048, lora=LoraConfig())
+    >>> layout(316, llama, length=512, batch_size=8, memory=2.0**30)
+    Layout(batch_size=1, group=8, models_per_block=316, scored_per_window=105,
+           positions_per_chunk=5, bins=64)
     """
     d, v, row = config.hidden_size, config.vocab_size, min(scored or length, length)
     head, found = _own_head(config), []
@@ -138,15 +144,26 @@ def plan(
     scored_tokens: int | None = None,
     heldout_examples: int | None = None,
     contexts: str | None = "pool",
+    num_targets: int = 0,
+    base: bool = False,
     **sizes,
 ) -> Plan:
-    """The arithmetic of n x n scores, for `--dry_run`.
+    """The arithmetic of the scores of n models on n tasks and their targets, for `--dry_run`.
 
     Args:
+      num_tasks, num_targets: n, and tasks that are judged but not mixed.
       heldout_tokens, scored_tokens: over all tasks; without the second, all tokens count as scored.
       heldout_examples: over all tasks, for the disk; without it, every bin is full.
       contexts: "pool", "pair", or None for log-likelihoods alone.
+      base: the base is scored as well, likelihoods only.
       sizes: group and bins of `layout`.
+
+    >>> from taskpgm.models import LoraConfig
+    >>> llama = DecoderConfig("llama", 32000, 4096, 11008, 32, 32, 32, 128, 2048, lora=LoraConfig())
+    >>> sizes = {"length": 512, "batch_size": 8, "memory": 2.0**30}
+    >>> cost = plan(llama, num_tasks=27, heldout_tokens=54_000, **sizes)
+    >>> f"{cost.flops:.1e} FLOPs, {cost.disk:.1e} bytes"
+    '1.9e+16 FLOPs, 2.8e+06 bytes'
     """
     n, pairs = num_tasks, num_tasks * (num_tasks - 1) // 2
     d, v = config.hidden_size, config.vocab_size
@@ -165,19 +182,20 @@ def plan(
     reads = passes(cut, n, scored_of_row, contexts) if contexts else 1
     unembed = 2.0 * d * v
     body = forward_flops_per_token(config, length) - unembed
-    models = n * reads * (heldout_tokens * body + scored * unembed)
+    models = (n * reads + base) * (heldout_tokens * body + scored * unembed)
     # Every scored position meets all pairs; with "pair" only those of its own task's model.
     meeting = {"pool": pairs, "pair": n - 1, None: 0}[contexts]
     reduction = float(PAIR_FLOPS) * meeting * v * scored
-    values = n * cut.bins if heldout_examples is None else min(heldout_examples, n * cut.bins)
+    values = (n + num_targets) * cut.bins
+    values = values if heldout_examples is None else min(heldout_examples, values)
     disk = FLOAT32 * values * meeting + 2.0 * FLOAT32 * n * (heldout_examples or values)
     block, chunk = cut.models_per_block, cut.positions_per_chunk
     held = _held(block, n, contexts)
     used = held * FLOAT32 * cut.scored_per_window * d + chunk * _position(v, block, held)
     used += 3 * FLOAT32 * cut.bins * block**2 + held * _own_head(config)
     text = (
-        f"{n} x {n} scores of {heldout_tokens:,} held-out tokens ({scored:,} scored): "
-        f"{n} models read them {reads:g} x, {models:.2e} FLOPs"
+        f"{n} x {n + num_targets} scores of {heldout_tokens:,} held-out tokens "
+        f"({scored:,} scored): {n} models read them {reads:g} x, {models:.2e} FLOPs"
     )
     if contexts is not None:
         text += (
@@ -185,5 +203,7 @@ def plan(
             f"{reduction:.2e} FLOPs; {block} models x {chunk} positions at a time "
             f"in {used / 2**20:,.0f} MiB"
         )
-    windows = max(n, heldout_tokens / (length * cut.batch_size))  # a task has one at least
+    windows = max(
+        n + num_targets, heldout_tokens / (length * cut.batch_size)
+    )  # a task has one at least
     return Plan(cut, text, models + reduction, n * reads * windows, used, disk)

@@ -40,6 +40,11 @@ def pmi(
       ValueError: wrong shapes, NaN or infinite log-likelihoods, a task with no example.
 
     Source: arXiv 2507.12612, pointwise mutual information between tasks.
+
+    >>> log_likelihood = [[-1.0, -3.0], [-2.0, -1.0]]  # two models on one example of each task
+    >>> pmi(log_likelihood, [0, 1])
+    array([[ 0. , -1.5],
+           [-1.5,  0. ]])
     """
     scores = np.asarray(log_likelihood)
     task = np.asarray(task)
@@ -104,6 +109,11 @@ def jensen_shannon(
 
     Raises:
       ValueError: wrong shapes, NaN, +inf or rows that do not sum to one, bad weights.
+
+    >>> p = np.log([[[0.5, 0.5]], [[0.9, 0.1]]])  # two models at one position
+    >>> jensen_shannon(p).round(4)
+    array([[0.    , 0.1017],
+           [0.1017, 0.    ]])
     """
     values = log_probs if isinstance(log_probs, jax.Array) else np.asarray(log_probs)
     if values.ndim != 3 or 0 in values.shape:
@@ -153,7 +163,15 @@ def jsd_affinity(
     distributions (Martins et al. 2009, JMLR 10, Nonextensive information theoretic kernels), and a
     fixed average of such kernels is one.
     `pair`: (C[i, i, j] + C[j, i, j]) / 2, half of the weight on each task (the paper).
-    Entries in [0, 1], unit diagonal.
+    Entries in [0, 1], unit diagonal. With "pool" the k tasks may be more than the n models: the
+    contexts of targets, which are judged and not mixed, join the pool.
+
+    Raises:
+      ValueError: wrong shapes, unknown `contexts`, NaN or infinite entries.
+
+    >>> jsd_affinity([[[0.0, 0.1], [0.1, 0.0]], [[0.0, 0.3], [0.3, 0.0]]]).round(4)
+    array([[1.    , 0.7115],
+           [0.7115, 1.    ]])
     """
     divergence = np.asarray(divergence, np.float64)
     if divergence.ndim != 3 or divergence.shape[1] != divergence.shape[2] or not divergence.size:

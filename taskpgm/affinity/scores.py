@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from taskpgm.affinity.matrices import mean_by_task
 from taskpgm.affinity.pairwise import MAX_BINS, bins
 
 
@@ -47,9 +48,10 @@ class Scores:
         With contexts="pool" of all tasks, targets among them; with "pair" of the mixed tasks.
         """
         tasks = range(self.num_tasks if self.contexts == "pool" else self.num_models)
-        return np.stack([self._mean_divergence(k) for k in tasks])
+        return np.stack([self.mean_divergence_of(k) for k in tasks])
 
-    def _mean_divergence(self, k: int) -> Float[np.ndarray, "n n"]:
+    def mean_divergence_of(self, k: int) -> Float[np.ndarray, "n n"]:
+        """The mean JSD of all pairs over the examples of task k, nats."""
         count = self.examples_per_bin(k)
         return np.tensordot(count / count.sum(), self.divergence(k), 1)
 
@@ -76,10 +78,20 @@ def likelihoods(
     """Log-likelihoods by response token, or of the whole response: a row per model, nats.
 
     Args:
+      normalize: "token" divides by the number of response tokens, "sequence" keeps the sum.
       base: the base's row comes first, then those of the n models.
 
     Raises:
       ValueError: `normalize` is neither "token" nor "sequence", or the base was not scored.
+
+    >>> scores = Scores(
+    ...     log_likelihood=np.array([[-2.0, -6.0]]), base=np.array([-4.0, -8.0]),
+    ...     tokens=np.array([2, 4]), task=np.array([0, 0]), contexts=None,
+    ...     divergence=lambda k: np.zeros((1, 1, 1)),
+    ... )
+    >>> likelihoods(scores, base=True)
+    array([[-2. , -2. ],
+           [-1. , -1.5]])
     """
     rows = scores.log_likelihood
     if base:
@@ -99,6 +111,13 @@ def losses(
     Returns:
       The mean over a task's examples of their losses, nats by response token or by response; rows
       as in `likelihoods`, columns are tasks.
+
+    >>> scores = Scores(
+    ...     log_likelihood=np.array([[-2.0, -6.0, -1.0]]), base=None, tokens=np.array([2, 4, 1]),
+    ...     task=np.array([0, 0, 1]), contexts=None, divergence=lambda k: np.zeros((1, 1, 1)),
+    ... )
+    >>> losses(scores, "sequence")
+    array([[4., 1.]])
     """
-    values = -likelihoods(scores, normalize, base=base)
-    return np.stack([values[:, scores.task == k].mean(1) for k in range(scores.num_tasks)], axis=1)
+    values = likelihoods(scores, normalize, base=base)
+    return -mean_by_task(values, scores.task, scores.num_tasks)

@@ -135,3 +135,67 @@ def test_the_plans_memory_is_near_the_compilers(adapters, length):
     copied = training.model_bytes(config)
     seen = use.temp_size_in_bytes + use.argument_size_in_bytes
     assert 0.85 * (seen - copied) < guess < 1.15 * seen
+
+
+def test_the_base_is_scored_as_a_row(world, tmp_path):
+    config, params, stacked = models(adapters=True)
+
+    def compute(**options):
+        return affinity.compute_scores(
+            config,
+            params,
+            lambda some: jax.tree.map(lambda x: x[np.asarray(some)], stacked),
+            [rows for _, _, rows in world.tasks],
+            [len(x) for x, _, _ in world.tasks],
+            model_keys=["a", "b", "c"],
+            folder=tmp_path,
+            memory=2.0**20,
+            batch_size=2,
+            contexts=None,
+            **options,
+        )
+
+    without = compute()
+    scores = compute(base_key="base")
+    assert without.base is None and scores.computed == ()  # the models were stored
+    np.testing.assert_array_equal(scores.log_likelihood, without.log_likelihood)
+    alone = dataclasses.replace(config, lora=None)
+    want = []
+    for examples, prompts, _ in world.tasks:
+        for ids, prompt in zip(examples, prompts, strict=True):
+            said = jax.nn.log_softmax(Decoder(alone).apply({"params": params}, ids[None])[0])
+            at = np.arange(prompt - 1, len(ids) - 1)
+            want.append(float(said[at, ids[at + 1]].sum()))
+    np.testing.assert_allclose(scores.base, want, rtol=1e-5)
+    rows = affinity.likelihoods(scores, "sequence", base=True)
+    np.testing.assert_array_equal(rows, [scores.base, *scores.log_likelihood])
+    loss = affinity.losses(scores, base=True)
+    assert loss.shape == (4, 3)
+    own = scores.task == 1
+    assert loss[0, 1] == pytest.approx(-(scores.base / scores.tokens)[own].mean())
+    with pytest.raises(ValueError, match="hold no row of the base"):
+        affinity.losses(without, base=True)
+
+
+@pytest.mark.parametrize("adapters", [True, False], ids=["lora", "full"])
+def test_own_losses_are_the_diagonal_of_the_losses(world, tmp_path, adapters):
+    config, params, stacked = models(adapters)
+    rows, counts = zip(*((rows, len(x)) for x, _, rows in world.tasks), strict=True)
+    scores = affinity.compute_scores(
+        config,
+        params,
+        lambda some: jax.tree.map(lambda x: x[np.asarray(some)], stacked),
+        rows,
+        counts,
+        model_keys=["a", "b", "c"],
+        folder=tmp_path,
+        memory=2.0**20,
+        batch_size=2,
+        contexts=None,
+    )
+    for normalize in ("token", "sequence"):
+        got = affinity.own_losses(
+            config, params, stacked, rows, counts, batch_size=2, normalize=normalize
+        )
+        want = np.diagonal(affinity.losses(scores, normalize))
+        np.testing.assert_allclose(got, want, rtol=1e-6)
