@@ -36,7 +36,7 @@ def get_config():
 
     config.mixture.budget = 25_000
     config.mixture.max_epochs = 1.0
-    config.mixture.ratio = 2.0
+    config.mixture.ratio = "2.0"
 
     config.train.mode = "full"
     config.train.optimizer.lr = 2e-5

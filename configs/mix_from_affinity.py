@@ -15,5 +15,5 @@ def get_config():
     config.affinity.matrix = "affinity.npy"
     config.affinity.kind = "pmi"  # what the page calls it, and the rows of compare that read it
     config.compare = ("uniform", "taskpgm-pmi", "closed-form-pmi")
-    config.mixture.ratio = 2.0
+    config.mixture.ratio = "2.0"
     return config

@@ -46,7 +46,7 @@ def get_config():
 
     # Below 1: diversity. The evaluation counts every task alike, so what a mixture should buy with
     # its budget is what tasks do not teach each other.
-    config.mixture.ratio = 0.5
+    config.mixture.ratio = "0.5"
     config.mixture.budget = 3000
     config.mixture.max_epochs = 4.0
 

@@ -91,9 +91,20 @@ class ExplanationRecord:
 
 
 @dataclass(frozen=True)
+class SelectionRecord:
+    """The tasks that greedy selection took (method 8), in order: indices, the share of f(all) that
+    the first 1, 2, ... of them reach, and the share of the best subset's f that theory grants."""
+
+    order: list[int]
+    share: list[float]
+    guarantee: float
+
+
+@dataclass(frozen=True)
 class MixtureRecord:
     """A row of `compare`: its weights (they sum to 1), the examples that they come to, and for one
-    that minimises an energy its value and the gap that certifies it."""
+    that minimises an energy its value and the gap that certifies it. `predicted` is the loss of
+    each task that the law of method 12 expects of a model trained on it, nats per token."""
 
     weights: list[float]
     counts: list[int] | None
@@ -104,6 +115,8 @@ class MixtureRecord:
     energy: float | None = None
     gap: float | None = None
     explain: ExplanationRecord | None = None
+    predicted: list[float] | None = None
+    selection: SelectionRecord | None = None
 
 
 @dataclass(frozen=True)

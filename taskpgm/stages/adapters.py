@@ -12,7 +12,15 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from taskpgm import models, tasks, training
-from taskpgm.artefact import Artefact, digest, read_json, recovery_hint, remove, write_json
+from taskpgm.artefact import (
+    Artefact,
+    digest,
+    done_facts,
+    read_json,
+    recovery_hint,
+    remove,
+    write_json,
+)
 from taskpgm.multihost import on_primary
 from taskpgm.stages.context import Context, say, trained_axes, with_lora
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
@@ -182,14 +190,21 @@ class GroupTraining:
         )
         seconds = round((time.monotonic() - start) / len(group), 2)
         each = training.unstack(state.trainable, trained_axes(config))
-        for one, steps, weights in zip(made, lengths, each, strict=True):
+        for task, one, steps, weights in zip(group, made, lengths, each, strict=True):
             if one.is_done():
                 continue
             one.begin()
             training.save_tree(one.folder / "weights", weights)
-            one.finish(steps=steps, seconds=seconds)
+            per_row = len(task.train) / len(self.rows(task).tokens)
+            examples = round(steps * section.batch_size * per_row, 1)
+            one.finish(steps=steps, examples=examples, seconds=seconds)
         # Weights and two moments of each: the adapters are saved, so nobody needs these any more.
         remove(folder / "checkpoints")
+
+
+def examples_seen(context: Context, task: tasks.Task) -> float:
+    """How many examples the model of a task was trained on, repeats counted."""
+    return float(done_facts(adapter(context, task).folder)["examples"])
 
 
 @on_primary

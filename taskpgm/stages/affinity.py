@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from taskpgm import affinity, mixture, training
-from taskpgm.artefact import digest, recovery_hint
+from taskpgm.artefact import digest, recovery_hint, write_bytes
 from taskpgm.multihost import end_if_asked, on_primary
-from taskpgm.stages.adapters import adapter_key, load_adapters
+from taskpgm.stages.adapters import adapter_key, examples_seen, load_adapters
 from taskpgm.stages.context import Context, say, with_lora
 from taskpgm.stages.estimate import Cost, Estimate, fits, size
 from taskpgm.stages.matrix_file import UNREADABLE, load_matrix, save_arrays
@@ -21,6 +21,7 @@ from taskpgm.stages.stage_artefact import StageArtefact
 SECTIONS = ("affinity",)
 MADE = "affinity"
 KINDS = ("pmi", "jsd")
+LAWS = 20  # resamples of the losses that the predicted loss is the average of
 FREE = ("memory", "batch_size")  # how it is computed, not what
 
 
@@ -93,7 +94,7 @@ class ScoredAffinities(StageArtefact):
         )
 
     def summary(self) -> str:
-        return f"{' and '.join(KINDS)} of {len(self.context.tasks)} tasks"
+        return f"{', '.join(KINDS)} and transfer of {len(self.context.tasks)} tasks"
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def compute_scores(context: Context, folder: Path) -> affinity.Scores:
             rows,
             [int(part.example.max()) + 1 for part in rows],
             model_keys=[adapter_key(context, task) for task in context.tasks],
+            base_key=context.proxy.key,
             folder=folder,
             memory=section.memory * 2**30,
             batch_size=section.batch_size,
@@ -156,6 +158,47 @@ def save_affinities(context: Context, scores: affinity.Scores) -> None:
     normalized = partial(affinity.resample_pmi, normalize=section.normalize)
     save_affinity(context, "pmi", pmi, lambda: normalized(scores, **draws))
     save_affinity(context, "jsd", jsd, lambda: affinity.resample_jsd(scores, **draws))
+    save_transfer(context, scores)
+
+
+def save_transfer(context: Context, scores: affinity.Scores) -> None:
+    """transfer.npz and losses.csv: who helps whom, and every model's loss on every task.
+
+    Losses are per token of a task, as an evaluation has them.
+    """
+    folder, names, seed = context.folder / MADE, context.names, context.config.seed
+    values, parts = scores.log_likelihood, (scores.task, scores.tokens)
+    found = affinity.measure_transfer(values, scores.task, scores.base, scores.tokens, seed=seed)
+    both = np.concatenate([scores.base[None], values])
+    loss = affinity.mean_losses(both, *parts)
+    drawn = affinity.resample_losses(both, *parts, resamples=LAWS, seed=seed)
+    idle = found.nothing_learnt(names)
+    if idle:
+        more = f" and {len(idle) - 5} more" if len(idle) > 5 else ""
+        say("affinity", f"nothing learnt by the models of {', '.join(idle[:5])}{more}: no transfer")
+    save_arrays(
+        folder / "transfer.npz",
+        tasks=np.array(names),
+        share=found.share,
+        gain=found.gain,
+        error=found.error,
+        reference=found.reference,
+        learnt=found.learnt,
+        base_loss=loss[0],
+        loss=loss[1:],
+        base_samples=drawn[:, 0],
+        loss_samples=drawn[:, 1:],
+        seen=np.array([examples_seen(context, task) for task in context.tasks]),
+    )
+    lines = [",".join(["model", *map(quoted, names)])]
+    for name, row in zip(["base", *names], loss, strict=True):
+        lines.append(",".join([quoted(name), *(f"{value:.6g}" for value in row)]))
+    write_bytes(folder / "losses.csv", ("\n".join(lines) + "\n").encode())
+
+
+def quoted(name: str) -> str:
+    """A name as a field of a CSV file."""
+    return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\n') else name
 
 
 def save_affinity(
@@ -191,15 +234,30 @@ def read_affinities(folder: Path) -> dict[str, tuple[Float[np.ndarray, "n n"], l
     return found
 
 
+def read_transfer(folder: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of transfer.npz; None where only a matrix was given."""
+    path = folder / MADE / "transfer.npz"
+    return read_arrays(path) if path.is_file() else None
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an archive of the workdir.
+
+    Raises:
+      ValueError: it is damaged; names the way out.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive}
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
+
+
 def read_resamples(folder: Path) -> dict[str, Float[np.ndarray, "b n n"]]:
     """Affinities of resampled held-out sets by kind, where there are any."""
     found = {}
     for kind in KINDS:
         path = folder / MADE / f"{kind}-resamples.npz"
         if path.is_file():
-            try:
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                    found[kind] = archive["samples"].astype(np.float64)
-            except UNREADABLE as error:
-                raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
+            found[kind] = read_arrays(path)["samples"].astype(np.float64)
     return found

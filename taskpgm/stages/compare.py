@@ -1,8 +1,8 @@
 """The table of mixtures that can be compared: `config.compare` names its rows, with arguments.
 
 A name is `ROW` or `ROW:KEY=VALUE,KEY=VALUE`, as in `taskpgm-pmi:r=4`. Each row is a function of
-`Inputs` and returns a Solution of the energy that it minimises, or plain weights where it minimises
-none. A new one is a function (in `mixture/baselines/`, a file) and a line of ROWS.
+`Inputs` and returns a Solution of what it minimises, a Selection of tasks, or plain weights. A new
+one is a function (in `mixture/baselines/`, a file) and a line of ROWS.
 """
 
 import difflib
@@ -19,56 +19,10 @@ from jaxtyping import Float
 
 from taskpgm import mixture
 from taskpgm.mixture import baselines
+from taskpgm.stages.defaults import AUTO, TRANSFER, read_ratio
+from taskpgm.stages.mixture_inputs import Inputs
 
-Weighted = mixture.Solution | Float[np.ndarray, "n"]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """All that a mixture can be made from.
-
-    Attributes:
-      names: of the tasks, in the order of the matrices.
-      families: of each task; all "" where only a matrix was given.
-      affinities: S by kind ("pmi", "jsd"), each [n, n].
-      resamples: S of resampled held-out sets by kind, each [b, n, n]; none with a matrix's file.
-      sizes: training examples per task [n], or None for a matrix from a file.
-      cap: the largest weight each task can have, budget and sizes being what they are [n], or None.
-      config: the section `mixture`, changed by the row's own arguments.
-      seed: for the random ones.
-      arguments: the row's own that are no keys of `mixture`.
-    """
-
-    names: list[str]
-    families: list[str]
-    affinities: Mapping[str, np.ndarray]
-    resamples: Mapping[str, np.ndarray]
-    sizes: np.ndarray | None
-    cap: np.ndarray | None
-    config: Mapping[str, Any]
-    seed: int
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def n(self) -> int:
-        return len(self.names)
-
-    def affinity(self, kind: str) -> Float[np.ndarray, "n n"]:
-        """S of a kind.
-
-        Raises:
-          ValueError: that affinity was not computed.
-        """
-        if kind not in self.affinities:
-            raise ValueError(f"no {kind} affinity here, only {', '.join(self.affinities)}")
-        return self.affinities[kind]
-
-    def energy(self, kind: str) -> mixture.Energy:
-        """The energy of one affinity (method 4)."""
-        section = self.config
-        return mixture.energy_from_affinity(
-            self.affinity(kind), section["ratio"], psd=section["psd"], floor=section["floor"]
-        )
+Weighted = mixture.Solution | mixture.Selection | Float[np.ndarray, "n"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +53,16 @@ def number(least: float, strict: bool = False) -> Callable[[str], float]:
         return value
 
     return read
+
+
+def ratio(text: str) -> str:
+    """Reads a ratio: a number, or auto."""
+    if text != AUTO:
+        try:
+            number(0)(text)
+        except ValueError:
+            raise ValueError("a number >= 0, or auto") from None
+    return text
 
 
 def whole(text: str) -> int:
@@ -134,7 +98,7 @@ SOLVERS: dict[str, Callable[[mixture.Energy, np.ndarray | None], mixture.Solutio
 PSD = ("simplex", "shift", "clip")
 # Arguments that stand for keys of `mixture` in this row alone.
 KEYS = {"r": "ratio", "psd": "psd", "floor": "floor", "method": "method"}
-RATIO = {"r": number(0), "psd": choice(*PSD), "floor": number(0, strict=True)}
+RATIO = {"r": ratio, "psd": choice(*PSD), "floor": number(0, strict=True)}
 
 
 # --- Rows ----------------------------------------------------------------------------------------
@@ -152,13 +116,20 @@ def closed_form(kind: str) -> Row:
 def select(kind: str) -> Row:
     """The exact mixture over the k tasks that greedy selection takes (method 8)."""
 
-    def make(x: Inputs) -> np.ndarray:
+    def make(x: Inputs) -> mixture.Selection:
         k = x.arguments["k"]
         if k > x.n:
             raise ValueError(f"select-{kind}:k={k} of {x.n} tasks: k is at most their number")
-        return np.asarray(mixture.select_greedy(x.energy(kind), k).weights)
+        return mixture.select_greedy(x.energy(kind), k)
 
-    return Row(make, None, RATIO | {"k": whole}, needs=("k",))
+    return Row(make, kind, RATIO | {"k": whole}, needs=("k",))
+
+
+def predicted(x: Inputs) -> mixture.Solution:
+    """The mixture of least predicted loss, pulled towards what matters (method 12)."""
+    n = x.law.supply.shape[0]
+    prior = x.importance if x.importance.min() > 0 else np.full(n, 1.0 / n)
+    return x.law.minimise(x.importance, x.cap, prior=prior, **x.arguments)
 
 
 def softmax(kind: str) -> Row:
@@ -235,6 +206,11 @@ ROWS: dict[str, Row] = {
     ),
     "random-instances": Row(random_instances),
     "weights": Row(given_weights, arguments={"file": file}, needs=("file",)),
+}
+ROWS |= {
+    f"taskpgm-{TRANSFER}": taskpgm(TRANSFER),
+    f"select-{TRANSFER}": select(TRANSFER),
+    "taskpgm-predicted": Row(predicted, arguments={"strength": number(0)}),
 }
 for _kind in ("pmi", "jsd"):
     ROWS |= {
@@ -313,13 +289,30 @@ def check(config: Any, size: np.ndarray | None) -> None:
         raise ValueError(f"compare is empty; there are {', '.join(ROWS)}")
     folders: dict[str, str] = {}
     for name in config.compare:
-        parse(name)
+        row, arguments = parse(name)
+        if config.affinity.matrix:
+            check_without_losses(name, row, arguments, config.mixture.ratio)
         other = folders.setdefault(folder_name(name), name)
         if other != name:
             raise ValueError(f"compare: {name!r} and {other!r} would have one folder")
     check_choice("mixture.method", config.mixture.method, SOLVERS)
     if size is not None:
         caps(size, config.mixture.budget, config.mixture.max_epochs)
+
+
+def check_without_losses(name: str, row: Row, arguments: Mapping[str, Any], ratio: str) -> None:
+    """Refuses what needs the losses of single-task models where only an affinity is given."""
+    if row.affinity == TRANSFER or row.make is predicted:
+        raise ValueError(
+            f"compare: {name!r} needs the losses of single-task models, and affinity.matrix holds "
+            "an affinity alone: drop it"
+        )
+    given = read_ratio(str(arguments.get("r", ratio)))
+    if row.affinity and given.get(row.affinity, given.get("", AUTO)) == AUTO:
+        raise ValueError(
+            f"mixture.ratio={ratio}: with affinity.matrix there are no losses to choose the ratio "
+            f"of {name!r} by: give a number, as in --config.mixture.ratio=2"
+        )
 
 
 def check_choice(key: str, name: str, table: Mapping[str, Any]) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+AUTO = "auto"  # the ratio of least predicted loss
+TRANSFER = "transfer"
+KINDS = ("pmi", "jsd", TRANSFER)  # affinities that a mixture can be made from
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTION = ("auto", "reference", "cudnn", "splash", "triton")
@@ -98,6 +101,32 @@ def words(default: tuple[str, ...], meaning: str, allowed: Sequence[str] | None 
         return named and known and len(set(x)) == len(x)
 
     return Key(default, told, holds, meaning)
+
+
+def read_ratio(text: str) -> dict[str, float | str]:
+    """The ratio of every affinity, "" for those not named: `0.5`, `auto`, `pmi=0.5,jsd=auto`.
+
+    Raises:
+      ValueError: says what it has to be.
+    """
+    found: dict[str, float | str] = {}
+    for part in text.split(","):
+        kind, equals, value = part.rpartition("=")
+        kind, value = kind.strip(), value.strip()
+        if (equals and kind not in KINDS) or kind in found:
+            raise ValueError(f"an affinity is one of {', '.join(KINDS)}, each once")
+        if value != AUTO and not (math.isfinite(float(value)) and float(value) >= 0):
+            raise ValueError("a ratio is auto or a number >= 0")
+        found[kind] = value if value == AUTO else float(value)
+    return found
+
+
+def is_ratio(text: str) -> bool:
+    """Whether `read_ratio` can read it."""
+    try:
+        return bool(read_ratio(text))
+    except ValueError:
+        return False
 
 
 # --- Parts that several sections have ------------------------------------------------------------
@@ -208,7 +237,18 @@ SCHEMA: Section = {
     },
     # --- What to mix
     "mixture": {
-        "ratio": number(2.0, "unary / pairwise: 0 pure diversity, 1 uniform, > 1 representative"),
+        "ratio": Key(
+            AUTO,
+            "a number >= 0, 'auto', or one by affinity as in 'pmi=0.5,jsd=auto'",
+            is_ratio,
+            "unary / pairwise: 0 pure diversity, 1 uniform, > 1 representative; auto: least "
+            "predicted loss",
+        ),
+        "importance": text(
+            "tasks",
+            "what matters: 'tasks' or 'families' alike, or a JSON file of {task or family: weight}",
+            empty=False,
+        ),
         "psd": choice(
             "simplex",
             ("simplex", "shift", "clip"),

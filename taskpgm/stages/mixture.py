@@ -1,7 +1,7 @@
 """Stage `mixture`: what follows from the affinities for the proportions. mixture/weights.json."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,11 +10,18 @@ import numpy as np
 
 from taskpgm import mixture
 from taskpgm.artefact import digest, read_json, recovery_hint, write_json
-from taskpgm.records import ExplanationRecord, MixtureRecord, Weights, from_json
+from taskpgm.records import (
+    ExplanationRecord,
+    MixtureRecord,
+    SelectionRecord,
+    Weights,
+    from_json,
+)
 from taskpgm.stages import compare
-from taskpgm.stages.affinity import affinities, read_affinities, read_resamples
+from taskpgm.stages.affinity import affinities, read_affinities, read_resamples, read_transfer
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.estimate import Cost, Estimate
+from taskpgm.stages.mixture_inputs import Inputs
 from taskpgm.stages.stage_artefact import StageArtefact
 
 SECTIONS = ("mixture",)
@@ -61,7 +68,7 @@ class Mixtures(StageArtefact):
                 problem = str(error)
         return Cost(
             f"{len(config.compare)} mixtures of {config.mixture.budget:,} examples, ratio "
-            f"{config.mixture.ratio:g}",
+            f"{config.mixture.ratio}",
             problem=problem,
         )
 
@@ -110,7 +117,8 @@ def solve_mixtures(context: Context) -> Weights:
     size = sizes(context, names)
     matrix_only = bool(config.affinity.matrix)
     family = {} if matrix_only else {task.name: task.family for task in context.tasks}
-    inputs = compare.Inputs(
+    learnt = read_transfer(context.folder)
+    inputs = Inputs(
         names=names,
         families=[family.get(name, "") for name in names],
         affinities={kind: S for kind, (S, _) in given.items()},
@@ -121,6 +129,8 @@ def solve_mixtures(context: Context) -> Weights:
         else compare.caps(size, config.mixture.budget, config.mixture.max_epochs),
         config=config.mixture.to_dict(),
         seed=config.seed,
+        share=None if learnt is None else learnt["share"],
+        predicted=None if learnt is None else predicted_loss(config, learnt, size),
     )
     made = {name: solve_mixture(name, inputs) for name in config.compare}
     return Weights(
@@ -132,11 +142,26 @@ def solve_mixtures(context: Context) -> Weights:
     )
 
 
-def solve_mixture(name: str, inputs: compare.Inputs) -> MixtureRecord:
+def predicted_loss(
+    config: Any, learnt: Mapping[str, np.ndarray], size: np.ndarray | None
+) -> mixture.PredictedLoss:
+    """The law of method 12, from the losses of resampled held-out sets where there are any."""
+    seen = learnt.get("seen")
+    return mixture.PredictedLoss.from_losses(
+        learnt["loss_samples"],
+        learnt.get("base_samples"),
+        budget=None if seen is None else config.mixture.budget,
+        sizes=None if seen is None else size,
+        seen=seen,
+    )
+
+
+def solve_mixture(name: str, inputs: Inputs) -> MixtureRecord:
     """One mixture: its weights and counts, its certificate and its explanation."""
     row, inputs, made = compare.make(name, inputs)
     solution = made if isinstance(made, mixture.Solution) else None
-    weights = np.asarray(solution.weights if solution else made, np.float64)
+    selection = made if isinstance(made, mixture.Selection) else None
+    weights = np.asarray(getattr(made, "weights", made), np.float64)
     section = inputs.config
     counts = mixture.allocate(
         weights, section["budget"], sizes=inputs.sizes, max_epochs=section["max_epochs"]
@@ -147,31 +172,40 @@ def solve_mixture(name: str, inputs: compare.Inputs) -> MixtureRecord:
         method=solution.method if solution else name,
         effective=float(mixture.effective_tasks(weights)),
         affinity=row.affinity,
-        ratio=float(section["ratio"]) if row.affinity else None,
+        ratio=inputs.ratio(row.affinity) if row.affinity else None,
         energy=float(solution.energy) if solution else None,
         gap=float(solution.gap) if solution else None,
         explain=explain(row.affinity, inputs, weights, solution) if row.affinity else None,
+        predicted=None
+        if inputs.predicted is None
+        else np.asarray(inputs.predicted.per_task(weights)).tolist(),
+        selection=None
+        if selection is None
+        else SelectionRecord(
+            order=selection.order.tolist(),
+            share=selection.share.tolist(),
+            guarantee=float(selection.guarantee),
+        ),
     )
 
 
 def explain(
-    kind: str, inputs: compare.Inputs, weights: np.ndarray, solution: mixture.Solution | None
+    kind: str, inputs: Inputs, weights: np.ndarray, solution: mixture.Solution | None
 ) -> ExplanationRecord:
     """What method 11 asks of a mixture, tasks in the order of the matrix.
 
     Intervals (method 10) are those of the exact mixture, so no other is given any.
     """
-    section, drawn = inputs.config, None
+    drawn = None
     if solution and solution.method == "exact" and kind in inputs.resamples:
         drawn = mixture.bootstrap_weights(
             inputs.resamples[kind],
-            section["ratio"],
+            inputs.ratio(kind),
             inputs.cap,
-            psd=section["psd"],
-            floor=section["floor"],
+            **inputs.parts(kind),
         ).weights
     told = mixture.explain(
-        inputs.affinities[kind], inputs.energy(kind), weights, cap=inputs.cap, resampled=drawn
+        inputs.affinity(kind), inputs.energy(kind), weights, cap=inputs.cap, resampled=drawn
     )
     return ExplanationRecord(
         representativeness=told.representativeness.tolist(),

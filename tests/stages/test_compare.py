@@ -10,9 +10,10 @@ import pytest
 from taskpgm import mixture
 from taskpgm.stages import default_config
 from taskpgm.stages.compare import ROWS, Inputs, caps, check, folder_name, make, parse
+from taskpgm.stages.defaults import read_ratio
 
 TASKS = ["a", "b", "c", "d", "e"]
-NEEDED = {"select-pmi": ":k=2", "select-jsd": ":k=2"}
+NEEDED = {f"select-{kind}": ":k=2" for kind in ("pmi", "jsd", "transfer")}
 
 
 @pytest.fixture
@@ -22,14 +23,24 @@ def inputs():
     config = default_config().mixture.to_dict() | {"budget": 60, "max_epochs": 1.0}
     S = noise @ noise.T
     families = ["x", "x", "x", "y", "z"]
+    share = np.eye(5) + 0.1 * noise
     return Inputs(
-        TASKS, families, {"pmi": S, "jsd": S}, {}, size, caps(size, 60, 1.0), config, seed=0
+        TASKS,
+        families,
+        {"pmi": S, "jsd": S},
+        {},
+        size,
+        caps(size, 60, 1.0),
+        config,
+        seed=0,
+        share=share,
+        predicted=mixture.PredictedLoss.from_losses(2.0 - share.clip(0, 1), base=[2.0] * 5),
     )
 
 
 def weights_of(name, inputs):
     _, _, made = make(name, inputs)
-    return np.asarray(made.weights if isinstance(made, mixture.Solution) else made)
+    return np.asarray(getattr(made, "weights", made))
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name != "weights"])
@@ -125,7 +136,57 @@ def test_a_budget_beyond_the_data_is_refused():
 
 
 def test_an_empty_comparison_is_refused():
-    section = SimpleNamespace(method="exact", budget=1, max_epochs=1.0)
+    section = SimpleNamespace(method="exact", budget=1, max_epochs=1.0, ratio="auto")
+    given = SimpleNamespace(matrix="")
     with pytest.raises(ValueError, match="compare is empty"):
-        check(SimpleNamespace(compare=(), mixture=section), None)
-    check(SimpleNamespace(compare=("uniform", "uniform"), mixture=section), None)  # is one
+        check(SimpleNamespace(compare=(), mixture=section, affinity=section), None)
+    check(SimpleNamespace(compare=("uniform", "uniform"), mixture=section, affinity=given), None)
+
+
+def test_the_ratio_is_chosen_by_predicted_loss(inputs):
+    chosen = mixture.choose_ratio(inputs.path("pmi"), inputs.predicted).ratio
+    assert inputs.ratio("pmi") == pytest.approx(chosen, abs=1e-9)
+    fixed = replace(inputs, config=inputs.config | {"ratio": "pmi=3,jsd=auto"})
+    assert fixed.ratio("pmi") == 3.0
+    assert fixed.ratio("jsd") == pytest.approx(chosen, abs=1e-9)  # the same matrix here
+
+
+@pytest.mark.parametrize("ratio", ["-1", "high", "pmi=1,pmi=2", "mi=1", "inf", ""])
+def test_what_is_no_ratio_is_refused(ratio):
+    with pytest.raises(ValueError):
+        read_ratio(ratio)
+
+
+def test_importance_moves_every_mixture_of_ours(inputs, tmp_path):
+    only = tmp_path / "importance.json"
+    only.write_text(json.dumps({"a": 3, "x": 1}))
+    given = replace(inputs, config=inputs.config | {"importance": str(only), "ratio": "1.5"})
+    assert given.importance == pytest.approx(np.array([10 / 3, 1 / 3, 1 / 3, 0, 0]) / 4)
+    alike = replace(inputs, config=inputs.config | {"ratio": "1.5"})
+    for name in ("taskpgm-pmi", "taskpgm-jsd", "taskpgm-transfer", "taskpgm-predicted"):
+        assert np.abs(weights_of(name, given) - weights_of(name, alike)).max() > 1e-3, name
+
+
+def test_importance_of_an_unknown_task_is_refused(inputs, tmp_path):
+    (tmp_path / "importance.json").write_text(json.dumps({"nobody": 1}))
+    path = str(tmp_path / "importance.json")
+    with pytest.raises(ValueError, match="'nobody' is neither a task nor a family"):
+        _ = replace(inputs, config=inputs.config | {"importance": path}).importance
+
+
+def test_the_predicted_mixture_is_worth_at_least_uniform(inputs):
+    best = weights_of("taskpgm-predicted:strength=0", replace(inputs, cap=None))
+    assert inputs.predicted.loss(best) <= inputs.predicted.loss(np.full(5, 0.2)) + 1e-9
+
+
+def test_without_losses_what_needs_them_is_refused():
+    config = default_config()
+    config.affinity.matrix = "S.npy"
+    for rows, message in (
+        (("taskpgm-predicted",), "taskpgm-predicted.*needs the losses"),
+        (("select-transfer:k=1",), "select-transfer.*needs the losses"),
+        (("taskpgm-pmi",), "mixture.ratio=auto.*--config.mixture.ratio=2"),
+    ):
+        config.compare = rows
+        with pytest.raises(ValueError, match=message):
+            check(config, None)

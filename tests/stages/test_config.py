@@ -36,8 +36,10 @@ def workdir_of(tmp_path, config, *made):
 def test_a_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
     config = default_config()
     folder = workdir_of(tmp_path, config, "base", "adapters", "affinity", "mixture", "runs")
-    config.mixture.ratio = 4.0
-    with pytest.raises(ValueError, match=r"mixture.ratio was 2.0 and is now 4.0.*remove .*mixture"):
+    config.mixture.ratio = "4.0"
+    with pytest.raises(
+        ValueError, match=r"mixture.ratio was 'auto' and is now '4.0'.*remove .*mixture"
+    ):
         check_resumable(folder, config)
 
 
@@ -52,7 +54,7 @@ def test_a_damaged_config_is_not_removed(tmp_path):
 def test_keys_of_later_stages_may_change(tmp_path):
     config = default_config()
     folder = workdir_of(tmp_path, config, "base", "adapters", "affinity")
-    config.mixture.ratio = 4.0
+    config.mixture.ratio = "4.0"
     config.train.optimizer.lr = 1.0
     check_resumable(folder, config)
 

@@ -28,7 +28,7 @@ def get_config():
     config.affinity.batch_size = 4
     config.affinity.bootstrap = 8
     config.mixture.budget = 24
-    config.mixture.ratio = 0.5
+    config.mixture.ratio = "0.5"
 
     config.train.optimizer.lr = 1e-3
     config.train.batch_size = 4

@@ -1,0 +1,163 @@
+"""What the rows of `compare` are made from: affinities, transfer, the predicted loss, sizes."""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from taskpgm import affinity, mixture
+from taskpgm.stages.defaults import AUTO, TRANSFER, read_ratio
+
+RATIO_MAX = 16.0  # as far as "auto" looks: there a mixture is a few tasks
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a mixture can be made from.
+
+    Attributes:
+      names: of the tasks, in the order of the matrices.
+      families: of each task; all "" where only a matrix was given.
+      affinities: S by kind ("pmi", "jsd"), each [n, n].
+      resamples: S of resampled held-out sets by kind, each [b, n, n]; none with a matrix's file.
+      sizes: training examples per task [n], or None for a matrix from a file.
+      cap: the largest weight each task can have, budget and sizes being what they are [n], or None.
+      config: the section `mixture`, changed by the row's own arguments.
+      seed: for the random ones.
+      share: G, how much the model of a task (row) helps each task (column), [n, n], or None.
+      predicted: the law that predicts the loss of a mixture, or None without losses.
+      arguments: the row's own that are no keys of `mixture`.
+    """
+
+    names: list[str]
+    families: list[str]
+    affinities: Mapping[str, np.ndarray]
+    resamples: Mapping[str, np.ndarray]
+    sizes: np.ndarray | None
+    cap: np.ndarray | None
+    config: Mapping[str, Any]
+    seed: int
+    share: np.ndarray | None = None
+    predicted: mixture.PredictedLoss | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        return len(self.names)
+
+    @functools.cached_property
+    def importance(self) -> Float[np.ndarray, "n"]:
+        """How much each task matters, with sum 1 (`mixture.importance`)."""
+        return read_importance(self.config["importance"], self.names, self.families)
+
+    def affinity(self, kind: str) -> Float[np.ndarray, "n n"]:
+        """S of a kind.
+
+        Raises:
+          ValueError: that affinity was not computed.
+        """
+        if kind == TRANSFER:
+            return affinity.transfer_affinity(self.transfer, self.importance)[0]
+        if kind not in self.affinities:
+            raise ValueError(f"no {kind} affinity here, only {', '.join(self.affinities)}")
+        return self.affinities[kind]
+
+    @property
+    def transfer(self) -> Float[np.ndarray, "n n"]:
+        """G (method 12).
+
+        Raises:
+          ValueError: there are no losses that it could be measured from.
+        """
+        if self.share is None:
+            raise ValueError(
+                "transfer needs the losses of single-task models: an affinity alone does not "
+                "have them; drop these rows from compare"
+            )
+        return self.share
+
+    @property
+    def law(self) -> mixture.PredictedLoss:
+        """The predicted loss (method 12).
+
+        Raises:
+          ValueError: there are no losses that it could be made from.
+        """
+        if self.predicted is None:
+            raise ValueError(
+                "the predicted loss needs the losses of single-task models, which an affinity "
+                "alone does not have: give mixture.ratio a number, and leave taskpgm-predicted out"
+            )
+        return self.predicted
+
+    def parts(self, kind: str) -> dict[str, Any]:
+        """What the energy of an affinity is made of beside S and r."""
+        # Scaled so that at r = 1 every task is to get 1/n of its own training.
+        judged = np.maximum(self.transfer, 0.0) / self.n if kind == TRANSFER else None
+        keys = {key: self.config[key] for key in ("psd", "floor")}
+        alike = self.config["importance"] == "tasks"
+        return {**keys, "judged": judged, "importance": None if alike else self.importance}
+
+    def ratio(self, kind: str) -> float:
+        """r of an affinity: the config's, or the one of least predicted loss on its path.
+
+        Raises:
+          ValueError: it is "auto" and there is no predicted loss.
+        """
+        given = read_ratio(str(self.config["ratio"]))
+        value = given.get(kind, given.get("", AUTO))
+        if value == AUTO:
+            return mixture.choose_ratio(self.path(kind), self.law, self.importance).ratio
+        return float(value)
+
+    def path(self, kind: str) -> mixture.Path:
+        """The exact mixtures of an affinity for all ratios up to RATIO_MAX, without caps."""
+        return mixture.ratio_path(self.affinity(kind), ratio_max=RATIO_MAX, **self.parts(kind))
+
+    def energy(self, kind: str) -> mixture.Energy:
+        """The energy of one affinity (method 4)."""
+        S, r = self.affinity(kind), self.ratio(kind)
+        return mixture.energy_from_affinity(S, r, **self.parts(kind))
+
+
+def read_importance(value: str, names: list[str], families: list[str]) -> Float[np.ndarray, "n"]:
+    """How much each task's loss counts, with sum 1.
+
+    `tasks`: all alike. `families`: every family alike, and its tasks alike. Else a JSON file of
+    {task or family: weight}; a family's weight is shared by its tasks, what is not named has none.
+
+    Raises:
+      ValueError: names the file, and what is wrong with it.
+    """
+    n = len(names)
+    if value == "tasks":
+        return np.full(n, 1.0 / n)
+    if value == "families":
+        if not all(families):
+            raise ValueError("mixture.importance=families: the tasks have no families here")
+        return mixture.baselines.uniform_families(families)
+    try:
+        given = {str(k): float(v) for k, v in json.loads(Path(value).read_text("utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"mixture.importance={value}: tasks, families, or a JSON file of "
+            f"{{task or family: weight}} ({error})"
+        ) from error
+    unknown = [name for name in given if name not in names and name not in families]
+    if unknown:
+        raise ValueError(f"{value}: {unknown[0]!r} is neither a task nor a family here")
+    counts = {family: families.count(family) for family in families}
+    w = np.array(
+        [
+            given.get(name, 0.0) + given.get(family, 0.0) / counts[family]
+            for name, family in zip(names, families, strict=True)
+        ]
+    )
+    if not np.isfinite(w).all() or w.min() < 0 or w.sum() <= 0:
+        raise ValueError(f"{value}: weights are finite, none below 0, and not all 0")
+    return w / w.sum()
