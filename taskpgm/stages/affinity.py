@@ -180,6 +180,8 @@ def save_transfer(context: Context, scores: affinity.Scores) -> None:
         folder / "transfer.npz",
         tasks=np.array(names),
         share=found.share,
+        low=found.low,
+        high=found.high,
         gain=found.gain,
         error=found.error,
         reference=found.reference,
