@@ -17,6 +17,7 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from taskpgm.affinity.bootstrap import intervals
 from taskpgm.affinity.matrices import ArrayLike
 
 RESAMPLES = 200  # for standard errors; that of a standard error is then 5%
@@ -32,6 +33,7 @@ class Transfer:
     Attributes:
       share: G, [n, k]: row helps column; 1 on the diagonal. A column of a task that has learnt
         nothing is zero.
+      low, high: central 95% of G over resamples of the held-out examples, [n, k].
       gain: reference loss less model i's loss on each task, [n, k], nats.
       error: standard error of every gain, resampling the examples of the task, [n, k], nats.
       reference: loss of the reference on each task, [k], nats.
@@ -39,6 +41,8 @@ class Transfer:
     """
 
     share: Float[np.ndarray, "n k"]
+    low: Float[np.ndarray, "n k"]
+    high: Float[np.ndarray, "n k"]
     gain: Float[np.ndarray, "n k"]
     error: Float[np.ndarray, "n k"]
     reference: Float[np.ndarray, " k"]
@@ -139,15 +143,27 @@ def _measure(
     drawn_reference: Float[np.ndarray, "*c k"],
 ) -> Transfer:
     """`Transfer` from mean losses and the reference's, and resamples of both."""
-    gain = reference - loss
-    error = (drawn_reference[..., None, :] - drawn).std(0)
+    gain, drawn_gain = reference - loss, drawn_reference[..., None, :] - drawn
+    error = drawn_gain.std(0)
     n, k = loss.shape
     owner = np.where(np.arange(k) < n, np.arange(k), loss.argmin(0))
     own = gain[owner, np.arange(k)]
     # One example has no spread to tell: then any gain counts.
     learnt = own > error[owner, np.arange(k)]
-    share = np.where(learnt, gain / np.where(learnt, own, 1.0), 0.0)
-    return Transfer(share, gain, error, reference, learnt)
+    drawn_own = drawn_gain[:, owner, np.arange(k)]
+    drawn_share = _ratio(drawn_gain, drawn_own[:, None], learnt)
+    low, high = intervals(drawn_share)
+    return Transfer(_ratio(gain, own[None], learnt), low, high, gain, error, reference, learnt)
+
+
+def _ratio(
+    gain: Float[np.ndarray, "*b n k"],
+    own: Float[np.ndarray, "*b #n k"],
+    learnt: Bool[np.ndarray, " k"],
+) -> Float[np.ndarray, "*b n k"]:
+    """gain / own where a task has learnt something, 0 elsewhere; 0 / 0 in a resample is 0."""
+    safe = np.where(own == 0, 1.0, own)
+    return np.where(learnt, gain / safe, 0.0)
 
 
 def median_reference(loss: Float[np.ndarray, "*b n k"]) -> Float[np.ndarray, "*b k"]:

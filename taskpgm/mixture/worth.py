@@ -27,18 +27,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm.mixture.energy import Energy
-from taskpgm.mixture.entropic import solve_entropic
+from taskpgm.mixture.bounds import Bounds
+from taskpgm.mixture.descent import Pull, Quadratic, allowed, descend
 from taskpgm.mixture.inputs import AnyArray, ArrayLike, as_float64, as_mixture, as_vector, is_traced
-from taskpgm.mixture.solve import Solution, solve_exact
+from taskpgm.mixture.solve import Solution
 
 FLOOR = 0.9  # of the least loss that any single-task model has: training goes no lower than this
 LEAST = 0.2  # of what is to be learnt of a task, a single-task run is believed to leave so much
 GUARD = 4.0  # harm is prevented by so many times fewer examples than a task is learnt from
 SEEN = 0.25  # of the budget: what a single-task model was trained on, where that is not known
 PULL = 0.1  # nats: strength of the pull to a prior; what trained mixtures were best with
-STEPS = 100  # of Newton's method; a dozen is usual
-TARGET = 1e-9  # gap, relative to max(1, |loss|), at which a minimum counts as found
 
 
 @jax.tree_util.register_dataclass
@@ -131,67 +129,40 @@ class PredictedLoss:
         task_weights: Annotated[ArrayLike, "k"] | None = None,
         cap: Annotated[ArrayLike, "n"] | None = None,
         *,
+        bounds: Bounds | None = None,
         prior: Annotated[ArrayLike, "n"] | None = None,
         strength: float | int = PULL,
     ) -> Solution:
         """The mixture of least predicted loss, certified; with a prior, pulled towards it.
 
-        Newton's method over the simplex: each step minimises a quadratic model exactly
-        (`solve_exact`), or that and the divergence from the prior (`solve_entropic`), and is
-        shortened until the loss falls. Linear models give the certificate: the law lies above its
-        tangent (Frank and Wolfe 1956).
-
         Args:
           task_weights: how much each task's loss counts, not negative, scaled to sum 1; equal
             where None.
-          cap: as in `solve_exact`.
+          cap, bounds: as in `solve_exact`.
           prior: a mixture q; adds strength * KL(p || q) to the loss, so that the minimiser does not
-            fall for the law's own errors. None: nothing is added.
+            fall for the law's own errors. A thousandth of q is mixed into p first: a weight may be
+            zero. A task without weight in q gets none. None: nothing is added.
           strength: >= 0, nats.
         Returns:
           Solution; `energy` is the value that was minimised, and less than `gap` above its least.
         Raises:
-          ValueError: as `solve_exact` and `solve_entropic`.
+          ValueError: as `solve_exact`, or a prior that is no mixture.
         """
         n = self.supply.shape[0]
         w = read_importance(task_weights, self.gain.shape[-1])
         if not (np.isfinite(strength) and strength >= 0):
             raise ValueError(f"strength={strength} has to be a finite number >= 0")
-        q = np.full(n, 1.0 / n) if prior is None else as_mixture(prior, "prior", n)
-        strength = 0.0 if prior is None else strength
-
-        def solve(energy: Energy) -> Solution:
-            return (
-                solve_entropic(energy, q, strength, cap) if strength else solve_exact(energy, cap)
-            )
-
-        def pull(p: Float[np.ndarray, "*c n"]) -> Float[np.ndarray, "*c"]:
-            """strength * KL(p || q), which no quadratic stands in for."""
-            ratio = np.where(p > 0, p, 1.0) / np.where(p > 0, q, 1.0)
-            return np.asarray(strength * np.sum(p * np.log(ratio), -1))
-
-        p = np.asarray(solve(Energy(np.zeros(n), np.eye(n))).weights)
-        best, least_gap, energy = p, np.inf, np.inf
-        for _ in range(STEPS):
-            value, slope, curvature = _quadratic(self, w, p)
-            value = value + float(pull(p))
-            least = solve(Energy(-slope, np.zeros((n, n))))
-            gap = max(float(slope @ p + pull(p) - least.energy + least.gap), 0.0)
-            # Near the optimum values differ by rounding alone, and the gap goes on falling.
-            stalled = gap >= least_gap
-            if not stalled:
-                best, least_gap, energy = p, gap, value
-            if gap <= TARGET * max(1.0, abs(value)):
-                break
-            step = np.asarray(solve(Energy(curvature @ p - slope, curvature)).weights) - p
-            tried = p + 0.5 ** np.arange(40)[:, None] * step
-            values = np.asarray(self.per_task(tried) @ w) + pull(tried)
-            rounding = 8 * np.finfo(np.float64).eps * abs(value)
-            if values.min() >= value - rounding and stalled:
-                break
-            p = tried[np.argmax(values <= values.min() + rounding)]
-        method = "predicted, pulled to the prior" if strength else "predicted"
-        return Solution(best, energy, least_gap, np.count_nonzero(best), method)
+        pull = None
+        if prior is not None and strength > 0:
+            pull = Pull(as_mixture(prior, "prior", n), float(strength))
+        p, energy, gap = descend(
+            lambda p: _quadratic(self, w, p),
+            lambda points: np.asarray(self.per_task(points) @ w),
+            allowed(cap, bounds, n),
+            pull,
+        )
+        method = "predicted, pulled to the prior" if pull else "predicted"
+        return Solution(p, energy, gap, np.count_nonzero(p), method)
 
 
 @jax.jit
@@ -207,7 +178,7 @@ def per_task_mean(law: PredictedLoss, weights: Float[AnyArray, "*c n"]) -> Float
 
 def _quadratic(
     law: PredictedLoss, w: Float[np.ndarray, " k"], p: Float[np.ndarray, " n"]
-) -> tuple[float, Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]:
+) -> Quadratic:
     """Loss, slope and curvature at p."""
     law = jax.tree.map(np.asarray, law)
     grown = np.exp(-p / law.supply)  # derivative of the distinct examples' worth
@@ -220,7 +191,7 @@ def _quadratic(
     curvature = np.einsum("bik,bjk->ij", steep * bent, steep, optimize=True)
     curvature = curvature + np.diag(pull * grown / law.supply)
     value = float(np.sum(law.floor * share + left + harm))
-    return value, -pull * grown, 0.5 * (curvature + curvature.T)
+    return Quadratic(value, -pull * grown, 0.5 * (curvature + curvature.T))
 
 
 def read_importance(

@@ -88,6 +88,22 @@ def test_standard_errors_are_those_of_paired_differences():
     assert found.gain[4, 4] == pytest.approx((scores[4] - base)[mine].mean(), abs=0.05)
 
 
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    truth = planted(0.8)
+    held = []
+    for seed in range(20):
+        scores, task, base = suite(noise=0.8, seed=seed)
+        found = affinity.measure_transfer(scores, task, base)
+        inside = (found.low <= truth) & (truth <= found.high)
+        off = ~np.eye(N, dtype=bool)
+        held.append(inside[off].mean())
+        assert (found.low <= found.share + 1e-12).all() and (
+            found.share <= found.high + 1e-12
+        ).all()
+        assert (found.low[~off] == 1).all() and (found.high[~off] == 1).all()
+    assert 0.85 < np.mean(held) <= 1
+
+
 def test_losses_over_tokens_are_those_of_an_evaluation():
     scores, task, _ = suite()
     tokens = np.random.default_rng(2).integers(1, 9, len(task))
