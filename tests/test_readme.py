@@ -21,6 +21,7 @@ def shown(tmp_path, monkeypatch):
     counts = [5, 0, 12, 3]
     noise = np.random.default_rng(0).normal(size=(4, 4))
     np.save("affinity.npy", noise + noise.T)
+    np.save("losses.npy", 2.0 - np.eye(4))
     folder = Path("runs/quickstart/mixture")
     folder.mkdir(parents=True)
     weights = [count / sum(counts) for count in counts]
@@ -35,6 +36,12 @@ def shown(tmp_path, monkeypatch):
 def test_the_mathematics_alone(shown):
     assert abs(shown["solution"].weights.sum() - 1) < 1e-12
     assert shown["allocate"](shown["solution"].weights, budget=25_000).sum() == 25_000
+
+
+def test_the_predicted_loss(shown):
+    # Four tasks that have nothing to do with each other.
+    found = shown["law"].minimise(prior=np.full(4, 0.25))
+    np.testing.assert_allclose(found.weights, 0.25, atol=1e-6)
 
 
 def test_other_trainers_get_the_mixture_that_was_asked_for(shown):

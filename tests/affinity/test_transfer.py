@@ -1,8 +1,5 @@
 """Directed transfer: families of twins are found, whatever the reference."""
 
-import doctest
-import sys
-
 import numpy as np
 import pytest
 
@@ -167,8 +164,3 @@ def test_bad_input_is_named(change, said):
     scores, task, base = suite()
     with pytest.raises(ValueError, match=said):
         affinity.transfer(*change(scores, task, by_task(base, task)))
-
-
-def test_the_example_in_the_documentation():
-    failed, tried = doctest.testmod(sys.modules["taskpgm.affinity.transfer"])
-    assert tried and not failed

@@ -1,6 +1,5 @@
 """Predicted loss: convex, monotone, minimised with a certificate; and the ratio chosen by it."""
 
-import doctest
 import itertools
 
 import jax
@@ -15,7 +14,6 @@ from taskpgm.mixture import (
     ratio_path,
     solve_exact,
 )
-from taskpgm.mixture import worth as module
 from taskpgm.mixture.bounds import Bounds
 
 
@@ -298,8 +296,3 @@ def test_the_best_ratio_may_lie_between_breakpoints():
 def test_bad_input_is_named(call, said):
     with pytest.raises(ValueError, match=said):
         call()
-
-
-def test_the_example_in_the_documentation():
-    failed, tried = doctest.testmod(module)
-    assert tried and not failed
