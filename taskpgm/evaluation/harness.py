@@ -16,8 +16,9 @@ from taskpgm.evaluation.loglikelihood import Window, rolling_windows, score_wind
 from taskpgm.evaluation.stops import stop_ids, stopped, text_before
 from taskpgm.models import DecoderConfig
 from taskpgm.models.generate import generate
+from taskpgm.tasks import check_vocabulary
 from taskpgm.tasks.chat import apply_template
-from taskpgm.tasks.tokenize import prefix_id, tokenise
+from taskpgm.tasks.tokenize import Tokens, prefix_id, tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,7 +104,7 @@ class HarnessModel:
     def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
         """Nats of whole texts: each token once, in windows with as much context as fits."""
         owner, windows = [], []
-        texts = tokenise(self.tokenizer, [request.args[0] for request in requests])
+        texts = self._tokenise([request.args[0] for request in requests])
         for i, (ids, _offsets, head) in enumerate(texts):
             prefix = int(ids[head - 1]) if head else self.prefix_id
             pieces = list(rolling_windows(ids[head:].tolist(), prefix, self.max_length))
@@ -117,7 +118,7 @@ class HarnessModel:
     def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
         """Greedy (or, where a request says so, sampled) continuations, cut before a stop string."""
         settings = [_setting(request.args[1], self.max_new_tokens) for request in requests]
-        encoded = tokenise(self.tokenizer, [request.args[0] for request in requests])
+        encoded = self._tokenise([request.args[0] for request in requests])
         prompts = [tokens.ids.tolist() or [self.prefix_id] for tokens in encoded]
         texts = [""] * len(requests)
         # Prompts of like length stand together.
@@ -128,6 +129,13 @@ class HarnessModel:
             for i, output in zip(batch, outputs, strict=True):
                 texts[i] = text_before(self.tokenizer, output, setting.stops)
         return texts
+
+    def _tokenise(self, texts: list[str]) -> list[Tokens]:
+        """The tokens of each text. Raises ValueError for one that the model does not embed."""
+        tokens = tokenise(self.tokenizer, texts)
+        ids = [each.ids for each in tokens]
+        check_vocabulary(self.tokenizer, ids, self.config.vocab_size, "harness")
+        return tokens
 
     def _continue(self, prompts: list[list[int]], setting: Setting, seed: int) -> list[list[int]]:
         room = self.max_length - setting.max_new_tokens
@@ -156,7 +164,7 @@ class HarnessModel:
         if self.like_hf:
             return self._windows_of_hf(pairs)
         windows = []
-        texts = tokenise(self.tokenizer, [context + answer for context, answer in pairs])
+        texts = self._tokenise([context + answer for context, answer in pairs])
         for (context, _), (ids, offsets, head) in zip(pairs, texts, strict=True):
             inside = np.flatnonzero(offsets[:, 1] > len(context))
             first = max(head, int(inside[0]) if len(inside) else len(ids))
@@ -169,7 +177,7 @@ class HarnessModel:
             stripped = context.rstrip()
             moved.append((stripped, context[len(stripped) :] + continuation))
         texts = dict.fromkeys(text for a, b in moved for text in (a, a + b, b))
-        tokens = dict(zip(texts, tokenise(self.tokenizer, list(texts)), strict=True))
+        tokens = dict(zip(texts, self._tokenise(list(texts)), strict=True))
         windows = []
         for context, continuation in moved:
             before = tokens[context].ids.tolist()

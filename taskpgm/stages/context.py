@@ -4,7 +4,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from taskpgm import models, training
-from taskpgm.artefact import digest, fingerprint, recovery_hint
+from taskpgm.artefact import digest, recovery_hint
+from taskpgm.stages.pretrained import Source, pretrained
 from taskpgm.tasks import Example, Rows, Task, encode, load_tasks, load_tokenizer, pack
 
 SAMPLE = 64  # examples of a task that stand for all of them where tokens are only counted
@@ -35,14 +36,6 @@ def say(stage: str, text: str) -> None:
 def silence() -> float:
     """Seconds since a stage last said something."""
     return time.monotonic() - _said_at
-
-
-@dataclass(frozen=True)
-class Source:
-    """A pretrained model as a Hugging Face folder: where it is, and a key that identifies it."""
-
-    path: Path
-    key: str
 
 
 class Context:
@@ -94,14 +87,15 @@ class Context:
     def base(self) -> Source:
         """The model that every mixture fine-tunes."""
         if self.config.base.path:
-            return pretrained(self.config.base.path)
+            return pretrained(self.config.base.path, "base.path")
         key = digest(self.config.embedded.to_dict(), self.config.tasks.length, self.tasks_key)
         return Source(self.folder / "base", key)
 
     @cached_property
     def proxy(self) -> Source:
         """What single-task models start from: the base, unless the config names another."""
-        return pretrained(self.config.proxy.path) if self.config.proxy.path else self.base
+        path = self.config.proxy.path
+        return pretrained(path, "proxy.path") if path else self.base
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -236,24 +230,3 @@ def with_lora(config: models.DecoderConfig, section: Any) -> models.DecoderConfi
 def trained_axes(config: models.DecoderConfig) -> Any:
     """Logical axes of what is trained: the adapters, or all weights."""
     return models.lora_logical_axes(config) if config.lora else models.logical_axes(config)
-
-
-def pretrained(path: str) -> Source:
-    """A Hugging Face folder that the user names, identified by what is in it.
-
-    Raises:
-      FileNotFoundError: no such folder, or no weights in it.
-      ValueError: not a model that can be loaded, as its config.json and headers tell.
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{path}: no such model folder; put a Hugging Face checkpoint there "
-            "(config.json and *.safetensors) or set --config.base.path"
-        )
-    files = [f.name for f in folder.iterdir()]
-    names = [name for name in files if name == "config.json" or name.endswith(".safetensors")]
-    if not any(name.endswith(".safetensors") for name in names):
-        raise FileNotFoundError(f"{path}: no *.safetensors in this model folder")
-    models.check_hf(folder)
-    return Source(folder, fingerprint(folder, names))

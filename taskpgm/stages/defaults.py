@@ -181,7 +181,11 @@ SCHEMA: Section = {
     },
     # --- The base model
     "base": {
-        "path": text("", "a Hugging Face folder; empty: pretrain the small embedded one"),
+        "path": text(
+            "",
+            "a Hugging Face folder, or a model of the hub as `org/name` or `org/name@revision`; "
+            "empty: pretrain the small embedded one",
+        ),
         "dtype": choice(
             "float32", DTYPES, "of activations; reductions are float32 whatever this is"
         ),
@@ -207,7 +211,9 @@ SCHEMA: Section = {
     },
     # --- One model per task
     "proxy": {
-        "path": text("", "single-task models are fine-tuned from this folder; empty: the base"),
+        "path": text(
+            "", "single-task models are fine-tuned from this one, named likewise; empty: the base"
+        ),
     },
     "adapters": {
         "mode": choice("lora", ("lora", "full"), "adapters, or a whole copy per small model"),

@@ -46,6 +46,7 @@ from taskpgm.stages.context import Context, say, silence
 from taskpgm.stages.defaults import flatten, validate
 from taskpgm.stages.estimate import Cost, Estimate, amount, hours, machine, size
 from taskpgm.stages.owner import owned
+from taskpgm.stages.pretrained import check_models
 from taskpgm.stages.stage_artefact import StageArtefact
 from taskpgm.training import check_board
 
@@ -109,6 +110,7 @@ def run(
     context = Context(config, Path(workdir), command)
     initialize_distributed(*distributed)
     end_if_asked()
+    on_primary(check_models)(context)
     if dry_run:
         print_plan(context, stages, device)
         return

@@ -164,8 +164,15 @@ class RunModel(StageArtefact):
             flops_per_token=partial(training.flops_per_token, config, context.config.tasks.length),
         )
         variables = models.trained_variables(config, state.trainable, frozen)
-        models.save_hf(self.folder / "hf", config, **variables)
-        on_primary(context.tokenizer(context.base).save_pretrained)(self.folder / "hf")
+        tokenizer = context.tokenizer(context.base)
+        models.save_hf(
+            self.folder / "hf",
+            config,
+            **variables,
+            base=context.base.path,
+            trained_ends=(tokenizer.eos_token_id,),
+        )
+        on_primary(tokenizer.save_pretrained)(self.folder / "hf")
 
     def cost(self, estimate: Estimate) -> Cost:
         context, section = self.context, self.context.config.train

@@ -160,7 +160,9 @@ def test_an_extra_tensor(tmp_path, data):
 def test_a_model_folder_without_weights(tmp_path, data):
     folder = model_folder(tmp_path)
     (folder / "model.safetensors").unlink()
-    assert "no *.safetensors" in refused(tmp_path, lambda c: c.base.update(path=str(folder)))
+    assert "no weights (model.safetensors" in refused(
+        tmp_path, lambda c: c.base.update(path=str(folder))
+    )
     line = refused(tmp_path, lambda c: c.proxy.update(path=str(tmp_path / "nowhere")))
     assert "no such model folder" in line
 

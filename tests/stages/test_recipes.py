@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from taskpgm.stages import validate
+from taskpgm.tasks import load_tokenizer
 from tests.stages.launching import ROOT, launch
 
 pytestmark = pytest.mark.pipeline
@@ -99,6 +100,8 @@ def test_the_llama2_recipe(tasks_folder, tmp_path):
 @pytest.mark.parametrize(("recipe", "family"), [("mistral_mix", "mistral"), ("qwen2_mix", "qwen2")])
 def test_the_recipes_that_differ_by_their_model_alone(recipe, family, tasks_folder, tmp_path):
     model = stand_in(tmp_path / "model", family)
+    generation = {"eos_token_id": 7, "temperature": 0.6}
+    (model / "generation_config.json").write_text(json.dumps(generation))
     launch(
         tmp_path / "run",
         f"--config.base.path={model}",
@@ -108,8 +111,12 @@ def test_the_recipes_that_differ_by_their_model_alone(recipe, family, tasks_fold
         "--stage=runs",
         config=f"configs/{recipe}.py",
     )
-    written = tmp_path / "run" / "runs" / "taskpgm-jsd" / "hf" / "config.json"
-    assert json.loads(written.read_text())["model_type"] == family
+    trained = tmp_path / "run" / "runs" / "taskpgm-jsd" / "hf"
+    assert json.loads((trained / "config.json").read_text())["model_type"] == family
+    # It ends where its base did, and where it was trained to.
+    ends = [7, load_tokenizer(trained).eos_token_id]
+    told = json.loads((trained / "generation_config.json").read_text())
+    assert (told["eos_token_id"], told["temperature"]) == (ends, 0.6)
 
 
 def test_the_proxy_differs_from_the_model_that_the_mixture_trains(tasks_folder, tmp_path):
