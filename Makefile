@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(RUN) launch.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 check: lint
-	$(RUN) -m pytest -n 2 --dist loadfile -m "not pipeline and not torch and not browser"
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not pipeline and not torch and not browser and not slow"
 
 test: lint
 	$(RUN) launch.py --config=configs/quickstart.py --workdir=runs/quickstart

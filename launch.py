@@ -44,14 +44,16 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"unexpected argument {argv[1]!r}: options start with --")
     for flag in (CONFIG, WORKDIR):
         if flag.value is None:
-            raise ValueError(f"--{flag.name} is missing, as in:  {__doc__.splitlines()[0][20:]}")
+            raise ValueError(
+                f"--{flag.name} is missing, as in:  {str(__doc__).splitlines()[0][20:]}"
+            )
     if not VERBOSE.value:
         logging.set_verbosity(logging.WARNING)  # libraries tell much; the stages tell enough
     from taskpgm import stages  # after the flags: --help answers at once
 
     stages.run(
         CONFIG.value,
-        WORKDIR.value,
+        str(WORKDIR.value),
         last=STAGE.value,
         dry_run=DRY_RUN.value,
         device=DEVICE.value,
@@ -96,8 +98,9 @@ def guarded(argv: list[str]) -> None:
     try:
         main(argv)
     except SystemExit as ended:
-        if ended.code == interrupts.exit_code() is not None:
-            print(interrupts.message(ended.code), file=sys.stderr)
+        code = interrupts.exit_code()
+        if code is not None and ended.code == code:
+            print(interrupts.message(code), file=sys.stderr)
         raise
     except Exception as error:
         if VERBOSE.value:

@@ -55,7 +55,7 @@ def initialize_distributed(
             # JAX gives a task of SLURM one GPU. Alone on its node, it is to have them all.
             for name in VISIBLE:
                 jax.config.update(name, os.environ.get(name.upper(), "all"))
-    elif (jax.config.jax_platforms or "").split(",")[0] == "tpu":  # JAX's choice where there is one
+    elif _platform() == "tpu":
         try:
             initialize()
         except (ValueError, OSError) as error:  # no metadata of a pod: a single host, most likely
@@ -65,6 +65,12 @@ def initialize_distributed(
                     f"({error}): give each --coordinator, --num_processes and --process_id"
                 ) from error
     return jax.process_index(), jax.process_count()
+
+
+def _platform() -> str:
+    """The platform that JAX was told to prefer; "" where it may choose."""
+    wanted = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    return (wanted or "").split(",")[0]
 
 
 def _slurm(what: str) -> int:

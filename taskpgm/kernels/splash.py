@@ -5,6 +5,7 @@ config.base.attention="splash" asks for it.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,5 +88,5 @@ def _attend(
         return attend(q, k, v, kernel.SegmentIds(segment_ids, key_segment_ids))
 
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * d**-0.5, k, v))
-    out = jax.vmap(one)(q, k, v, segment_ids, key_segment_ids)
+    out: Any = jax.vmap(one)(q, k, v, segment_ids, key_segment_ids)
     return jnp.swapaxes(out, 1, 2).astype(q.dtype)

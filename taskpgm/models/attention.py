@@ -91,7 +91,7 @@ def visible(
     if window is not None:
         mask &= distance < window
     mask = mask[None]
-    if segment_ids is not None:
+    if segment_ids is not None and key_segment_ids is not None:
         mask = mask & (segment_ids[:, :, None] == key_segment_ids[:, None, :])
     return mask
 
@@ -165,7 +165,7 @@ def reference(
         first = max(0, offset + start - window + 1) if _static(window) and window else 0
         seen = slice(first, offset + stop)
         own = keys = None
-        if segment_ids is not None:
+        if segment_ids is not None and key_segment_ids is not None:
             own, keys = segment_ids[:, start:stop], key_segment_ids[:, seen]
         part = (q[:, start:stop], k[:, seen], v[:, seen], own, keys)
         out.append(block(*part, offset + start, first, window))
@@ -196,7 +196,7 @@ def cudnn(
         )
     if q.dtype.itemsize != 2:
         raise ValueError(f"attention 'cudnn' needs bfloat16 or float16, not {q.dtype}")
-    local = None if window is None else (window - 1, 0)
+    local = (window - 1, 0) if isinstance(window, int) else None
     return jax.nn.dot_product_attention(
         q, k, v, is_causal=True, local_window_size=local, implementation="cudnn"
     )

@@ -101,8 +101,9 @@ class DecoderConfig:
 
         Raises FileNotFoundError, or ValueError naming the key, for what we do not compute exactly.
         """
-        raw, where = path_or_dict, "config"
-        if not isinstance(raw, Mapping):
+        if isinstance(path_or_dict, Mapping):
+            raw, where = path_or_dict, "config"
+        else:
             raw, where = hf_folder.read_config(Path(path_or_dict))
         fields = hf_config.read(raw, where)
         scaling = fields.pop("rope_scaling", None)

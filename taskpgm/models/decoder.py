@@ -6,7 +6,7 @@ sharding, streaming and adapters each have one array per kind of weight.
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -46,7 +46,7 @@ def stack(config: DecoderConfig) -> type[nn.Module]:
         layer,
         variable_axes={"params": 0, "lora": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(0, 0, nn.broadcast, nn.broadcast),
+        in_axes=(0, 0, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
         length=config.num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
@@ -67,15 +67,17 @@ class Decoder(nn.Module):
         dtype, init = jnp.dtype(c.param_dtype), nn.initializers.normal(c.initializer_range)
         shape = (c.vocab_size, c.hidden_size)
         named = partial(nn.with_logical_partitioning, init)
-        self.embedding = self.param("embedding", named(("vocab", "embed")), shape, dtype)
+        self.embedding: Any = self.param("embedding", named(("vocab", "embed")), shape, dtype)
         if c.rope_theta is None:
             shape, names = (c.max_position, c.hidden_size), (None, "embed")
-            self.position_embedding = self.param("position_embedding", named(names), shape, dtype)
+            self.position_embedding: Any = self.param(
+                "position_embedding", named(names), shape, dtype
+            )
         self.layers = stack(c)(c)
         self.final_norm = NORMS[c.norm](c)
         if not c.tie_embeddings:
             shape = (c.hidden_size, c.vocab_size)
-            self.head = self.param("head", named(("embed", "vocab")), shape, dtype)
+            self.head: Any = self.param("head", named(("embed", "vocab")), shape, dtype)
 
     def __call__(self, tokens, positions=None, segment_ids=None, *, deterministic=True):
         x = self.hidden(tokens, positions, segment_ids, deterministic=deterministic)

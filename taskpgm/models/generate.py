@@ -178,8 +178,8 @@ def _extend(
 ) -> tuple[Float[Array, "b v"], Cache]:
     # Without remat, which would trace `cache.length`: a prefill needs it to be the Python int 0.
     decoder = Decoder(replace(config, remat="none"))
-    logits, cache = decoder.apply(variables, tokens, positions, segment_ids, cache, method="extend")  # type: ignore  # of a method, it is what the method returns
-    return logits, cache
+    out: Any = decoder.apply(variables, tokens, positions, segment_ids, cache, method="extend")
+    return out
 
 
 def _choose(

@@ -87,17 +87,18 @@ def save_hf(
 
 def _tensors(config: DecoderConfig, params, lora) -> dict[str, tuple[tuple, Any, Callable]]:
     """File name -> (shape, type, function that fetches it), of the whole model."""
-    flat = flatten_dict(params, sep="/")
-    adapters = {} if lora is None else flatten_dict(lora, sep="/")
+    flat: dict[str, Any] = flatten_dict(params, sep="/")
+    adapters: dict[str, Any] = {} if lora is None else flatten_dict(lora, sep="/")
 
     if lora is not None and config.lora is None:
         raise ValueError("save_hf: an adapter is given, but config.lora is None")
+    scale = 0.0 if config.lora is None else config.lora.scale
 
     def fetch(leaf: str, i: int | None, transpose: bool) -> np.ndarray:
         x = flat[leaf] if i is None else flat[leaf][i]
         stem = leaf.removesuffix("kernel")
         if stem + "a" in adapters and leaf.endswith("/kernel"):
-            x = merge_kernel(x, adapters[stem + "a"][i], adapters[stem + "b"][i], config.lora.scale)
+            x = merge_kernel(x, adapters[stem + "a"][i], adapters[stem + "b"][i], scale)
         x = to_host(x)
         return x.T if transpose else x
 

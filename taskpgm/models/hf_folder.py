@@ -95,7 +95,7 @@ def generation_config(
     """
     ends = [*as_ids(before.get("eos_token_id")), *as_ids(eos), *trained_ends]
     ends = list(dict.fromkeys(int(i) for i in ends))
-    ids = {"bos_token_id": bos, "pad_token_id": pad}
+    ids: dict[str, Any] = {"bos_token_id": bos, "pad_token_id": pad}
     ids["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
     kept = {key: value for key, value in before.items() if not key.startswith("_")}
     return {**kept, **{key: value for key, value in ids.items() if value is not None}}

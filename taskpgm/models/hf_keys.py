@@ -113,7 +113,7 @@ ROPE = {
     "rope_theta": POSITIVE_OR_NULL,
     "original_max_position_embeddings": COUNT_OR_NULL,
 }
-GENERATION = dict.fromkeys(TOKEN_IDS, TOKENS_OR_NULL)
+GENERATION: dict[str, Check] = dict.fromkeys(TOKEN_IDS, TOKENS_OR_NULL)
 
 # ---------------------------------------------------------------- adapter_config.json of PEFT
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax.traverse_util import flatten_dict
@@ -97,7 +97,8 @@ def canonical(architecture: str, name: str) -> str:
 def flat_shapes(config: DecoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and type of every parameter, by its path."""
     shapes = jax.eval_shape(partial(init_params, config), jax.random.key(0))
-    return flatten_dict(shapes, sep="/")
+    flat: dict[str, Any] = flatten_dict(shapes, sep="/")
+    return flat
 
 
 def file_shape(source: TensorName, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -131,7 +131,7 @@ def _place(
         spec = PartitionSpec(*(spec[::-1] if source.transpose else spec))
         placed = NamedSharding(sharding.mesh, spec)
         here = placed.addressable_devices_indices_map(shape)
-        indices = {str(index): index for index in here.values()}
+        indices = {str(index): index for index in here.values() if index is not None}
     parts = read_parts(
         entry, [in_file(index) for index in indices.values()], list(buffers.values())
     )

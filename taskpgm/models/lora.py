@@ -5,6 +5,8 @@ collection {"a": [in, rank], "b": [rank, out]} (with the scan's leading layer ax
 `jax.vmap` over the collection the kernel has no task axis, so the base is in memory once.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -57,7 +59,7 @@ class Dense(nn.Module):
         config, size = self.config, x.shape[-1]
         dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
         init = nn.initializers.normal(config.initializer_range)
-        kernel = self.param(
+        kernel: Any = self.param(
             "kernel",
             nn.with_logical_partitioning(init, self.axes),
             (size, self.features),
@@ -66,10 +68,11 @@ class Dense(nn.Module):
         bias = None
         if self.use_bias:
             init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
-            bias = self.param("bias", init, (self.features,), param_dtype).astype(dtype)
+            offset: Any = self.param("bias", init, (self.features,), param_dtype)
+            bias = offset.astype(dtype)
         lora = config.lora
-        adapted = lora is not None and self.name in lora.targets
-        if adapted and (self.has_variable("lora", "a") or self.is_initializing()):
+        given = self.has_variable("lora", "a") or self.is_initializing()
+        if lora is not None and self.name in lora.targets and given:
             a, b = self._adapter(size, lora.rank)
             if deterministic and self._merging_is_cheaper(x):
                 y = x @ merge_kernel(kernel, a, b, lora.scale)
@@ -97,10 +100,10 @@ class Dense(nn.Module):
         init_a = nn.with_logical_partitioning(normal, (self.axes[0], None))
         init_b = nn.with_logical_partitioning(zeros, (None, self.axes[1]))
 
-        def make_a() -> nn.LogicallyPartitioned:
+        def make_a() -> Any:
             return init_a(self.make_rng("params"), (size, rank), jnp.float32)
 
-        def make_b() -> nn.LogicallyPartitioned:
+        def make_b() -> Any:
             return init_b(None, (rank, self.features), jnp.float32)
 
         a, b = self.variable("lora", "a", make_a), self.variable("lora", "b", make_b)
@@ -109,6 +112,8 @@ class Dense(nn.Module):
 
 def merge_lora(config: DecoderConfig, params, lora):
     """`params` with W + scale A B in place of every adapted kernel W; the product is float32."""
+    if config.lora is None:
+        raise ValueError("merge_lora: config.lora is None, so there is no adapter to merge")
     scale = config.lora.scale
 
     def walk(base, adapter):

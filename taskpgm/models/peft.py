@@ -76,6 +76,8 @@ def save_peft(path: str | Path, config: DecoderConfig, lora, base_name: str) -> 
     With many hosts all must call it, and the first writes. adapter_config.json comes last.
     """
     settings, folder = config.lora, Path(path)
+    if settings is None:
+        raise ValueError("save_peft: config.lora is None, so there is no adapter to save")
     flat = {leaf: to_host(x).astype(np.float32) for leaf, x in flatten_dict(lora, sep="/").items()}
     tensors, targets, patterns = {}, [], {}
     for module in modules(config):

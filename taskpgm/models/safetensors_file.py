@@ -94,7 +94,7 @@ def read_parts(
         file.seek(entry.start)
         for first in range(0, rows, at_a_time):
             block = buffer[: rows - first]
-            if file.readinto(block.reshape(-1).view(np.uint8)) != block.nbytes:
+            if file.readinto(block.reshape(-1).view(np.uint8).data) != block.nbytes:
                 raise ValueError(f"{entry.file}: cut off while it was being read")
             for index, start, part in zip(indices, starts, parts, strict=True):
                 low, high = max(start, first), min(start + len(part), first + len(block))

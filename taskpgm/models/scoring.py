@@ -40,7 +40,7 @@ def decoder_forward(config: DecoderConfig) -> Forward:
     None."""
     decoder = Decoder(config)
 
-    def hidden(shared, own, tokens, positions, segment_ids):
+    def hidden(shared, own, tokens, positions, segment_ids) -> Any:
         bound = trained_variables(config, own, shared)
         return decoder.apply(bound, tokens, positions, segment_ids, method="hidden")
 
@@ -55,7 +55,7 @@ def one_model_forward(config: DecoderConfig) -> Forward:
     """One model whose variables are `shared`. As a group of one, `own` would be a copy of them."""
     decoder = Decoder(config)
 
-    def hidden(shared, own, tokens, positions, segment_ids):
+    def hidden(shared, own, tokens, positions, segment_ids) -> Any:
         return decoder.apply(shared, tokens, positions, segment_ids, method="hidden")
 
     return Forward(hidden, lambda shared, own: unembedding(config, shared["params"]), True)

@@ -10,7 +10,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
-AxisNames = tuple[str | None, ...]  # of an array, one for each axis
+AxisNames = tuple[Any, ...]  # of an array, one for each axis: a name, None or ANY
 
 ANY = PartitionSpec.UNCONSTRAINED  # the compiler chooses how to split this axis
 # Logical axis -> the mesh axes that split it. An axis named None is whole on every device.

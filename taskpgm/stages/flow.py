@@ -123,7 +123,8 @@ def run(
         write_json(context.folder / "config.json", told)
         check_inputs(context)
         check_hosts(context)
-        if not jax.config.jax_compilation_cache_dir:  # not where JAX_COMPILATION_CACHE_DIR is set
+        # JAX_COMPILATION_CACHE_DIR is somebody's own choice.
+        if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
             cache = (context.folder / ".cache").absolute()
             jax.config.update("jax_compilation_cache_dir", str(cache))
         for name, stage in stages.items():
