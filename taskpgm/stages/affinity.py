@@ -1,6 +1,7 @@
 """Stage `affinity`: how tasks relate. Every model on every held-out set, or a given matrix."""
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,13 @@ from taskpgm.multihost import end_if_asked, on_primary
 from taskpgm.stages.adapters import adapter_key, examples_seen, load_adapters
 from taskpgm.stages.context import Context, say, with_lora
 from taskpgm.stages.estimate import Cost, Estimate, fits, size
-from taskpgm.stages.matrix_file import UNREADABLE, load_matrix, save_arrays
+from taskpgm.stages.matrix_file import (
+    UNREADABLE,
+    load_likelihoods,
+    load_losses,
+    load_matrix,
+    save_arrays,
+)
 from taskpgm.stages.stage_artefact import StageArtefact
 
 SECTIONS = ("affinity",)
@@ -34,8 +41,11 @@ def affinities(context: Context) -> "ScoredAffinities | GivenAffinity":
     """The artefact that holds the matrices."""
     section, folder = context.config.affinity, context.folder / MADE
     if section.matrix:
-        matrix, names = load_matrix(Path(section.matrix))
-        return GivenAffinity(folder, digest(section.kind, matrix.tolist(), names), context)
+        path = Path(section.matrix)
+        read_given(path, section.kind)  # what cannot be used is refused before anything is made
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        settings = (section.kind, section.bootstrap, context.config.seed)
+        return GivenAffinity(folder, digest(content, *settings), context)
     settings = {k: v for k, v in section.to_dict().items() if k not in FREE}
     models_of = [adapter_key(context, task) for task in context.tasks]
     return ScoredAffinities(folder, digest(models_of, context.tasks_key, settings), context)
@@ -99,16 +109,19 @@ class ScoredAffinities(StageArtefact):
 
 @dataclass(frozen=True)
 class GivenAffinity(StageArtefact):
-    """An affinity from a file: any symmetric matrix will do."""
+    """What follows from a file: an affinity, losses, or log-likelihoods (`affinity.kind`)."""
 
     uses_models: ClassVar[bool] = False
 
     def make(self) -> dict[str, Any]:
-        section = self.context.config.affinity
-        matrix, names = load_matrix(Path(section.matrix))
-        mixture.energy_from_affinity(matrix, 1.0)  # refuses what is no affinity before it is kept
-        path = self.folder / f"{section.kind}.npz"
-        save_arrays(path, affinity=matrix, tasks=np.array(names))
+        context, section = self.context, self.context.config.affinity
+        names, given = read_given(Path(section.matrix), section.kind)
+        if isinstance(given, affinity.Scores):
+            save_pmi(context, names, given)
+            save_transfer(context, names, given)
+        else:
+            path = self.folder / f"{section.kind}.npz"
+            save_arrays(path, affinity=given, tasks=np.array(names))
         return {"tasks": len(names)}
 
     def cost(self, estimate: Estimate) -> Cost:
@@ -116,6 +129,30 @@ class GivenAffinity(StageArtefact):
 
     def summary(self) -> str:
         return f"from {self.context.config.affinity.matrix}"
+
+
+def read_given(path: Path, kind: str) -> tuple[list[str], np.ndarray | affinity.Scores]:
+    """The tasks of a file, and its affinity or its log-likelihoods, checked.
+
+    Raises:
+      FileNotFoundError, ValueError: names the file, and says where losses were taken for another.
+    """
+    if kind == "loss":
+        return load_losses(path)
+    if kind == "likelihood":
+        return load_likelihoods(path)
+    matrix, names = load_matrix(path)
+    hint = "" if (matrix <= 0).any() else "; of losses say --config.affinity.kind=loss"
+    try:
+        mixture.energy_from_affinity(matrix, 1.0)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}{hint}") from error
+    if kind == "pmi" and hint and len(matrix) > 1:
+        raise ValueError(
+            f"{path}: a PMI affinity has no positive diagonal; of similarities say "
+            f"--config.affinity.kind=jsd{hint}"
+        )
+    return names, matrix
 
 
 def compute_scores(context: Context, folder: Path) -> affinity.Scores:
@@ -151,49 +188,82 @@ def compute_scores(context: Context, folder: Path) -> affinity.Scores:
 @on_primary
 def save_affinities(context: Context, scores: affinity.Scores) -> None:
     """Every matrix that follows from the scores."""
+    section, names = context.config.affinity, context.names
+    draws = {"resamples": section.bootstrap, "seed": context.config.seed}
+    jsd = affinity.jsd_affinity(scores.mean_divergence(), section.contexts)
+    save_pmi(context, names, scores)
+    save_affinity(context, "jsd", names, jsd, lambda: affinity.resample_jsd(scores, **draws))
+    seen = [examples_seen(context, task) for task in context.tasks]
+    save_transfer(context, names, scores, seen)
+
+
+def save_pmi(context: Context, names: Sequence[str], scores: affinity.Scores) -> None:
+    """pmi.npz, from log-likelihoods."""
     section = context.config.affinity
     draws = {"resamples": section.bootstrap, "seed": context.config.seed}
     pmi = affinity.pmi(affinity.likelihoods(scores, section.normalize), scores.task)
-    jsd = affinity.jsd_affinity(scores.mean_divergence(), section.contexts)
-    normalized = partial(affinity.resample_pmi, normalize=section.normalize)
-    save_affinity(context, "pmi", pmi, lambda: normalized(scores, **draws))
-    save_affinity(context, "jsd", jsd, lambda: affinity.resample_jsd(scores, **draws))
-    save_transfer(context, scores)
+    resample = partial(affinity.resample_pmi, scores, normalize=section.normalize, **draws)
+    # One example of each task, as where mean losses are given, has nothing to resample.
+    save_affinity(context, "pmi", names, pmi, resample if len(scores.task) > len(names) else None)
 
 
-def save_transfer(context: Context, scores: affinity.Scores) -> None:
+def save_affinity(
+    context: Context,
+    kind: str,
+    names: Sequence[str],
+    S: Float[np.ndarray, "n n"],
+    resample: Callable[[], np.ndarray] | None,
+) -> None:
+    """One matrix with its intervals, and the resamples that the mixtures' intervals need."""
+    folder = context.folder / MADE
+    arrays = {"affinity": S, "tasks": np.array(names)}
+    if context.config.affinity.bootstrap and resample:
+        samples = resample()
+        arrays["low"], arrays["high"] = affinity.intervals(samples)
+        save_arrays(folder / f"{kind}-resamples.npz", samples=samples.astype(np.float32))
+    save_arrays(folder / f"{kind}.npz", **arrays)
+
+
+def save_transfer(
+    context: Context,
+    names: Sequence[str],
+    scores: affinity.Scores,
+    seen: Sequence[float] | None = None,
+) -> None:
     """transfer.npz and losses.csv: who helps whom, and every model's loss on every task.
 
-    Losses are per token of a task, as an evaluation has them.
+    Losses are per token of a task, as an evaluation has them. `seen` counts the examples that each
+    single-task model was trained on.
     """
-    folder, names, seed = context.folder / MADE, context.names, context.config.seed
-    values, parts = scores.log_likelihood, (scores.task, scores.tokens)
-    found = affinity.measure_transfer(values, scores.task, scores.base, scores.tokens, seed=seed)
-    both = np.concatenate([scores.base[None], values])
-    loss = affinity.mean_losses(both, *parts)
-    drawn = affinity.resample_losses(both, *parts, resamples=LAWS, seed=seed)
-    idle = found.nothing_learnt(names)
+    folder, seed, base = context.folder / MADE, context.config.seed, scores.base
+    values, task, tokens = scores.log_likelihood, scores.task, scores.tokens
+    found = affinity.measure_transfer(values, task, base, tokens, seed=seed)
+    rows = values if base is None else np.concatenate([base[None], values])
+    loss = affinity.mean_losses(rows, task, tokens)
+    resampled = affinity.resample_losses(rows, task, tokens, resamples=LAWS, seed=seed)
+    idle = found.nothing_learnt(list(names))
     if idle:
         more = f" and {len(idle) - 5} more" if len(idle) > 5 else ""
         say("affinity", f"nothing learnt by the models of {', '.join(idle[:5])}{more}: no transfer")
-    save_arrays(
-        folder / "transfer.npz",
-        tasks=np.array(names),
-        share=found.share,
-        low=found.low,
-        high=found.high,
-        gain=found.gain,
-        error=found.error,
-        reference=found.reference,
-        learnt=found.learnt,
-        base_loss=loss[0],
-        loss=loss[1:],
-        base_samples=drawn[:, 0],
-        loss_samples=drawn[:, 1:],
-        seen=np.array([examples_seen(context, task) for task in context.tasks]),
-    )
+    arrays = {
+        "tasks": np.array(names),
+        "share": found.share,
+        "low": found.low,
+        "high": found.high,
+        "gain": found.gain,
+        "error": found.error,
+        "reference": found.reference,
+        "learnt": found.learnt,
+        "loss": loss[-len(names) :],
+        "loss_samples": resampled[:, -len(names) :],
+    }
+    if base is not None:
+        arrays |= {"base_loss": loss[0], "base_samples": resampled[:, 0]}
+    if seen is not None:
+        arrays["seen"] = np.array(seen)
+    save_arrays(folder / "transfer.npz", **arrays)
     lines = [",".join(["model", *map(quoted, names)])]
-    for name, row in zip(["base", *names], loss, strict=True):
+    for name, row in zip([*([] if base is None else ["base"]), *names], loss, strict=True):
         lines.append(",".join([quoted(name), *(f"{value:.6g}" for value in row)]))
     write_bytes(folder / "losses.csv", ("\n".join(lines) + "\n").encode())
 
@@ -201,19 +271,6 @@ def save_transfer(context: Context, scores: affinity.Scores) -> None:
 def quoted(name: str) -> str:
     """A name as a field of a CSV file."""
     return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\n') else name
-
-
-def save_affinity(
-    context: Context, kind: str, S: np.ndarray, resample: Callable[[], np.ndarray]
-) -> None:
-    """One matrix with its intervals, and the resamples that the mixtures' intervals need."""
-    folder = context.folder / MADE
-    arrays = {"affinity": S, "tasks": np.array(context.names)}
-    if context.config.affinity.bootstrap:
-        samples = resample()
-        arrays["low"], arrays["high"] = affinity.intervals(samples)
-        save_arrays(folder / f"{kind}-resamples.npz", samples=samples.astype(np.float32))
-    save_arrays(folder / f"{kind}.npz", **arrays)
 
 
 # --- For the stages after it ---------------------------------------------------------------------

@@ -95,6 +95,7 @@ SOLVERS: dict[str, Callable[[mixture.Energy, np.ndarray | None], mixture.Solutio
     "exact": lambda energy, cap: mixture.solve_exact(energy, cap),
     "closed_form": lambda energy, cap: mixture.solve_closed_form(energy),
 }
+NO_LOSSES = ("pmi", "jsd")  # of affinity.kind: a matrix of these says nothing of losses
 PSD = ("simplex", "shift", "clip")
 # Arguments that stand for keys of `mixture` in this row alone.
 KEYS = {"r": "ratio", "psd": "psd", "floor": "floor", "method": "method"}
@@ -290,7 +291,7 @@ def check(config: Any, size: np.ndarray | None) -> None:
     folders: dict[str, str] = {}
     for name in config.compare:
         row, arguments = parse(name)
-        if config.affinity.matrix:
+        if config.affinity.matrix and config.affinity.kind in NO_LOSSES:
             check_without_losses(name, row, arguments, config.mixture.ratio)
         other = folders.setdefault(folder_name(name), name)
         if other != name:

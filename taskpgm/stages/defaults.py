@@ -229,8 +229,12 @@ SCHEMA: Section = {
     },
     # --- How tasks relate
     "affinity": {
-        "matrix": text("", "a .npy, .npz or .csv matrix: then no model is needed at all"),
-        "kind": choice("pmi", ("pmi", "jsd"), "with `matrix`: what it holds"),
+        "matrix": text("", "a .npy, .npz, .csv or .tsv file: then no model is needed at all"),
+        "kind": choice(
+            "pmi",
+            ("pmi", "jsd", "loss", "likelihood"),
+            "with `matrix`: an affinity; losses [n (+ base), n]; log-likelihoods [n, m]",
+        ),
         "sizes": text("", "with `matrix`: a .json of {task: training size}"),
         "normalize": choice(
             "token", ("token", "sequence"), "likelihood per token, or of whole responses"

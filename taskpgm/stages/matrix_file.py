@@ -1,20 +1,37 @@
-"""Affinity matrices as files: the workdir's own .npz, and what people bring (.npy, .npz, .csv)."""
+"""Numbers that people bring: an affinity, losses of models on tasks, or log-likelihoods.
+
+A matrix is a .npy, .npz, .csv or .tsv file. Text files name their columns in a first row, or their
+rows in a first column, or both: then rows are matched with columns by name.
+"""
 
 import csv
 import io
 import zipfile
 import zlib
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from taskpgm.affinity import Scores
 from taskpgm.artefact import write_bytes
 
 Named = tuple[Float[np.ndarray, "n n"], list[str]]
 # What numpy raises for files of these kinds that are damaged, or of another kind.
 UNREADABLE = (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+ENDINGS = (".npy", ".npz", *DELIMITERS)
+BASE = "base"  # the row of the model that was not fine-tuned
+
+
+@dataclass(frozen=True)
+class Table:
+    """A matrix with the names that its file gives to rows and columns; [] where it gives none."""
+
+    values: Float[np.ndarray, "rows columns"]
+    rows: list[str]
+    columns: list[str]
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
@@ -25,48 +42,203 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def load_matrix(path: Path) -> Named:
-    """(S [n, n], task names) of a .npy, .npz or .csv file; tasks without names are numbered.
+    """(S [n, n], task names) of an affinity's file; tasks without names are numbered.
 
     Raises:
       FileNotFoundError: no such file.
       ValueError: not such a file, or not a matrix; names the file and what was expected.
     """
+    table = _read(path, "affinity")
+    if table.values.shape[0] != table.values.shape[1]:
+        raise ValueError(
+            f"{path}: an affinity is square, this has shape {list(table.values.shape)}; of losses "
+            "and a row of the base say --config.affinity.kind=loss"
+        )
+    names = _names(path, table.columns or table.rows, len(table.values))
+    return _by_name(path, table, names).values, names
+
+
+def load_losses(path: Path) -> tuple[list[str], Scores]:
+    """Mean held-out losses of every model (row) on every task (column), as if of one example each.
+
+    One more row is the base model's: the one named "base", or the first where rows have no names.
+
+    Raises:
+      FileNotFoundError, ValueError: as for `load_matrix`.
+    """
+    table = _read(path, "losses")
+    count, n = table.values.shape
+    if count not in (n, n + 1):
+        raise ValueError(
+            f"{path}: losses have a row for each model and a column for each task, and perhaps a "
+            f"row of the base; this has shape [{count}, {n}]"
+        )
+    base = None
+    if count == n + 1:
+        at = table.rows.index(BASE) if BASE in table.rows else 0
+        if table.rows and table.rows[at] != BASE:
+            raise ValueError(
+                f"{path}: {count} rows for {n} tasks, and none of them is named {BASE}"
+            )
+        base = -table.values[at]
+        table = Table(
+            np.delete(table.values, at, 0), [x for x in table.rows if x != BASE], table.columns
+        )
+    names = _names(path, table.columns or table.rows, n)
+    loss = _by_name(path, table, names).values
+    if (loss <= 0).any() or (base is not None and (base >= 0).any()):
+        raise ValueError(f"{path}: a mean loss is positive; log-likelihoods are negative losses")
+    return names, _scores(-loss, np.arange(n), base, None)
+
+
+def load_likelihoods(path: Path) -> tuple[list[str], Scores]:
+    """Arrays `log_likelihood` [n, m] and `task` [m] of an .npz; `base` and `tokens` [m], `tasks`.
+
+    Raises:
+      FileNotFoundError, ValueError: as for `load_matrix`.
+    """
+    if path.suffix != ".npz":
+        raise ValueError(f"{path}: log-likelihoods are an .npz with `log_likelihood` and `task`")
+    found = _archive(path)
+    for name in ("log_likelihood", "task"):
+        if name not in found:
+            raise ValueError(f"{path}: no array `{name}`, only {', '.join(found)}")
+    values, task = found["log_likelihood"], found["task"]
+    if values.ndim != 2 or task.shape != values.shape[1:] or task.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: log_likelihood is [models, examples] and task a whole number for each "
+            f"example; these are {list(values.shape)} and {list(task.shape)} of {task.dtype}"
+        )
+    names = _names(path, [str(name) for name in np.atleast_1d(found.get("tasks", []))], len(values))
+    if task.min() < 0 or task.max() >= len(values):
+        raise ValueError(f"{path}: task counts the {len(values)} models' tasks from 0")
+    base, tokens = found.get("base"), found.get("tokens")
+    for name, given in (("base", base), ("tokens", tokens)):
+        if given is not None and given.shape != task.shape:
+            raise ValueError(f"{path}: {name} is one number for each of {len(task)} examples")
+    return names, _scores(values, task, base, tokens)
+
+
+def _scores(
+    values: np.ndarray, task: np.ndarray, base: np.ndarray | None, tokens: np.ndarray | None
+) -> Scores:
+    """Scores without distributions; without `tokens` every example counts as one."""
+    return Scores(
+        log_likelihood=np.asarray(values, np.float64),
+        base=None if base is None else np.asarray(base, np.float64),
+        tokens=np.ones(len(task), np.int64) if tokens is None else tokens.astype(np.int64),
+        task=task.astype(np.int64),
+        contexts=None,
+        divergence=_none_stored,
+    )
+
+
+def _none_stored(k: int) -> np.ndarray:
+    raise ValueError("a file of likelihoods holds no divergences")
+
+
+# --- Files ---------------------------------------------------------------------------------------
+def _read(path: Path, array: str) -> Table:
+    """The table of a file; of an .npz the array of that name."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such matrix file; set --config.affinity.matrix")
-    if path.suffix not in READERS:
-        raise ValueError(f"{path}: a matrix is read from {', '.join(READERS)}")
+    if path.suffix not in ENDINGS:
+        raise ValueError(f"{path}: a matrix is read from {', '.join(ENDINGS)}")
     try:
-        matrix, names = READERS[path.suffix](path)
-        matrix = np.asarray(matrix, np.float64)
+        if path.suffix == ".npy":
+            table = Table(np.asarray(np.load(path, allow_pickle=False), np.float64), [], [])
+        elif path.suffix == ".npz":
+            found = _archive(path)
+            if array not in found:
+                raise KeyError(f"no array `{array}`, only {', '.join(found)}")
+            names = [str(name) for name in np.atleast_1d(found.get("tasks", []))]
+            table = Table(np.asarray(found[array], np.float64), [], names)
+        else:
+            table = _text(path, DELIMITERS[path.suffix])
     except UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a readable {path.suffix} matrix ({reason})") from error
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"{path}: an affinity is square, this has shape {list(matrix.shape)}")
-    names = names or [f"task {i}" for i in range(len(matrix))]
-    if len(names) != len(matrix) or len(set(names)) != len(names):
-        raise ValueError(f"{path}: {len(matrix)} tasks need as many different names")
-    return matrix, names
+    if table.values.ndim != 2 or 0 in table.values.shape:
+        raise ValueError(f"{path}: not a matrix, it has shape {list(table.values.shape)}")
+    if not np.isfinite(table.values).all():
+        row, column = np.argwhere(~np.isfinite(table.values))[0]
+        raise ValueError(f"{path}: row {row + 1}, column {column + 1} is no finite number")
+    return table
 
 
-def _npy(path: Path) -> Named:
-    return np.load(path, allow_pickle=False), []
+def _archive(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive}
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a readable .npz file ({reason})") from error
 
 
-def _npz(path: Path) -> Named:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        if "affinity" not in archive:
-            raise KeyError(f"no array `affinity`, only {', '.join(archive.files)}")
-        names = [str(name) for name in archive["tasks"]] if "tasks" in archive else []
-        return archive["affinity"], names
+def _text(path: Path, delimiter: str) -> Table:
+    """A first row that is no row of numbers names columns, a first column of the same kind rows.
+
+    Without any names it is refused: a lost first row would look like names, and nobody would know.
+    """
+    text = path.read_text(encoding="utf-8-sig").removeprefix("#")
+    lines = [
+        [cell.strip() for cell in line]
+        for line in csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+        if any(cell.strip() for cell in line)
+    ]
+    if not lines:
+        raise ValueError("it is empty")
+    numeric = [[_is_number(cell) for cell in line] for line in lines]
+    # A name in the first cell alone is a row's.
+    header = not all(numeric[0][1:] or numeric[0])
+    body = lines[1:] if header else lines
+    if not body:
+        raise ValueError("there is no row of numbers")
+    named = not all(_is_number(line[0]) for line in body)
+    if not header and not named:
+        raise ValueError("the first row has to name the tasks, as in numpy.savetxt(header='a,b')")
+    rows = [line[0] for line in body] if named else []
+    cells = [line[1:] if named else line for line in body]
+    columns = lines[0] if header else []
+    width = len(cells[0])
+    if len(columns) == width + 1 and named:
+        columns = columns[1:]  # the corner: empty, or the word for what rows are
+    for number, line in enumerate(cells, 2 if header else 1):
+        if len(line) != width or (header and len(columns) != width):
+            raise ValueError(
+                f"line {number} has {len(line)} numbers, {len(columns) or width} wanted"
+            )
+        for cell in line:
+            if not _is_number(cell):
+                raise ValueError(f"line {number}: {cell!r} is no number")
+    return Table(np.array([[float(cell) for cell in line] for line in cells]), rows, columns)
 
 
-def _csv(path: Path) -> Named:
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *lines = [line for line in csv.reader(file) if line]
-    # A first column that is no number holds the tasks' names again.
-    lines = [line[1:] if len(line) == len(lines) + 1 else line for line in lines]
-    return np.array([[float(x) for x in line] for line in lines]), header[-len(lines) :]
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
-READERS: dict[str, Callable[[Path], Named]] = {".npy": _npy, ".npz": _npz, ".csv": _csv}
+# --- Names ---------------------------------------------------------------------------------------
+def _names(path: Path, given: list[str], n: int) -> list[str]:
+    """The tasks' names, numbered where none are given."""
+    names = given or [f"task {i}" for i in range(n)]
+    if len(names) != n or len(set(names)) != n or not all(names):
+        raise ValueError(f"{path}: {n} tasks need as many different names")
+    return names
+
+
+def _by_name(path: Path, table: Table, names: list[str]) -> Table:
+    """With its rows in the order of the columns."""
+    if not table.rows:
+        return table
+    if sorted(table.rows) != sorted(names):
+        strange = next((row for row in table.rows if row not in names), table.rows[0])
+        raise ValueError(f"{path}: row {strange!r} is not the name of a column, each of them once")
+    order = [table.rows.index(name) for name in names]
+    return Table(table.values[order], names, names)
