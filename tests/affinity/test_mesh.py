@@ -9,6 +9,8 @@ import pytest
 from taskpgm.models import DecoderConfig, LoraConfig, init_lora, init_params, logical_axes, scoring
 from taskpgm.training import init_sharded, make_mesh
 
+pytestmark = pytest.mark.slow
+
 ROWS, LENGTH = 8, 128
 
 

@@ -92,6 +92,7 @@ def test_without_lm_eval_one_line_says_how_to_get_it(monkeypatch, tiny):
         run_harness(tiny.config, tiny.params, tiny.tokenizer, ["mmlu"])
 
 
+@pytest.mark.slow
 def test_lm_eval_runs_a_task_of_our_own(tiny, tmp_path):
     """The real evaluator; the public benchmarks need the hub and are not run by any test."""
     pytest.importorskip("lm_eval", reason="lm_eval is not installed (optional extra: eval)")

@@ -45,6 +45,7 @@ def test_all_tasks_share_one_program(tiny):
     assert scoring.target_log_probs._cache_size() == before
 
 
+@pytest.mark.slow
 def test_greedy_answers_do_not_depend_on_the_batch(tiny):
     one, four = measure(tiny, batch_size=1), measure(tiny, batch_size=4)
     for task in tiny.tasks:

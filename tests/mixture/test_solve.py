@@ -62,6 +62,7 @@ def test_exact_at_the_smallest_sizes(n):
     np.testing.assert_allclose(solution.weights, [1.0] if n == 1 else [0, 1], atol=1e-15)
 
 
+@pytest.mark.slow
 def test_exact_at_two_thousand_tasks():
     n = 2000
     x = np.random.default_rng(0).normal(size=(n, n // 2))
@@ -172,6 +173,7 @@ def test_closed_form_of_a_singular_matrix_is_an_error():
 # --- Batches and vmap ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_batch_axes_and_vmap_over_ratios_agree_with_single_solves():
     s, ratios = affinity(N), np.linspace(0, 30, BATCH)
     single = [solve_exact(energy_from_affinity(s, r)) for r in ratios]
@@ -208,6 +210,7 @@ def test_a_batch_over_singular_matrices_falls_back_where_it_has_to():
     assert (found.gap <= 1e-9 * np.maximum(1, np.abs(found.energy))).all()
 
 
+@pytest.mark.slow
 def test_vmap_over_resampled_matrices_and_ratios_at_once():
     rng = np.random.default_rng(5)
     noise = rng.normal(size=(3, N, N)) * 0.1

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from .launching import launch, write_tasks
+
+pytestmark = pytest.mark.pipeline
 
 ROWS = ("uniform", "taskpgm-pmi", "taskpgm-jsd", "taskpgm-transfer:r=1", "taskpgm-predicted")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from taskpgm.interrupts import RESUMABLE
 from taskpgm.models import init_params, logical_axes
@@ -20,6 +21,8 @@ from taskpgm.training import restore_tree
 from taskpgm.training.checkpoint import Checkpoints
 from taskpgm.training.mesh import make_mesh
 from taskpgm.training.optimizer import make_optimizer
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).with_name("distributed_driver.py")

@@ -92,6 +92,7 @@ def test_adapter_parameters(tiny):
     assert num_adapter_params(tiny) == 0
 
 
+@pytest.mark.slow
 def test_memory_is_near_the_compilers(tiny, make_batch):
     config = dataclasses.replace(tiny, lora=LoraConfig(rank=4), hidden_size=64, vocab_size=512)
     optimizer, keys = make_optimizer(), jax.random.split(jax.random.key(0), 4)

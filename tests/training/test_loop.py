@@ -27,6 +27,7 @@ def run_driver(root):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_resumes_exactly_after_kills_and_sigterm(tmp_path):
     told = run_driver(tmp_path)
     codes = {name: [code for code, _, _ in attempts] for name, attempts in told.items()}

@@ -20,6 +20,8 @@ from taskpgm.training.optimizer import make_optimizer
 from taskpgm.training.state import create_state, init_sharded
 from taskpgm.training.step import make_train_step
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 OPTIMIZER = make_optimizer({"lr": 3e-3, "warmup": 0.1})
 

@@ -16,6 +16,8 @@ from taskpgm.training.optimizer import make_optimizer
 from taskpgm.training.state import create_state, init_sharded
 from taskpgm.training.step import make_train_step
 
+pytestmark = pytest.mark.slow
+
 STEPS, LENGTH, TASKS = 2, 128, 2
 OPTIMIZER = make_optimizer({"lr": 3e-3})
 

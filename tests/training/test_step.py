@@ -38,6 +38,7 @@ def stack(trees):
     return jax.tree.map(lambda *x: jnp.array(np.stack(x)), *trees)
 
 
+@pytest.mark.slow
 def test_full_step_is_optax_adamw(tiny, make_params, make_batch):
     state, params = create_state(OPTIMIZER, make_params()), make_params()
     step = step_of(tiny, state)
@@ -114,6 +115,7 @@ def run_alone(config, trainable, frozen, batches, key, total):
     return state, losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapters", [True, False], ids=["lora", "full"])
 def test_group_equals_each_alone(tiny, tiny_lora, make_params, make_batch, adapters):
     g, steps = 3, 5
@@ -176,6 +178,7 @@ def test_frozen_base_costs_no_weight_gradient(tiny, make_params, make_batch):
     assert flops[0] < 0.8 * flops[1]
 
 
+@pytest.mark.slow
 def test_base_is_held_once(tiny_lora, make_batch, monkeypatch):
     """Among the arguments, and while the step runs with all adapters at once."""
     monkeypatch.setattr("taskpgm.training.step.tasks_at_once", lambda tasks, devices: tasks)
@@ -212,6 +215,7 @@ def test_compiled_once(tiny, make_params, make_batch, caplog):
     assert not [r for r in caplog.records if "Compiling" in r.getMessage()]
 
 
+@pytest.mark.slow
 def test_bfloat16_parameters_have_float32_moments(tiny, make_batch):
     config = dataclasses.replace(tiny, dtype="bfloat16", param_dtype="bfloat16")
     state = create_state(OPTIMIZER, init_params(config, KEY))
