@@ -3,6 +3,7 @@
 from taskpgm.affinity.bootstrap import Intervals, intervals, resample_jsd, resample_pmi
 from taskpgm.affinity.compute import compute_scores
 from taskpgm.affinity.curves import own_losses
+from taskpgm.affinity.jsd import choose_kernel
 from taskpgm.affinity.layout import Layout, Plan, layout, plan
 from taskpgm.affinity.matrices import jensen_shannon, jsd_affinity, pmi
 from taskpgm.affinity.scores import Scores, likelihoods, losses
@@ -22,6 +23,7 @@ __all__ = [
     "Plan",
     "Scores",
     "Transfer",
+    "choose_kernel",
     "compute_scores",
     "intervals",
     "jensen_shannon",

@@ -181,6 +181,7 @@ def compute_scores(context: Context, folder: Path) -> affinity.Scores:
             batch_size=section.batch_size,
             contexts=section.contexts,
             vocab_top_k=section.vocab_top_k or None,
+            kernel=section.kernel,
             progress=progress,
         )
 

@@ -18,7 +18,7 @@ TRANSFER = "transfer"
 KINDS = ("pmi", "jsd", TRANSFER)  # affinities that a mixture can be made from
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DTYPES = ("float32", "bfloat16", "float16")
-ATTENTION = ("auto", "reference", "cudnn", "splash", "triton")
+ATTENTION = ("auto", "reference", "cudnn", "splash")
 
 
 @dataclass(frozen=True)
@@ -241,6 +241,9 @@ SCHEMA: Section = {
         ),
         "contexts": choice("pool", ("pool", "pair"), "whose held-out sets a JSD is taken over"),
         "vocab_top_k": integer(0, 0, "k: JSD of the k likeliest entries and the rest; 0: of all"),
+        "kernel": choice(
+            "xla", ("xla", "pallas"), "of all pairs' JSD; pallas: one TPU, where it never ran yet"
+        ),
         "batch_size": integer(8, 1, "rows at a time"),
         "memory": number(1.0, "GiB that distributions may take at any time", above=True),
         "bootstrap": integer(200, 0, "resamples for the intervals; 0: none"),

@@ -22,6 +22,7 @@ import jax
 from ml_collections import ConfigDict
 
 from taskpgm import artefact
+from taskpgm.affinity import choose_kernel
 from taskpgm.artefact import remove_leftovers, write_json
 from taskpgm.evaluation import check_harness
 from taskpgm.multihost import (
@@ -268,6 +269,9 @@ def problems_of_start(context: Context) -> Iterator[Exception]:
             section = context.config.evaluation
             check_harness(list(section.harness), section.harness_path)
         check_board(context.config.train.log)
+        if not matrix:
+            with jax.set_mesh(context.mesh):
+                choose_kernel(context.config.affinity.kernel)
     except (ValueError, OSError, ImportError) as error:
         yield error
 

@@ -9,6 +9,7 @@ import pytest
 
 from taskpgm.models import attention as module
 from taskpgm.models.attention import BACKENDS, attention
+from taskpgm.stages.defaults import ATTENTION
 from taskpgm.training import make_mesh
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -194,4 +195,4 @@ def test_auto_is_the_reference_on_a_cpu():
 
 
 def test_kernels_are_asked_for_by_name():
-    assert set(BACKENDS) == {"reference", "cudnn", "splash"}
+    assert set(ATTENTION) == {"auto", "reference", "cudnn", "splash"} == {"auto", *BACKENDS}

@@ -37,6 +37,13 @@ def nothing(config):
     pass
 
 
+def test_a_kernel_that_cannot_run_here(tmp_path, data):
+    def change(config):
+        config.affinity.kernel = "pallas"
+
+    assert "affinity.kernel='pallas' runs on one TPU device only" in refused(tmp_path, change)
+
+
 def append(path, text):
     path.write_text(path.read_text() + text)
 
