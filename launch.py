@@ -12,7 +12,8 @@ from typing import NoReturn
 
 from taskpgm import interrupts
 
-interrupts.install()  # first of all: from now on a signal is noted, and every stage looks
+if __name__ == "__main__":
+    interrupts.install()  # first of all: from now on a signal is noted, and every stage looks
 
 from absl import app, flags, logging  # noqa: E402
 

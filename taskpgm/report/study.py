@@ -36,7 +36,7 @@ class Mixture:
     """One mixture: its weights [n] in the order of `Study.tasks`, and what explains them."""
 
     name: str
-    weights: Float[np.ndarray, "n"]
+    weights: Float[np.ndarray, " n"]
     counts: tuple[int, ...] | None = None
     affinity: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)  # method, ratio, energy, gap, ...
@@ -52,7 +52,7 @@ class Mixture:
     def support(self) -> int:
         return int((self.weights > 0).sum())
 
-    def array(self, key: str) -> Float[np.ndarray, "n"] | None:
+    def array(self, key: str) -> Float[np.ndarray, " n"] | None:
         """A per-task array of `explain`, NaN where it says null; None when it is not there."""
         values = self.explain.get(key)
         return None if values is None else np.asarray(values, float)

@@ -151,7 +151,7 @@ class GroupTraining:
         context, section, config = self.context, self.section, self.config
         seed = context.config.seed
         made = [adapter(context, task) for task in group]
-        streams = [
+        streams: list[Any] = [
             tasks.stream(
                 [self.rows(t)],
                 batch_size=section.batch_size,

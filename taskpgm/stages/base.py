@@ -67,7 +67,7 @@ class EmbeddedBase(StageArtefact):
             tasks.pack(tasks.encode(tokenizer, sample, length), length),
         ]
         share = section.task_share
-        batches = tasks.stream(
+        batches: Any = tasks.stream(
             rows, weights=[1 - share, share], batch_size=section.batch_size, seed=seed
         )
         say(

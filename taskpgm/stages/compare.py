@@ -7,7 +7,6 @@ one is a function (in `mixture/baselines/`, a file) and a line of ROWS.
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,9 @@ from jaxtyping import Float
 
 from taskpgm import mixture
 from taskpgm.mixture import baselines
-from taskpgm.stages.defaults import AUTO, TRANSFER, read_ratio
+from taskpgm.stages.arguments import choice, file, number, ratio, whole
 from taskpgm.stages.mixture_inputs import Inputs
+from taskpgm.stages.ratio import AUTO, TRANSFER, read_ratio
 
 Weighted = mixture.Solution | mixture.Selection | Float[np.ndarray, "n"]
 
@@ -42,54 +42,7 @@ class Row:
     needs: tuple[str, ...] = ()
 
 
-# --- Arguments -----------------------------------------------------------------------------------
-def number(least: float, strict: bool = False) -> Callable[[str], float]:
-    """Reads a finite number that is at least, or more than, `least`."""
-
-    def read(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value) or value < least or (strict and value == least):
-            raise ValueError(f"a number {'>' if strict else '>='} {least:g}")
-        return value
-
-    return read
-
-
-def ratio(text: str) -> str:
-    """Reads a ratio: a number, or auto."""
-    if text != AUTO:
-        try:
-            number(0)(text)
-        except ValueError:
-            raise ValueError("a number >= 0, or auto") from None
-    return text
-
-
-def whole(text: str) -> int:
-    """Reads a whole number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError("a whole number >= 1")
-    return int(text)
-
-
-def choice(*allowed: str) -> Callable[[str], str]:
-    """Reads one of some words."""
-
-    def read(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"one of {', '.join(allowed)}")
-        return text
-
-    return read
-
-
-def file(text: str) -> str:
-    """Reads the path of a file that is there."""
-    if not Path(text).is_file():
-        raise ValueError("the path of a file, and there is none")
-    return text
-
-
+# --- Rows ----------------------------------------------------------------------------------------
 # How an energy is minimised. The closed form knows no caps (method 5); allocation respects them.
 SOLVERS: dict[str, Callable[[mixture.Energy, np.ndarray | None], mixture.Solution]] = {
     "exact": lambda energy, cap: mixture.solve_exact(energy, cap),
@@ -102,7 +55,6 @@ KEYS = {"r": "ratio", "psd": "psd", "floor": "floor", "method": "method"}
 RATIO = {"r": ratio, "psd": choice(*PSD), "floor": number(0, strict=True)}
 
 
-# --- Rows ----------------------------------------------------------------------------------------
 def taskpgm(kind: str) -> Row:
     """The minimiser of the energy, by the method that the config names."""
     make = lambda x: SOLVERS[x.config["method"]](x.energy(kind), x.cap)  # noqa: E731
@@ -153,7 +105,7 @@ def permuted(kind: str) -> Row:
     def make(x: Inputs) -> np.ndarray:
         S = baselines.permuted_affinity(x.affinity(kind), seed=x.seed)
         energy = replace(x, affinities={kind: S}).energy(kind)
-        return SOLVERS[x.config["method"]](energy, x.cap).weights
+        return np.asarray(SOLVERS[x.config["method"]](energy, x.cap).weights)
 
     return Row(make, None, RATIO)
 

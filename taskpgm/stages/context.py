@@ -46,7 +46,7 @@ class Context:
     """
 
     def __init__(self, config: ConfigDict, folder: Path, command: Sequence[str]):
-        self.config = config
+        self.config: Any = config  # its attributes are its keys, which no type checker knows
         self.folder = folder
         self.command = list(command)
         self._tokenizers = {}

@@ -5,128 +5,30 @@ Sections belong to stages (see `flow.py`): changing a key concerns that stage an
 """
 
 import difflib
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-AUTO = "auto"  # the ratio of least predicted loss
-TRANSFER = "transfer"
-KINDS = ("pmi", "jsd", TRANSFER)  # affinities that a mixture can be made from
+from taskpgm.stages.ratio import AUTO, is_ratio
+from taskpgm.stages.schema import (
+    Key,
+    Section,
+    allows,
+    choice,
+    file,
+    flatten,
+    integer,
+    keys_of,
+    number,
+    switch,
+    text,
+    words,
+)
+
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTION = ("auto", "reference", "cudnn", "splash")
-
-
-@dataclass(frozen=True)
-class Key:
-    """A key of the config.
-
-    Attributes:
-      default: its value, whose type is its type.
-      allowed: in words, for the table and for errors.
-      holds: whether a value of that type is allowed.
-      meaning: one sentence.
-    """
-
-    default: Any
-    allowed: str
-    holds: Callable[[Any], bool]
-    meaning: str
-
-
-# --- What a key may be ---------------------------------------------------------------------------
-def integer(default: int, least: int, meaning: str, most: int | None = None) -> Key:
-    """A whole number from `least` to `most`."""
-    words = f"a whole number >= {least}" + (f" and <= {most}" if most is not None else "")
-    return Key(default, words, lambda x: least <= x and (most is None or x <= most), meaning)
-
-
-def number(
-    default: float,
-    meaning: str,
-    *,
-    least: float = 0.0,
-    above: bool = False,
-    most: float = math.inf,
-    below: bool = False,
-) -> Key:
-    """A finite number between bounds, which `above` and `below` leave out."""
-    words = f"a number {'>' if above else '>='} {least:g}"
-    if most < math.inf:
-        words += f" and {'<' if below else '<='} {most:g}"
-
-    def holds(x: float) -> bool:
-        high = x < most if below else x <= most
-        return math.isfinite(x) and (x > least if above else x >= least) and high
-
-    return Key(default, words, holds, meaning)
-
-
-def choice(default: str, allowed: Sequence[str], meaning: str) -> Key:
-    """One of some words."""
-    return Key(default, " or ".join(map(repr, allowed)), lambda x: x in allowed, meaning)
-
-
-def text(default: str, meaning: str, empty: bool = True) -> Key:
-    """Any text; control characters are in no path and no name."""
-    return Key(
-        default,
-        "text" if empty else "text, not empty",
-        lambda x: (empty or bool(x.strip())) and x.isprintable(),
-        meaning,
-    )
-
-
-def file(meaning: str) -> Key:
-    """The path of a file that is there, or ""."""
-    return Key("", 'an existing file, or ""', lambda x: not x or Path(x).is_file(), meaning)
-
-
-def switch(default: bool, meaning: str) -> Key:
-    """True or False."""
-    return Key(default, "True or False", lambda x: True, meaning)
-
-
-def words(default: tuple[str, ...], meaning: str, allowed: Sequence[str] | None = None) -> Key:
-    """Different names, in a tuple: of `allowed` where that is given, and then at least one."""
-    told = f"some of {', '.join(allowed)}" if allowed else "a tuple of different names"
-
-    def holds(x: Sequence[Any]) -> bool:
-        named = all(isinstance(name, str) and name.strip() for name in x)
-        known = allowed is None or (len(x) > 0 and all(name in allowed for name in x))
-        return named and known and len(set(x)) == len(x)
-
-    return Key(default, told, holds, meaning)
-
-
-def read_ratio(text: str) -> dict[str, float | str]:
-    """The ratio of every affinity, "" for those not named: `0.5`, `auto`, `pmi=0.5,jsd=auto`.
-
-    Raises:
-      ValueError: says what it has to be.
-    """
-    found: dict[str, float | str] = {}
-    for part in text.split(","):
-        kind, equals, value = part.rpartition("=")
-        kind, value = kind.strip(), value.strip()
-        if (equals and kind not in KINDS) or kind in found:
-            raise ValueError(f"an affinity is one of {', '.join(KINDS)}, each once")
-        if value != AUTO and not (math.isfinite(float(value)) and float(value) >= 0):
-            raise ValueError("a ratio is auto or a number >= 0")
-        found[kind] = value if value == AUTO else float(value)
-    return found
-
-
-def is_ratio(text: str) -> bool:
-    """Whether `read_ratio` can read it."""
-    try:
-        return bool(read_ratio(text))
-    except ValueError:
-        return False
 
 
 # --- Parts that several sections have ------------------------------------------------------------
@@ -153,8 +55,6 @@ def lora() -> dict[str, Key]:
         "targets": words(TARGETS[:4], "matrices that have an adapter", TARGETS),
     }
 
-
-Section = Mapping[str, "Key | Section"]
 
 SCHEMA: Section = {
     "seed": integer(0, 0, "of everything drawn", 2**31 - 1),
@@ -337,26 +237,9 @@ def _values(section: Section) -> dict[str, Any]:
     return {k: v.default if isinstance(v, Key) else _values(v) for k, v in section.items()}
 
 
-def keys(section: Section = SCHEMA, prefix: str = "") -> dict[str, Key]:
-    """{"tasks.source": Key, ...}, in order."""
-    found = {}
-    for name, value in section.items():
-        if isinstance(value, Key):
-            found[prefix + name] = value
-        else:
-            found |= keys(value, f"{prefix}{name}.")
-    return found
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}, lists and tuples being values."""
-    flat = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
+def keys() -> dict[str, Key]:
+    """{"seed": Key, "tasks.source": Key, ...}, in order."""
+    return keys_of(SCHEMA)
 
 
 # --- Checking ------------------------------------------------------------------------------------
@@ -375,22 +258,13 @@ def validate(config: ConfigDict) -> ConfigDict:
             raise ValueError(
                 f"config: {name} is missing; begin with taskpgm.stages.default_config()"
             )
-        if not _allows(key, given[name]):
+        if not allows(key, given[name]):
             near = difflib.get_close_matches(str(given[name]), key.allowed.split("'")[1::2], 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"config: {name}={given[name]!r} has to be {key.allowed}{hint}")
     for name, problem in conflicts(given):
         raise ValueError(f"config: {name}={given[name]!r}: {problem}")
     return config
-
-
-def _allows(key: Key, value: Any) -> bool:
-    kind = type(key.default)
-    if kind is tuple:
-        return isinstance(value, list | tuple) and key.holds(value)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and key.holds(value)
-    return type(value) is kind and key.holds(value)
 
 
 def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -411,8 +285,8 @@ def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("adapters.max_steps", f"has to be 0, or at least min_steps={least}"))
     if given["tasks.heldout_fraction"] + given["tasks.test_fraction"] >= 1:
         found.append(("tasks.heldout_fraction", "leaves nothing to train on, with test_fraction"))
-    if [given[f"mesh.{axis}"] for axis in SCHEMA["mesh"]].count(-1) > 1:
-        axes = [f"mesh.{axis}" for axis in SCHEMA["mesh"] if given[f"mesh.{axis}"] == -1]
+    axes = [name for name in given if name.startswith("mesh.") and given[name] == -1]
+    if len(axes) > 1:
         found.append((axes[1], f"only one axis can be what is left, and {axes[0]} is"))
     if given["evaluation.max_new_tokens"] >= given["tasks.length"]:
         found.append(("evaluation.max_new_tokens", "leaves no room for a prompt in tasks.length"))

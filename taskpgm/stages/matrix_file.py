@@ -37,7 +37,7 @@ class Table:
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """An .npz file, all or nothing."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
 
 

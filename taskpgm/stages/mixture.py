@@ -213,7 +213,7 @@ def explain(
         reduced_cost=told.reduced_cost.tolist(),
         energy_unary=told.unary_term,
         energy_pairwise=told.pairwise_term,
-        low=None if drawn is None else told.interval[0].tolist(),
-        high=None if drawn is None else told.interval[1].tolist(),
-        kept_share=None if drawn is None else told.kept.tolist(),
+        low=None if told.interval is None else told.interval[0].tolist(),
+        high=None if told.interval is None else told.interval[1].tolist(),
+        kept_share=None if told.kept is None else told.kept.tolist(),
     )

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from taskpgm import affinity, mixture
-from taskpgm.stages.defaults import AUTO, TRANSFER, read_ratio
+from taskpgm.stages.ratio import AUTO, TRANSFER, read_ratio
 
 RATIO_MAX = 16.0  # as far as "auto" looks: there a mixture is a few tasks
 

@@ -147,7 +147,7 @@ class RunModel(StageArtefact):
         frozen = params if config.lora else None
         state = training.create_state(optimizer, trainable, axes=trained_axes(config))
         step = training.make_train_step(config, optimizer, state, accumulate=section.accumulate)
-        batches = tasks.stream(rows, batch_size=section.batch_size, seed=seed)
+        batches: Any = tasks.stream(rows, batch_size=section.batch_size, seed=seed)
         state = training.fit(
             step,
             state,

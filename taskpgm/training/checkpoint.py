@@ -91,6 +91,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
+        if keep < 1:
+            raise ValueError(f"keep={keep}: at least one checkpoint has to be kept")
         self.directory = Path(directory).absolute()
         self._orbax = ocp.training.Checkpointer(
             self.directory,

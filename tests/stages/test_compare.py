@@ -10,7 +10,7 @@ import pytest
 from taskpgm import mixture
 from taskpgm.stages import default_config
 from taskpgm.stages.compare import ROWS, Inputs, caps, check, folder_name, make, parse
-from taskpgm.stages.defaults import read_ratio
+from taskpgm.stages.ratio import read_ratio
 
 TASKS = ["a", "b", "c", "d", "e"]
 NEEDED = {f"select-{kind}": ":k=2" for kind in ("pmi", "jsd", "transfer")}

@@ -5,8 +5,8 @@ from ml_collections import ConfigDict
 
 from taskpgm import artefact
 from taskpgm.artefact import write_json
-from taskpgm.stages import default_config, misspelt, validate
-from taskpgm.stages.flow import check_resumable, differing_keys
+from taskpgm.stages import STAGES, default_config, misspelt, validate
+from taskpgm.stages.checks import check_resumable, differing_keys
 
 
 def test_a_misspelt_key_names_the_nearest():
@@ -40,7 +40,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
     with pytest.raises(
         ValueError, match=r"mixture.ratio was 'auto' and is now '4.0'.*remove .*mixture"
     ):
-        check_resumable(folder, config)
+        check_resumable(folder, config, STAGES)
 
 
 def test_a_damaged_config_is_not_removed(tmp_path):
@@ -48,7 +48,7 @@ def test_a_damaged_config_is_not_removed(tmp_path):
     for text in ("{", "[1]"):
         (folder / "config.json").write_text(text)
         with pytest.raises(ValueError, match="config.json is damaged .*: put a copy of it back"):
-            check_resumable(folder, default_config())
+            check_resumable(folder, default_config(), STAGES)
 
 
 def test_keys_of_later_stages_may_change(tmp_path):
@@ -56,7 +56,7 @@ def test_keys_of_later_stages_may_change(tmp_path):
     folder = workdir_of(tmp_path, config, "base", "adapters", "affinity")
     config.mixture.ratio = "4.0"
     config.train.optimizer.lr = 1.0
-    check_resumable(folder, config)
+    check_resumable(folder, config, STAGES)
 
 
 def test_keys_that_change_no_artefact_may_change(tmp_path):
@@ -65,17 +65,17 @@ def test_keys_that_change_no_artefact_may_change(tmp_path):
     config.mesh.fsdp = 2
     config.train.checkpoint_every = 7
     config.compare = ("uniform",)
-    check_resumable(folder, config)
+    check_resumable(folder, config, STAGES)
 
 
 def test_a_workdir_of_another_version_is_refused(tmp_path):
     config = default_config()
     for version in ({}, {"artefacts": artefact.VERSION - 1}):
         write_json(tmp_path / "config.json", version | config.to_dict())
-        check_resumable(tmp_path, config)  # nothing is made yet
+        check_resumable(tmp_path, config, STAGES)  # nothing is made yet
         (tmp_path / "base").mkdir(exist_ok=True)
         with pytest.raises(ValueError, match="made by another version of taskpgm"):
-            check_resumable(tmp_path, config)
+            check_resumable(tmp_path, config, STAGES)
         (tmp_path / "base").rmdir()
 
 

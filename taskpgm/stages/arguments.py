@@ -1,0 +1,54 @@
+"""Readers of the arguments of a row of `compare`: text to value, or what it has to be."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from taskpgm.stages.ratio import AUTO
+
+
+def number(least: float, strict: bool = False) -> Callable[[str], float]:
+    """Reads a finite number that is at least, or more than, `least`."""
+
+    def read(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or value < least or (strict and value == least):
+            raise ValueError(f"a number {'>' if strict else '>='} {least:g}")
+        return value
+
+    return read
+
+
+def ratio(text: str) -> str:
+    """Reads a ratio: a number, or auto."""
+    if text != AUTO:
+        try:
+            number(0)(text)
+        except ValueError:
+            raise ValueError("a number >= 0, or auto") from None
+    return text
+
+
+def whole(text: str) -> int:
+    """Reads a whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError("a whole number >= 1")
+    return int(text)
+
+
+def choice(*allowed: str) -> Callable[[str], str]:
+    """Reads one of some words."""
+
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"one of {', '.join(allowed)}")
+        return text
+
+    return read
+
+
+def file(text: str) -> str:
+    """Reads the path of a file that is there."""
+    if not Path(text).is_file():
+        raise ValueError("the path of a file, and there is none")
+    return text

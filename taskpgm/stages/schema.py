@@ -1,0 +1,125 @@
+"""What a key of the config is: a default, what it may be, and a meaning; and sections of them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the config.
+
+    Attributes:
+      default: its value, whose type is its type.
+      allowed: in words, for the table and for errors.
+      holds: whether a value of that type is allowed.
+      meaning: one sentence.
+    """
+
+    default: Any
+    allowed: str
+    holds: Callable[[Any], bool]
+    meaning: str
+
+
+# --- What a key may be ---------------------------------------------------------------------------
+def integer(default: int, least: int, meaning: str, most: int | None = None) -> Key:
+    """A whole number from `least` to `most`."""
+    words = f"a whole number >= {least}" + (f" and <= {most}" if most is not None else "")
+    return Key(default, words, lambda x: least <= x and (most is None or x <= most), meaning)
+
+
+def number(
+    default: float,
+    meaning: str,
+    *,
+    least: float = 0.0,
+    above: bool = False,
+    most: float = math.inf,
+    below: bool = False,
+) -> Key:
+    """A finite number between bounds, which `above` and `below` leave out."""
+    words = f"a number {'>' if above else '>='} {least:g}"
+    if most < math.inf:
+        words += f" and {'<' if below else '<='} {most:g}"
+
+    def holds(x: float) -> bool:
+        high = x < most if below else x <= most
+        return math.isfinite(x) and (x > least if above else x >= least) and high
+
+    return Key(default, words, holds, meaning)
+
+
+def choice(default: str, allowed: Sequence[str], meaning: str) -> Key:
+    """One of some words."""
+    return Key(default, " or ".join(map(repr, allowed)), lambda x: x in allowed, meaning)
+
+
+def text(default: str, meaning: str, empty: bool = True) -> Key:
+    """Any text; control characters are in no path and no name."""
+    return Key(
+        default,
+        "text" if empty else "text, not empty",
+        lambda x: (empty or bool(x.strip())) and x.isprintable(),
+        meaning,
+    )
+
+
+def file(meaning: str) -> Key:
+    """The path of a file that is there, or ""."""
+    return Key("", 'an existing file, or ""', lambda x: not x or Path(x).is_file(), meaning)
+
+
+def switch(default: bool, meaning: str) -> Key:
+    """True or False."""
+    return Key(default, "True or False", lambda x: True, meaning)
+
+
+def words(default: tuple[str, ...], meaning: str, allowed: Sequence[str] | None = None) -> Key:
+    """Different names, in a tuple: of `allowed` where that is given, and then at least one."""
+    told = f"some of {', '.join(allowed)}" if allowed else "a tuple of different names"
+
+    def holds(x: Sequence[Any]) -> bool:
+        named = all(isinstance(name, str) and name.strip() for name in x)
+        known = allowed is None or (len(x) > 0 and all(name in allowed for name in x))
+        return named and known and len(set(x)) == len(x)
+
+    return Key(default, told, holds, meaning)
+
+
+# --- Sections ------------------------------------------------------------------------------------
+Section = Mapping[str, "Key | Section"]
+
+
+def keys_of(section: Section, prefix: str = "") -> dict[str, Key]:
+    """{"tasks.source": Key, ...}, in order."""
+    found = {}
+    for name, value in section.items():
+        if isinstance(value, Key):
+            found[prefix + name] = value
+        else:
+            found |= keys_of(value, f"{prefix}{name}.")
+    return found
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, lists and tuples being values."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def allows(key: Key, value: Any) -> bool:
+    """Whether a value is of the key's type, and one that it may be."""
+    kind = type(key.default)
+    if kind is tuple:
+        return isinstance(value, list | tuple) and key.holds(value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and key.holds(value)
+    return type(value) is kind and key.holds(value)
