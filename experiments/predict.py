@@ -12,12 +12,14 @@ where a predictor that knew the truth would reach about 0.8 and 0.87.
   choices     the law with one choice changed at a time
   ceiling     what the noise of single seeds leaves for a perfect predictor
   minimisers  the law's own and more careful ones, where resampled scores are the truth
-  trained     minimisers that were trained (--trained FILE, runs as in runs.jsonl)
+  ratios      predicted and measured loss along the ratios of an affinity
+  trained     what was trained afterwards, on the suite of the first folder (--trained FILE, runs as
+              in runs.jsonl): mixtures drawn when the law was frozen, and minimisers
 """
 
 import argparse
 import itertools
-import json
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -27,7 +29,7 @@ import numpy as np
 
 from predictors import PREDICTORS, exponential, law_of, losses
 from record import machine
-from swarm import Agreement, Swarm, agreement, ceiling, halves, load
+from swarm import Agreement, Swarm, agreement, ceiling, halves, later_runs, load
 from taskpgm.affinity import resample_losses
 from taskpgm.mixture import PredictedLoss
 
@@ -71,14 +73,15 @@ def main() -> None:
     lines = [f"`python experiments/predict.py {' '.join(swarms)}`, {facts['date']}, ", ""]
     lines[0] += facts["versions"]
     for name, swarm in swarms.items():
-        lines += [*predictors(name, swarm), *ceilings(swarm)]
+        lines += [*predictors(name, swarm), *ceilings(swarm, ~swarm.by_law)]
     lines += choices(swarms)
     for name, swarm in swarms.items():
         if "dir0" in swarm.mixture:
             lines += chosen_on_a_half(name, swarm, swarms)
-        lines += minimisers(name, swarm)
+        lines += [*along_paths(name, swarm), *minimisers(name, swarm)]
     if given.trained.is_file():
-        lines += trained(given.trained, list(swarms.values())[0])
+        first = list(swarms.values())[0]
+        lines += trained(first, later_runs(given.trained, first))
     text = "\n".join(lines)
     print(text)
     before, after = "# What predicts the loss of a trained mixture\n\n", "\n"
@@ -124,19 +127,20 @@ def predictors(name: str, swarm: Swarm) -> list[str]:
         f"{(~swarm.by_law).sum()} runs whose mixture no law chose": ~swarm.by_law,
         f"all {len(swarm.seed)} runs": np.ones(len(swarm.seed), bool),
     }.items():
-        head = ["predictor", "Spearman, tasks", "families", "Kendall, tasks", "families"]
-        rows = [
-            [label, *shown(agreement(swarm, predict(swarm), runs))]
-            for label, predict in PREDICTORS.items()
-        ]
-        lines += [f"## {name}: {what}", "", *table([*head, "Spearman by task"], rows)]
+        lines += [f"## {name}: {what}", "", *ranked(swarm, runs)]
     return lines
 
 
-def ceilings(swarm: Swarm) -> list[str]:
+def ranked(swarm: Swarm, runs: np.ndarray) -> list[str]:
+    head = ["predictor", "Spearman, tasks", "families", "Kendall, tasks", "families"]
+    rows = [[k, *shown(agreement(swarm, f(swarm), runs))] for k, f in PREDICTORS.items()]
+    return table([*head, "Spearman by task"], rows)
+
+
+def ceilings(swarm: Swarm, runs: np.ndarray) -> list[str]:
     rows = []
     for what in ("tasks", "families"):
-        c = ceiling(swarm, ~swarm.by_law, what)
+        c = ceiling(swarm, runs, what)
         rows.append(
             [
                 what,
@@ -158,19 +162,12 @@ def choices(swarms: dict[str, Swarm]) -> list[str]:
         for swarm in swarms.values():
             found = exponential(swarm, **change)
             row += [short(swarm, found, ~swarm.by_law), short(swarm, found, swarm.seed >= 0)]
+            row.append(f"{np.sqrt(((found - swarm.measured) ** 2).mean()):.3f}")
         rows.append(row)
-        rows[-1].append(f"{rmse(swarms, change):.3f}")
     head = ["choice"]
     for name in swarms:
-        head += [f"{name}, no law's", "all"]
-    head.append("error, nats")
+        head += [f"{name}, no law's", "all", "error, nats"]
     return ["## One choice changed (Spearman, tasks / families)", "", *table(head, rows)]
-
-
-def rmse(swarms: dict[str, Swarm], change: dict) -> float:
-    """Root mean square error of predicted losses of tasks, the mean over swarms."""
-    errors = [exponential(swarm, **change) - swarm.measured for swarm in swarms.values()]
-    return float(np.mean([np.sqrt((x**2).mean()) for x in errors]))
 
 
 def chosen_on_a_half(name: str, swarm: Swarm, swarms: dict[str, Swarm]) -> list[str]:
@@ -232,49 +229,65 @@ def minimisers(name: str, swarm: Swarm, worlds: int = 20) -> list[str]:
     ]
 
 
-def trained(file: Path, swarm: Swarm) -> list[str]:
-    """Minimisers that were trained on the suite of a swarm, beside its own mixtures."""
-    runs = [json.loads(line) for line in file.read_text().splitlines()]
-    names = np.array([run["name"] for run in runs])
-    measured = np.array([run["loss"] for run in runs])
-    found = {name: measured[names == name] for name in dict.fromkeys(names.tolist())}
-    stored = ("uniform", "family-uniform", "half", "T-1.2", "law-t-1.0", "law-f-1.0", "law-f-0.5")
-    found |= {f"{name} (stored)": swarm.measured[swarm.mixture == name] for name in stored}
+def along_paths(name: str, swarm: Swarm) -> list[str]:
+    """Mixtures that differ in their ratio alone: would the prediction choose the right one?"""
+    predicted, rows = PREDICTORS["**PredictedLoss**"](swarm), []
+    found = {x: re.fullmatch(r"(.*)-(\d[\d.]*)", x) for x in dict.fromkeys(swarm.mixture.tolist())}
+    kinds = [match[1] for match in found.values() if match]
+    for mixture, match in found.items():
+        if match and kinds.count(match[1]) > 1:
+            runs, row = swarm.mixture == mixture, [match[1], match[2]]
+            for what in ("tasks", "families"):
+                both = predicted[runs] @ swarm.over(what), swarm.measured[runs] @ swarm.over(what)
+                row += [f"{x.mean():.3f}" for x in both]
+            rows.append(row)
+    head = ["affinity", "r", "predicted, tasks", "measured", "predicted, families", "measured"]
+    return [f"## {name}: ratios", "", *table(head, sorted(rows))]
+
+
+def trained(swarm: Swarm, later: Swarm) -> list[str]:
+    """Mixtures drawn when the law was frozen, and minimisers, that were trained afterwards."""
+    fresh = np.char.startswith(later.mixture, "fresh")
+    lines = []
+    if fresh.any():
+        mixtures = len(set(later.mixture[fresh].tolist()))
+        lines += [
+            f"## {mixtures} mixtures that were drawn and trained when the law was frozen",
+            "",
+            *ranked(later, fresh),
+            *ceilings(later, fresh),
+        ]
     rows = []
-    for name, losses_of in found.items():
-        row = [name, str(len(losses_of))]
+    stored = ("uniform", "family-uniform", "half", "T-1.2", "law-t-1.0", "law-f-1.0", "law-f-0.5")
+    for name in [*dict.fromkeys(later.mixture[~fresh].tolist()), *stored]:
+        source = swarm if name in stored else later
+        row, runs = [f"{name} (stored)" if name in stored else name], source.mixture == name
         for what in ("tasks", "families"):
-            each = losses_of @ swarm.over(what)
+            each = source.measured[runs] @ swarm.over(what)
             row.append(f"{each.mean():.3f} ± {each.std(ddof=1) / np.sqrt(len(each)):.3f}")
-        rows.append(row)
-    head = ["mixture", "seeds", "loss over tasks", "over families"]
-    lines = [
+        rows.append([*row, str(len(each))])
+    lines += [
         "## Minimisers that were trained (mean ± standard error)",
         "",
         "For the mean over tasks or families, pulled to uniform; beside mixtures of the swarm.",
         "",
-        *table(head, rows),
+        *table(["mixture", "loss over tasks", "over families", "seeds"], rows),
     ]
-    counts = np.array([run["counts"] for run in runs])
     both = replace(
         swarm,
-        mixture=np.append(swarm.mixture, np.char.add("law ", names)),
-        seed=np.append(swarm.seed, [run["seed"] for run in runs]),
-        weights=np.vstack([swarm.weights, counts / counts.sum(1, keepdims=True)]),
-        measured=np.vstack([swarm.measured, measured]),
+        mixture=np.append(swarm.mixture[swarm.by_law], later.mixture[~fresh]),
+        seed=np.append(swarm.seed[swarm.by_law], later.seed[~fresh]),
+        weights=np.vstack([swarm.weights[swarm.by_law], later.weights[~fresh]]),
+        measured=np.vstack([swarm.measured[swarm.by_law], later.measured[~fresh]]),
     )
-    ranked = [
-        [label, *shown(agreement(both, f(both), both.by_law))] for label, f in PREDICTORS.items()
-    ]
-    head = ["predictor", "Spearman, tasks", "families", "Kendall, tasks", "families"]
-    lines += [
-        f"## The {both.by_law.sum()} runs whose mixture some law chose",
+    return [
+        *lines,
+        f"## The {len(both.seed)} runs whose mixture some law chose",
         "",
         "Minimisers of earlier laws and of this one: all good, so all close to each other.",
         "",
-        *table([*head, "Spearman by task"], ranked),
+        *ranked(both, both.seed >= 0),
     ]
-    return lines
 
 
 if __name__ == "__main__":

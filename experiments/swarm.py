@@ -6,7 +6,7 @@ sizes, base_loss [n]; optionally `seen`, the examples that each single-task mode
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,19 @@ def load(folder: Path) -> Swarm:
         counts / counts.sum(1, keepdims=True),
         budget,
         np.array([run["loss"] for run in runs]),
+    )
+
+
+def later_runs(file: Path, swarm: Swarm) -> Swarm:
+    """Runs on the suite of a swarm that were made afterwards."""
+    runs = [json.loads(line) for line in file.read_text().splitlines()]
+    counts = np.array([run["counts"] for run in runs])
+    return replace(
+        swarm,
+        mixture=np.array([run["name"] for run in runs]),
+        seed=np.array([run["seed"] for run in runs]),
+        weights=counts / counts.sum(1, keepdims=True),
+        measured=np.array([run["loss"] for run in runs]),
     )
 
 

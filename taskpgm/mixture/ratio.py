@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from taskpgm.mixture.inputs import AnyArray, ArrayLike
 from taskpgm.mixture.path import Path
@@ -54,32 +54,41 @@ def choose_ratio(
     along = np.asarray(predicted.per_task(path.weights) @ w)
     lowest = int(np.argmin(along))
     ratio, least = float(path.ratios[lowest]), float(along[lowest])
-    if len(along) > 1:
-        with jax.enable_x64(True):
-            share, value = map(np.asarray, _least_between(predicted, w, path.weights))
-        stretch = int(np.argmin(value))
-        if value[stretch] < least:
-            low, high = path.ratios[stretch : stretch + 2]
-            ratio, least = float(low + share[stretch] * (high - low)), float(value[stretch])
+    # Only where it falls at the left end and rises at the right one is the least value in between.
+    start, step = path.weights[:-1], np.diff(path.weights, axis=0)
+    falls = _slopes(predicted, w, start, step, np.zeros(len(step))) < 0
+    inside = np.flatnonzero(falls & (_slopes(predicted, w, start, step, np.ones(len(step))) > 0))
+    if len(inside):
+        start, step, low, high = start[inside], step[inside], 0.0 * inside, 0.0 * inside + 1.0
+        for _ in range(HALVINGS):
+            middle = 0.5 * (low + high)
+            falls = _slopes(predicted, w, start, step, middle) < 0
+            low, high = np.where(falls, middle, low), np.where(falls, high, middle)
+        value = np.asarray(predicted.per_task(start + low[:, None] * step) @ w)
+        best = int(np.argmin(value))
+        if value[best] < least:
+            left, right = path.ratios[inside[best] : inside[best] + 2]
+            ratio, least = float(left + low[best] * (right - left)), float(value[best])
     return ChosenRatio(ratio, path.at(ratio), least, along)
 
 
-@jax.jit
-def _least_between(
-    law: PredictedLoss, w: Float[AnyArray, " t"], points: Float[AnyArray, "k n"]
-) -> tuple[Float[Array, " stretches"], Float[Array, " stretches"]]:
-    """For each stretch between two points: where its least loss is, a share in [0, 1], and that."""
-    start, step = points[:-1], points[1:] - points[:-1]
+def _slopes(
+    law: PredictedLoss,
+    w: Float[np.ndarray, " t"],
+    start: Float[np.ndarray, "s n"],
+    step: Float[np.ndarray, "s n"],
+    share: Float[np.ndarray, " s"],
+) -> Float[np.ndarray, " s"]:
+    """Slope of the loss along each of s stretches, `share` of the way through it."""
+    with jax.enable_x64(True):
+        return np.asarray(_derivative(law, w, start, step, share))
 
-    def loss(share):
+
+@jax.jit
+def _derivative(
+    law: PredictedLoss, w: AnyArray, start: AnyArray, step: AnyArray, share: AnyArray
+) -> Float[jax.Array, " s"]:
+    def loss(share: Float[jax.Array, " s"]) -> Float[jax.Array, " s"]:
         return per_task_mean(law, start + share[:, None] * step) @ w
 
-    def halve(_, bounds):
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        falls = jax.jvp(loss, (middle,), (jnp.ones_like(middle),))[1] < 0
-        return jnp.where(falls, middle, low), jnp.where(falls, high, middle)
-
-    whole = jnp.zeros(len(step)), jnp.ones(len(step))
-    share = jax.lax.fori_loop(0, HALVINGS, halve, whole)[0]
-    return share, loss(share)
+    return jax.jvp(loss, (share,), (jnp.ones_like(share),))[1]
