@@ -61,3 +61,13 @@ def test_its_sums_are_counted_in_the_layout(n):
     made = [y.aval for e in pairwise.trace(x, weights).jaxpr.eqns for y in e.outvars]
     sums = sum(a.size for a in made if jnp.issubdtype(a.dtype, jnp.floating) and t in a.shape)
     assert t * n * n <= sums <= t * pair_sums(n)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "tpu", reason="needs a TPU")
+@pytest.mark.parametrize("v", [512, 32000, 50257, 151936])
+def test_on_its_hardware(v):
+    rng = np.random.default_rng(5)
+    log_probs = jnp.asarray(normalised(rng.normal(size=(12, 3, v)) * 3), jnp.float32)
+    weights = rng.random((2, 3)).astype(np.float32)
+    assert_within_bound(log_probs, np.asarray(pairwise(log_probs, weights)), weights)
