@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taskpgm.artefact import write_bytes
-from taskpgm.report import figures, findings, tables
+from taskpgm.report import figures, findings, tables, transfer, worth
 from taskpgm.report.heatmap import heat_map
 from taskpgm.report.optimality import optimality
 from taskpgm.report.study import Study, read_study
@@ -87,6 +87,13 @@ def plan(study: Study) -> Iterator[tuple[str, str, Any]]:
             f"{kind} affinity of {len(affinity.tasks)} tasks, ordered by clustering",
             lambda theme, a=affinity: heat_map(a, study.family, theme),
         )
+    if study.transfer:
+        told = study.transfer
+        yield (
+            "transfer",
+            f"who helps whom among {len(told.tasks)} tasks, ordered by clustering",
+            lambda theme: transfer.transfer_map(told, study.family, theme),
+        )
     if study.mixtures:
         yield (
             "weights",
@@ -100,6 +107,24 @@ def plan(study: Study) -> Iterator[tuple[str, str, Any]]:
                     f"representativeness against redundancy under {name}",
                     lambda theme, m=mixture: optimality(study, m, theme),
                 )
+    if study.paths:
+        yield (
+            "paths",
+            "weights, effective tasks and predicted loss against the ratio",
+            lambda theme: worth.along_the_path(study.paths, chosen_ratios(study), theme),
+        )
+    if any(mixture.selection for mixture in study.mixtures.values()):
+        yield (
+            "selection",
+            "value of the first k tasks as a share of that of all",
+            lambda theme: worth.selection_curve(study, theme),
+        )
+    if len(worth.predicted_and_measured(study)) > 1:
+        yield (
+            "predicted",
+            "predicted against measured loss of every run",
+            lambda theme: worth.predicted_against_measured(study, theme),
+        )
     reference = findings.reference_run(study)
     if reference and len(study.runs) > 1:
         yield (
@@ -109,6 +134,15 @@ def plan(study: Study) -> Iterator[tuple[str, str, Any]]:
         )
     if study.curves:
         yield "training", "training loss of each run", lambda theme: figures.training(study, theme)
+
+
+def chosen_ratios(study: Study) -> dict[str, float]:
+    """By affinity, the ratio of the first mixture that was made of it."""
+    chosen: dict[str, float] = {}
+    for mixture in study.mixtures.values():
+        if mixture.affinity and mixture.facts.get("ratio") is not None:
+            chosen.setdefault(mixture.affinity, float(mixture.facts["ratio"]))
+    return chosen
 
 
 def render(study: Study, pictures: Mapping[str, Picture], command: Sequence[str] = ()) -> str:
@@ -143,6 +177,8 @@ def render(study: Study, pictures: Mapping[str, Picture], command: Sequence[str]
         benchmarks=tables.benchmark_rows(study),
         affinity_notes={kind: tables.affinity_note(study, kind) for kind in study.affinities},
         pairs={kind: tables.pair_rows(study, kind) for kind in study.affinities},
+        influences=transfer.influences(study.transfer) if study.transfer else [],
+        correlation=worth.rank_correlation(list(worth.predicted_and_measured(study).values())),
         light=family_colours(study.families, THEMES[0]),
         dark=family_colours(study.families, THEMES[1]),
         families=[family for family in study.families if family],

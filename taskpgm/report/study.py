@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from taskpgm.artefact import recovery_hint
 from taskpgm.records import Results, TaskList, Weights, from_json, to_json
@@ -32,6 +32,28 @@ class Affinity:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """G, row helps column, with the bounds of its interval; `learnt`: by its own model."""
+
+    tasks: tuple[str, ...]
+    share: Float[np.ndarray, "n n"]
+    low: Float[np.ndarray, "n n"]
+    high: Float[np.ndarray, "n n"]
+    learnt: Bool[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class RatioPath:
+    """The breakpoints of an affinity's exact mixtures: ratios [k], weights [k n], and by ratio the
+    effective tasks and, where it is known, the predicted loss."""
+
+    ratios: Float[np.ndarray, " k"]
+    weights: Float[np.ndarray, "k n"]
+    effective: Float[np.ndarray, " k"]
+    predicted: Float[np.ndarray, " k"] | None = None
+
+
+@dataclass(frozen=True)
 class Mixture:
     """One mixture: its weights [n] in the order of `Study.tasks`, and what explains them."""
 
@@ -41,6 +63,8 @@ class Mixture:
     affinity: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)  # method, ratio, energy, gap, ...
     explain: Mapping[str, Any] = field(default_factory=dict)  # arrays [n] and the energy's terms
+    predicted: Float[np.ndarray, "n"] | None = None  # loss of each task, nats per token
+    selection: Mapping[str, Any] | None = None  # of SelectionRecord
 
     @property
     def effective(self) -> float:
@@ -77,6 +101,8 @@ class Study:
     runs: Mapping[str, Mapping[str, Any]]
     samples: tuple[Mapping[str, Any], ...]
     curves: Mapping[str, Float[np.ndarray, "k 2"]]
+    transfer: Transfer | None = None
+    paths: Mapping[str, RatioPath] = field(default_factory=dict)
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -128,6 +154,8 @@ def read_study(workdir: str | Path) -> Study:
         runs={name: _told(run) for name, run in results.runs.items()} if results else {},
         samples=tuple(map(to_json, results.samples)) if results else (),
         curves=_curves(workdir / "runs", list(results.runs if results else mixtures)),
+        transfer=_transfer(workdir / "affinity" / "transfer.npz"),
+        paths=_paths(workdir / "mixture" / "paths.npz"),
     )
 
 
@@ -157,21 +185,45 @@ def _told(record: Any) -> dict[str, Any]:
     return {name: value for name, value in to_json(record).items() if value is not None}
 
 
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an archive; {} when there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive}
+    except (OSError, ValueError, BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
+
+
 def _affinities(folder: Path) -> dict[str, Affinity]:
     """Every matrix in the folder, by the name of its file; PMI first."""
     found = {}
     for path in sorted(folder.glob("*.npz"), key=lambda path: (path.stem != "pmi", path.stem)):
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                if "affinity" not in arrays:
-                    continue
-                matrix = np.asarray(arrays["affinity"], float)
-                names = arrays["tasks"] if "tasks" in arrays else np.arange(len(matrix))
-                bounds = [arrays[key] if key in arrays else None for key in ("low", "high")]
-        except (OSError, ValueError, BadZipFile) as error:
-            raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
-        found[path.stem] = Affinity(path.stem, matrix, tuple(map(str, names)), *bounds)
+        arrays = _arrays(path)
+        if "affinity" in arrays:
+            matrix = np.asarray(arrays["affinity"], float)
+            names = arrays.get("tasks", np.arange(len(matrix)))
+            bounds = arrays.get("low"), arrays.get("high")
+            found[path.stem] = Affinity(path.stem, matrix, tuple(map(str, names)), *bounds)
     return found
+
+
+def _transfer(path: Path) -> Transfer | None:
+    """Who helps whom, where losses were measured."""
+    found = _arrays(path)
+    if not found:
+        return None
+    told = {name: found[name] for name in ("share", "low", "high", "learnt")}
+    return Transfer(tuple(map(str, found["tasks"])), **told)
+
+
+def _paths(path: Path) -> dict[str, RatioPath]:
+    """The ratio paths, by affinity."""
+    found = _arrays(path)
+    kinds = [name.removesuffix("_ratios") for name in found if name.endswith("_ratios")]
+    parts = ("ratios", "weights", "effective", "predicted")
+    return {kind: RatioPath(*(found.get(f"{kind}_{part}") for part in parts)) for kind in kinds}  # type: ignore
 
 
 def _mixtures(weights: Weights, tasks: tuple[str, ...]) -> dict[str, Mixture]:
@@ -195,6 +247,8 @@ def _mixtures(weights: Weights, tasks: tuple[str, ...]) -> dict[str, Mixture]:
             affinity=entry.affinity,
             facts={k: told[k] for k in ("method", "ratio", "energy", "gap") if k in told},
             explain=explain,
+            predicted=None if entry.predicted is None else np.array(entry.predicted)[order],
+            selection=told.get("selection"),
         )
     return mixtures
 

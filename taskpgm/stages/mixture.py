@@ -20,7 +20,9 @@ from taskpgm.records import (
 from taskpgm.stages import compare
 from taskpgm.stages.affinity import affinities, read_affinities, read_resamples, read_transfer
 from taskpgm.stages.context import Context, say
+from taskpgm.stages.defaults import TRANSFER
 from taskpgm.stages.estimate import Cost, Estimate
+from taskpgm.stages.matrix_file import save_arrays
 from taskpgm.stages.mixture_inputs import Inputs
 from taskpgm.stages.stage_artefact import StageArtefact
 
@@ -51,7 +53,8 @@ class Mixtures(StageArtefact):
     uses_models: ClassVar[bool] = False
 
     def make(self) -> dict[str, Any]:
-        weights = solve_mixtures(self.context)
+        weights, paths = solve_mixtures(self.context)
+        save_arrays(self.folder / "paths.npz", **paths)
         write_json(self.folder / FILE, weights.to_json())
         for name, record in weights.mixtures.items():
             gap = f", gap {record.gap:.1e}" if record.gap is not None else ""
@@ -110,8 +113,8 @@ def sizes(context: Context, names: list[str]) -> np.ndarray | None:
     return np.array([given[name] for name in names])
 
 
-def solve_mixtures(context: Context) -> Weights:
-    """All mixtures of `compare`."""
+def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray]]:
+    """All mixtures of `compare`, and the whole ratio path of each affinity as arrays."""
     config, given = context.config, read_affinities(context.folder)
     names = next(iter(given.values()))[1]
     size = sizes(context, names)
@@ -133,13 +136,31 @@ def solve_mixtures(context: Context) -> Weights:
         predicted=None if learnt is None else predicted_loss(config, learnt, size),
     )
     made = {name: solve_mixture(name, inputs) for name in config.compare}
-    return Weights(
+    weights = Weights(
         tasks=names,
         families=None if matrix_only else inputs.families,
         sizes=None if size is None else size.tolist(),
         main=next((name for name, m in made.items() if m.gap is not None), next(iter(made))),
         mixtures=made,
     )
+    return weights, ratio_paths(inputs)
+
+
+def ratio_paths(inputs: Inputs) -> dict[str, np.ndarray]:
+    """KIND_ratios [k], KIND_weights [k, n], KIND_effective [k] and KIND_predicted [k], nats."""
+    found = {}
+    for kind in (*inputs.affinities, *([] if inputs.share is None else [TRANSFER])):
+        path = inputs.path(kind)
+        found[f"{kind}_ratios"] = path.ratios
+        found[f"{kind}_weights"] = path.weights
+        found[f"{kind}_effective"] = np.array(
+            [float(mixture.effective_tasks(p)) for p in path.weights]
+        )
+        if inputs.predicted is not None:
+            found[f"{kind}_predicted"] = np.asarray(
+                inputs.predicted.loss(path.weights, inputs.importance)
+            )
+    return found
 
 
 def predicted_loss(
