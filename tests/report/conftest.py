@@ -57,6 +57,15 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
             high=matrix + 0.08,
         )
     np.savez(workdir / "affinity" / "scores.npz", log_likelihood=np.zeros((2, 2)))
+    share = np.where(np.eye(n, dtype=bool), 1.0, np.exp(near) - 0.5 + noise)
+    np.savez(
+        workdir / "affinity" / "transfer.npz",
+        tasks=np.array(names),
+        share=share,
+        low=share - 0.1,
+        high=share + 0.1,
+        learnt=np.arange(n) > 0,
+    )
 
     budget = int(sizes.sum() // 4)
     mixtures = {}
@@ -95,8 +104,19 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
             "weights": weights.tolist(),
             "counts": np.floor(weights * budget).astype(int).tolist(),
         }
+        entry["predicted"] = (0.9 + 0.1 * np.sin(of) - 0.2 * weights).tolist()
+        if name == "taskpgm-jsd":
+            entry["selection"] = {"order": [0, 1], "share": [0.4, 0.7], "guarantee": 0.001}
         mixtures[name] = entry
     (workdir / "mixture").mkdir()
+    steps = np.linspace(1 / n, 1, 5)[:, None]
+    np.savez(
+        workdir / "mixture" / "paths.npz",
+        pmi_ratios=np.linspace(0, 16, 5),
+        pmi_weights=steps * np.eye(n)[0] + (1 - steps) / n,
+        pmi_effective=np.linspace(n, 1, 5),
+        pmi_predicted=np.linspace(1, 2, 5),
+    )
     _dump(
         workdir / "mixture" / "weights.json",
         {

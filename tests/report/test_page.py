@@ -63,6 +63,7 @@ def test_the_page_shows_everything(whole):
     for heading in (
         "Results",
         "How tasks relate",
+        "Who helps whom",
         "The mixtures",
         "Why these weights",
         "Training",
@@ -82,6 +83,10 @@ def test_the_page_shows_everything(whole):
         "training",
         "optimality-taskpgm-pmi",
         "optimality-taskpgm-jsd",
+        "transfer",
+        "paths",
+        "selection",
+        "predicted",
     )
     assert drawn == {f"{name}{theme}.png" for name in names for theme in ("", "-dark")}
     assert text.count('<source media="(prefers-color-scheme: dark)"') == len(names)
