@@ -20,10 +20,10 @@ from taskpgm.records import (
 from taskpgm.stages import compare
 from taskpgm.stages.affinity import affinities, read_affinities, read_resamples, read_transfer
 from taskpgm.stages.context import Context, say
-from taskpgm.stages.defaults import TRANSFER
 from taskpgm.stages.estimate import Cost, Estimate
 from taskpgm.stages.matrix_file import save_arrays
 from taskpgm.stages.mixture_inputs import Inputs
+from taskpgm.stages.ratio import TRANSFER
 from taskpgm.stages.stage_artefact import StageArtefact
 
 SECTIONS = ("mixture",)
