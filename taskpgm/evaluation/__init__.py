@@ -3,11 +3,12 @@
 from taskpgm.evaluation.aggregate import aggregate, samples
 from taskpgm.evaluation.benchmarks import check_harness, run_harness
 from taskpgm.evaluation.harness import HarnessModel
-from taskpgm.evaluation.measure import evaluate, task_losses
+from taskpgm.evaluation.measure import answers_cut_off, evaluate, task_losses
 
 __all__ = [
     "HarnessModel",
     "aggregate",
+    "answers_cut_off",
     "check_harness",
     "evaluate",
     "run_harness",

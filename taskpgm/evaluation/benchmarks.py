@@ -15,6 +15,7 @@ from taskpgm.evaluation.harness import HarnessModel
 from taskpgm.models import DecoderConfig
 
 if TYPE_CHECKING:
+    from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
     from transformers import PreTrainedTokenizerBase
 
@@ -73,7 +74,7 @@ def run_harness(
     manager = _task_manager(tasks, path)
     from lm_eval.evaluator import simple_evaluate
 
-    model = _model_class()(config, params, tokenizer, batch_size=batch_size)
+    model = harness_model(config, params, tokenizer, batch_size=batch_size)
     results: dict[str, dict[str, float]] = {}
     for task in tasks:
         try:
@@ -119,6 +120,20 @@ def _task_manager(tasks: Sequence[str], path: str | Path | None) -> "TaskManager
     return manager
 
 
+def harness_model(
+    config: DecoderConfig, params: Any, tokenizer: "PreTrainedTokenizerBase", *, batch_size: int = 8
+) -> "LM":
+    """A `HarnessModel` that is one of the harness's own language models, for `simple_evaluate`.
+
+    Raises ModuleNotFoundError: lm_eval is not installed."""
+    try:
+        from lm_eval.api.model import LM
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(INSTALL) from error
+    kind = type("TaskpgmLM", (HarnessModel, LM), {"like_hf": True})
+    return kind(config, params, tokenizer, batch_size=batch_size)
+
+
 @lru_cache(maxsize=8)
 def _indexed(folder: str | None, include_defaults: bool) -> "TaskManager":
     """Cached: the harness's own tasks are thousands of files, which take seconds to index."""
@@ -127,14 +142,6 @@ def _indexed(folder: str | None, include_defaults: bool) -> "TaskManager":
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(INSTALL) from error
     return TaskManager(include_path=folder, include_defaults=include_defaults)
-
-
-@lru_cache(maxsize=1)
-def _model_class() -> type:
-    """`HarnessModel` as one of the harness's own language models."""
-    from lm_eval.api.model import LM
-
-    return type("TaskpgmLM", (HarnessModel, LM), {"like_hf": True})
 
 
 def _unavailable(task: str, error: Exception) -> OSError:

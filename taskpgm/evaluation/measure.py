@@ -6,7 +6,7 @@ free-running: the greedy continuation of the prompt, cut at end-of-sequence, equ
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from taskpgm.models import DecoderConfig
 from taskpgm.models.generate import generate
 from taskpgm.models.scoring import score_model
 from taskpgm.tasks import Example, Rows, Task, encode
+from taskpgm.tasks.tokenize import tokenise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Report = dict[str, Any]
 
@@ -162,6 +166,26 @@ def _prompts(
                 prompt = [int(token) for token in ids[max(0, start - room) : start]]
                 prompts.append(Prompt(i, int(index), prompt, asked(example)[1]))
     return prompts
+
+
+def answers_cut_off(
+    tokenizer: "PreTrainedTokenizerBase", tasks: Sequence[Task], max_new_tokens: int
+) -> list[str]:
+    """One line for every task most of whose test answers are longer than what is generated: their
+    exact match is near 0 whatever the model has learnt."""
+    lines = []
+    for task in tasks:
+        answers = [asked(example)[1] for example in task.test]
+        # The end has to be written too.
+        sizes = [len(tokens.ids) - tokens.head + 1 for tokens in tokenise(tokenizer, answers)]
+        longer = sum(size > max_new_tokens for size in sizes)
+        if 2 * longer > len(sizes):
+            lines.append(
+                f"{task.name}: {longer} of {len(sizes)} test answers are longer than "
+                f"evaluation.max_new_tokens={max_new_tokens} and cannot match (their median is "
+                f"{int(np.median(sizes))} tokens): raise it"
+            )
+    return lines
 
 
 def asked(example: Example) -> tuple[str, str]:

@@ -49,6 +49,8 @@ def check_inputs(context: Context) -> None:
     """
     for problem in problems_of_start(context):
         raise problem
+    if context.config.base.path and not context.config.affinity.matrix:
+        context.say_answers_cut_off()
 
 
 def problems_of_start(context: Context) -> Iterator[Exception]:

@@ -16,8 +16,10 @@ from ml_collections import ConfigDict
 
 from taskpgm import models, training
 from taskpgm.artefact import digest, recovery_hint
+from taskpgm.evaluation import answers_cut_off
 from taskpgm.stages.pretrained import Source, pretrained
 from taskpgm.tasks import Example, Rows, Task, encode, load_tasks, load_tokenizer, pack
+from taskpgm.tasks.messages import printable
 
 SAMPLE = 64  # examples of a task that stand for all of them where tokens are only counted
 
@@ -30,7 +32,7 @@ def say(stage: str, text: str) -> None:
     global _said_at
     _said_at = time.monotonic()
     if jax.process_index() == 0:
-        print(f"{stage:>10}  {text}", flush=True)
+        print(f"{stage:>10}  {printable(text)}", flush=True)
 
 
 def silence() -> float:
@@ -169,9 +171,18 @@ class Context:
                 say("tasks", text)
         return pack(encoded, length)
 
+    def say_answers_cut_off(self) -> None:
+        """Says, once, which tasks' answers are longer than what is generated of them."""
+        most = self.config.evaluation.max_new_tokens
+        for line in answers_cut_off(self.tokenizer(self.base), self.tasks, most):
+            if line not in self._said:
+                self._said.add(line)
+                say("tasks", line)
+
     @cached_property
     def test_rows(self) -> list[Rows]:
         """Every task's test examples, packed for the base's tokenizer."""
+        self.say_answers_cut_off()
         return [self.rows(self.base, task.test, task.name) for task in self.tasks]
 
     @cached_property

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from taskpgm.tasks import manifest
 from taskpgm.tasks.folder import file_splits, read_folder
+from taskpgm.tasks.messages import printable
 from taskpgm.tasks.readers import (
     ENDINGS,
     configurations,
@@ -64,12 +65,17 @@ def load_tasks(
         )
     if path_or_spec == "stdlib":
         return stdlib_tasks(seed)
-    if isinstance(path_or_spec, Mapping):
-        origin, sources = "the manifest", manifest.parse(path_or_spec, Path("."), "manifest")
-    else:
-        origin, sources = str(path_or_spec), _sources(str(path_or_spec))
-    _check_names(sources, origin)
-    return [read_task(source, heldout_fraction, test_fraction, seed) for source in sources]
+    try:
+        if isinstance(path_or_spec, Mapping):
+            origin, sources = "the manifest", manifest.parse(path_or_spec, Path("."), "manifest")
+        else:
+            origin, sources = str(path_or_spec), _sources(str(path_or_spec))
+        _check_names(sources, origin)
+        return [read_task(source, heldout_fraction, test_fraction, seed) for source in sources]
+    except (ValueError, FileNotFoundError) as error:
+        if str(error).isprintable():
+            raise
+        raise type(error)(printable(str(error))) from error  # a file's name may hold anything
 
 
 def _sources(spec: str) -> list[TaskSource]:

@@ -31,8 +31,9 @@ from typing import Any
 
 from taskpgm.tasks.folder import file_splits
 from taskpgm.tasks.manifest_yaml import read_yaml
+from taskpgm.tasks.messages import shortened
 from taskpgm.tasks.readers import Table, is_saved, read_named, read_saved, split_ending
-from taskpgm.tasks.row_schema import ROLES, checked_schema, shortened
+from taskpgm.tasks.row_schema import ROLES, checked_schema
 from taskpgm.tasks.splits import SplitTables, TaskSource, choose_splits
 
 KEYS: Mapping[str, type] = {

@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from taskpgm.tasks.messages import printable
+
 MERGED = 1000  # entries that `<<` may bring into one mapping
 KEPT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 
@@ -46,8 +48,11 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except RecursionError as error:
         raise ValueError(f"{path}: malformed YAML: nested too deeply") from error
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # YAML's own, and what a tag's constructor raises for a bad value
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ValueError(f"{path}{line}: malformed YAML: {problem}"[:500]) from error
+        problem = getattr(error, "problem", None) or str(error).strip() or type(error).__name__
+        problem = printable(problem.splitlines()[0][:300])
+        raise ValueError(f"{path}{line}: malformed YAML: {problem}") from error

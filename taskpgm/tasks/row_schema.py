@@ -4,10 +4,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from reprlib import Repr
 from string import Formatter
 from typing import Any
 
+from taskpgm.tasks.messages import printable, shortened
 from taskpgm.tasks.task import Example, join
 
 # What a row calls its question, and what it then calls the answer; the first that a row has counts.
@@ -16,10 +16,6 @@ ROLES = {*SCHEMAS, *SCHEMAS.values(), "input", "messages"}
 KNOWN = "prompt/response, inputs/targets, instruction/input/output or messages"
 # Parts of a chat that are neither text nor a role: to leave them out would change what was said.
 CALLS = ("tool_calls", "function_call")
-
-_REPR = Repr()
-_REPR.maxlevel, _REPR.maxlist, _REPR.maxdict, _REPR.maxstring, _REPR.maxother = 2, 3, 3, 60, 60
-shortened = _REPR.repr  # a value for a message: never long, whatever it is
 
 
 class NoResponse(ValueError):
@@ -142,7 +138,8 @@ def _fill(template: str, part: str, row: Mapping[str, Any], where: str) -> str:
         return _Template().vformat(template, (), row)
     except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{where}: the {part} template {template!r} fails on {error}: there are {_names(row)}"
+            f"{where}: the {part} template {template!r} fails on {printable(str(error))}: "
+            f"there are {_names(row)}"
         ) from error
 
 
@@ -224,4 +221,4 @@ def _value(row: Mapping[str, Any], column: str, named: str, where: str) -> Any:
 
 
 def _names(row: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(map(str, row)))[:300] or "none"
+    return printable(", ".join(sorted(map(str, row)))[:300]) or "none"

@@ -8,8 +8,9 @@ from zlib import crc32
 
 import numpy as np
 
+from taskpgm.tasks.messages import shortened
 from taskpgm.tasks.readers import Table
-from taskpgm.tasks.row_schema import NoResponse, RowSchema, read_row, shortened
+from taskpgm.tasks.row_schema import NoResponse, RowSchema, read_row
 from taskpgm.tasks.stream import draw
 from taskpgm.tasks.task import Example, Task
 

@@ -40,7 +40,7 @@ class Encoded(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Tokens(NamedTuple):
+class TextTokens(NamedTuple):
     """A text's tokens: ids [l]; the characters that each covers, offsets [l 2]; and how many at the
     front are no text (`head`: a BOS, the tokenizer's or the text's own)."""
 
@@ -177,7 +177,7 @@ def _fit(scored: np.ndarray, head: int, max_length: int) -> np.ndarray | None:
 
 def tokenise(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], own: list[str] | None = None
-) -> list[Tokens]:
+) -> list[TextTokens]:
     """The tokens of each text, with the special tokens that the tokenizer puts in front.
 
     A token that the text itself begins with is not put before it; such tokens are added to `own`.
@@ -210,7 +210,7 @@ def tokenise(
                 own.append(str(tokenizer.convert_ids_to_tokens(ids[begin - 1])))
         covered = np.array(offsets, np.int64).reshape(-1, 2)
         results.append(
-            Tokens(np.array(ids[start:end], np.int64), covered[start:end], begin - start)
+            TextTokens(np.array(ids[start:end], np.int64), covered[start:end], begin - start)
         )
     return results
 

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import processors
 
 from taskpgm.evaluation import run_harness
-from taskpgm.evaluation.benchmarks import _model_class
+from taskpgm.evaluation.benchmarks import harness_model
 from taskpgm.models import load_hf
 from taskpgm.tasks import corpus
 
@@ -70,7 +70,7 @@ def pair(request, tmp_path_factory):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     loaded = load_hf(folder)
     return SimpleNamespace(
-        ours=_model_class()(*loaded, tokenizer, batch_size=8),
+        ours=harness_model(*loaded, tokenizer, batch_size=8),
         theirs=huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8),
         loaded=loaded,
         tokenizer=tokenizer,

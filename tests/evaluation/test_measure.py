@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from taskpgm.evaluation import aggregate, evaluate, samples, task_losses
+from taskpgm.evaluation import aggregate, answers_cut_off, evaluate, samples, task_losses
 from taskpgm.evaluation import measure as module
 from taskpgm.models import LoraConfig, init_lora
 from taskpgm.tasks import Example, Task, encode, pack
@@ -148,3 +148,23 @@ def test_samples_are_those_that_every_run_answered():
         }
     ]
     assert samples([task], {}) == []
+
+
+def test_answers_longer_than_what_is_generated_are_said(tiny):
+    def task(name, answers):
+        test = tuple(Example(f"say {i} ", answer) for i, answer in enumerate(answers))
+        return Task(name, "f", test, (), test)
+
+    long = "red green blue one two three"
+    tasks = [task("short", ["red"] * 5 + [long]), task("long", [long] * 3 + ["red"])]
+    (line,) = answers_cut_off(tiny.tokenizer, tasks, 4)
+    assert line.startswith("long: 3 of 4 test answers are longer than evaluation.max_new_tokens=4")
+    assert answers_cut_off(tiny.tokenizer, tasks, 64) == []
+    # A chat's answer counts too, and the end that has to be written with it.
+    chat = Example("", "", (("user", "a"), ("assistant", "red")))
+    size = len(tiny.tokenizer("red", add_special_tokens=False)["input_ids"])
+    said = [
+        answers_cut_off(tiny.tokenizer, [Task("c", "f", (), (), (chat,))], n)
+        for n in (size, size + 1)
+    ]
+    assert [len(lines) for lines in said] == [1, 0]
