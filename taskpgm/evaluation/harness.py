@@ -18,7 +18,7 @@ from taskpgm.models import DecoderConfig
 from taskpgm.models.generate import generate
 from taskpgm.tasks import check_vocabulary
 from taskpgm.tasks.chat import apply_template
-from taskpgm.tasks.tokenize import Tokens, prefix_id, tokenise
+from taskpgm.tasks.tokenize import TextTokens, prefix_id, tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,7 +130,7 @@ class HarnessModel:
                 texts[i] = text_before(self.tokenizer, output, setting.stops)
         return texts
 
-    def _tokenise(self, texts: list[str]) -> list[Tokens]:
+    def _tokenise(self, texts: list[str]) -> list[TextTokens]:
         """The tokens of each text. Raises ValueError for one that the model does not embed."""
         tokens = tokenise(self.tokenizer, texts)
         ids = [each.ids for each in tokens]

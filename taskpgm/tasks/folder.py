@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from taskpgm.tasks.readers import ENDINGS, Table, is_saved, read_saved, read_table, split_ending
+from taskpgm.tasks.data_sets import is_saved, read_saved
+from taskpgm.tasks.readers import ENDINGS, Table, read_table, split_ending
 from taskpgm.tasks.splits import SPLIT_NAMES, TaskSource, by_split_column, choose_splits, role_of
 
 SHARD = re.compile(r".+-\d{5}-of-\d{5}")

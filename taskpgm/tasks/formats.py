@@ -20,16 +20,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from taskpgm.tasks import manifest
+from taskpgm.tasks.data_sets import configurations, is_saved, read_named, read_saved
 from taskpgm.tasks.folder import file_splits, read_folder
 from taskpgm.tasks.messages import printable
-from taskpgm.tasks.readers import (
-    ENDINGS,
-    configurations,
-    is_saved,
-    read_named,
-    read_saved,
-    split_ending,
-)
+from taskpgm.tasks.readers import ENDINGS, split_ending
 from taskpgm.tasks.splits import TaskSource, choose_splits, read_task
 from taskpgm.tasks.stdlib import stdlib_tasks
 from taskpgm.tasks.task import Task

@@ -29,10 +29,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from taskpgm.tasks.data_sets import is_saved, read_named, read_saved
 from taskpgm.tasks.folder import file_splits
 from taskpgm.tasks.manifest_yaml import read_yaml
 from taskpgm.tasks.messages import shortened
-from taskpgm.tasks.readers import Table, is_saved, read_named, read_saved, split_ending
+from taskpgm.tasks.readers import Table, split_ending
 from taskpgm.tasks.row_schema import ROLES, checked_schema
 from taskpgm.tasks.splits import SplitTables, TaskSource, choose_splits
 

@@ -1,4 +1,4 @@
-"""Files and data sets -> tables of rows, each of which can say where it stands."""
+"""Files -> tables of rows, each of which can say where it stands."""
 
 import bz2
 import csv
@@ -37,7 +37,7 @@ class Table:
         try:
             return self.rows[index]
         except Exception as error:  # pyarrow's own, UnicodeDecodeError, and whatever decodes media
-            raise ValueError(f"{self.where(index)}: cannot be read: {_reason(error)}") from error
+            raise ValueError(f"{self.where(index)}: cannot be read: {first_line(error)}") from error
 
     def column(self, name: str) -> list[Any]:
         """Every row's value in a column. Raises ValueError where no row has it."""
@@ -142,7 +142,7 @@ def read_parquet(path: Path) -> Table:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as Parquet: {_reason(error)}") from error
+        raise ValueError(f"{path}: cannot be read as Parquet: {first_line(error)}") from error
     names = table.column_names
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -150,8 +150,8 @@ def read_parquet(path: Path) -> Table:
     try:
         rows = datasets.Dataset(table)
     except Exception as error:  # the library's own kinds have no common parent
-        raise ValueError(f"{path}: its columns cannot be read: {_reason(error)}") from error
-    return _not_empty(Table(str(path), rows, labels=_class_labels(rows)))
+        raise ValueError(f"{path}: its columns cannot be read: {first_line(error)}") from error
+    return _not_empty(Table(str(path), rows, labels=class_labels(rows)))
 
 
 READERS: Mapping[str, Callable[[Path], Table]] = {
@@ -188,7 +188,9 @@ def read_table(path: Path) -> Table:
     try:
         return READERS[ending[1]](path)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or _reason(error)}") from error
+        raise ValueError(
+            f"{path}: cannot be read: {error.strerror or first_line(error)}"
+        ) from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -218,7 +220,7 @@ def _json(text: str, path: Path, line: int) -> Any:
             f"{path}:{line + error.lineno - 1}: malformed JSON: {error.msg} at column {error.colno}"
         ) from error
     except (ValueError, RecursionError) as error:  # a key twice, a number of 5000 digits, [[[[...
-        reason = "nested too deeply" if isinstance(error, RecursionError) else _reason(error)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
         raise ValueError(f"{path}:{line}: malformed JSON: {reason}") from error
 
 
@@ -239,68 +241,16 @@ def _not_empty(table: Table) -> Table:
     return table
 
 
-# --- Data sets of the `datasets` library ---------------------------------------------------------
-def is_saved(path: Path) -> bool:
-    """Whether a folder is what `save_to_disk` of the `datasets` library leaves."""
-    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, of a readable length."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
 
 
-def read_saved(path: Path) -> dict[str, Table]:
-    """The splits of a data set saved to disk; one without splits is called "train"."""
-    import datasets
-
-    try:
-        for state in sorted([*path.glob("state.json"), *path.glob("*/state.json")]):
-            if json.loads(state.read_text()).get("_data_files") == []:  # which it could not load
-                raise ValueError(f"{state.parent.name!r} is a split of size 0: give it rows")
-        return _tables(datasets.load_from_disk(str(path)), str(path))
-    except Exception as error:  # the library's own, pyarrow's and fsspec's, with no common parent
-        raise _unreadable(str(path), error) from error
-
-
-def read_named(name: str, config: str | None) -> dict[str, Table]:
-    """The splits of a data set of that name on the hub, or in a folder laid out like one."""
-    import datasets
-
-    try:
-        return _tables(datasets.load_dataset(name, config), name)
-    except Exception as error:  # as above, and whatever the network says
-        raise _unreadable(f"{name} ({config})" if config else name, error) from error
-
-
-def configurations(name: str) -> list[str]:
-    """The configurations of a data set on the hub."""
-    import datasets
-
-    try:
-        return list(datasets.get_dataset_config_names(name))
-    except Exception as error:
-        raise _unreadable(name, error) from error
-
-
-def _tables(data: Any, name: str) -> dict[str, Table]:
-    splits = data if isinstance(data, dict) else {"train": data}
-    return {
-        split: Table(f"{name}[{split}]", rows, labels=_class_labels(rows))
-        for split, rows in splits.items()
-    }
-
-
-def _class_labels(rows: Any) -> dict[str, list[str]]:
+def class_labels(rows: Any) -> dict[str, list[str]]:
+    """The words of a data set's columns of numbers, by column."""
     return {
         column: feature.names
         for column, feature in rows.features.items()
         if hasattr(feature, "names")
     }
-
-
-def _unreadable(name: str, error: Exception) -> Exception:
-    missing = isinstance(error, FileNotFoundError | ConnectionError)
-    kind = FileNotFoundError if missing else ValueError
-    return kind(f"{name}: no data set can be read: {_reason(error)}")
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error's message, of a readable length."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
