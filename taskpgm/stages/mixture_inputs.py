@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from taskpgm import affinity, mixture
+from taskpgm.mixture import baselines
 from taskpgm.stages.ratio import AUTO, TRANSFER, read_ratio
 
 RATIO_MAX = 16.0  # as far as "auto" looks: there a mixture is a few tasks
@@ -140,7 +141,7 @@ def read_importance(value: str, names: list[str], families: list[str]) -> Float[
     if value == "families":
         if not all(families):
             raise ValueError("mixture.importance=families: the tasks have no families here")
-        return mixture.baselines.uniform_families(families)
+        return baselines.uniform_families(families)
     try:
         given = {str(k): float(v) for k, v in json.loads(Path(value).read_text("utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:

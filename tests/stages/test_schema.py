@@ -48,6 +48,7 @@ SENSELESS = {
     "affinity.normalize": ("word", "", "none"),
     "affinity.contexts": ("all", ""),
     "affinity.vocab_top_k": (-1,),
+    "affinity.kernel": ("triton", "", "XLA"),
     "affinity.batch_size": (0, -1),
     "affinity.memory": (0.0, -1.0, NAN, INF),
     "affinity.bootstrap": (-1,),
