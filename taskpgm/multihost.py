@@ -5,6 +5,7 @@ files, or written into them, is done by the primary process only (`on_primary`),
 differ.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -25,6 +26,7 @@ F = TypeVar("F", bound=Callable)
 VISIBLE = ("jax_cuda_visible_devices", "jax_rocm_visible_devices")
 # Processes that end wait for each other this long; then JAX ends those that still run.
 SHUTDOWN = 30  # seconds
+LINGER = 20.0  # seconds until a process that has failed, and does not end, is ended
 PATIENCE = 8.0  # seconds that a process which fails waits for the others to fail as well
 
 
@@ -196,7 +198,12 @@ def fail(text: str, code: int) -> NoReturn:
     else when the shutdown has been waiting for them for `SHUTDOWN`.
     """
     if not several():
-        print(text, file=sys.stderr)
+        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(RuntimeError):  # no memory for one more thread
+            # A native library that has run out of memory may never let the program end.
+            watch = threading.Timer(LINGER, os._exit, (code,))
+            watch.daemon = True
+            watch.start()
         sys.exit(code)
     primary = jax.process_index() == 0
     if primary:

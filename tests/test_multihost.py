@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -91,10 +92,14 @@ def test_alone_a_process_acts_for_itself():
     assert_same_on_all_hosts("a", "the letter")
 
 
-def test_alone_a_process_ends_by_itself(capsys):
+def test_alone_a_process_ends_by_itself(capsys, monkeypatch):
+    started = []
+    monkeypatch.setattr(threading.Timer, "start", started.append)
     with pytest.raises(SystemExit) as end:
         fail("error: no", 1)
     assert end.value.code == 1 and capsys.readouterr().err == "error: no\n"
+    (watch,) = started  # should the end be held up
+    assert (watch.function, watch.args, watch.daemon) == (os._exit, (1,), True)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

@@ -20,6 +20,7 @@ MOMENTS = (
     ("affinity/scores/*", signal.SIGTERM),
     ("affinity/scores/*", signal.SIGKILL),
     ("runs/uniform/checkpoints/[0-9]/_CHECKPOINT_METADATA", signal.SIGKILL),
+    ("evaluation/base/key.json", signal.SIGINT),
 )
 
 
@@ -40,7 +41,7 @@ def kill_when(workdir, pattern: str, notice: signal.Signals, options: list[str])
     finally:
         process.send_signal(notice)
         code = process.wait()
-    assert code == (75 if notice == signal.SIGTERM else -notice)
+    assert code == {signal.SIGTERM: 75, signal.SIGINT: 130}.get(notice, -notice)
     assert any(workdir.glob(pattern)), f"the run ended without {pattern}"
 
 
