@@ -1,5 +1,4 @@
-"""A folder imports only from those before it, stages from no other stage's later one, and no file is
-part of a circle."""
+"""A folder imports only from those before it, and no file is part of a circle."""
 
 import ast
 from pathlib import Path

@@ -94,7 +94,7 @@ def test_alone_a_process_acts_for_itself():
 
 def test_alone_a_process_ends_by_itself(capsys, monkeypatch):
     started = []
-    monkeypatch.setattr(threading.Timer, "start", started.append)
+    monkeypatch.setattr(threading.Timer, "start", lambda timer: started.append(timer))
     with pytest.raises(SystemExit) as end:
         fail("error: no", 1)
     assert end.value.code == 1 and capsys.readouterr().err == "error: no\n"
