@@ -86,7 +86,7 @@ def _check(
     count = len(family_low)
     least = np.maximum(np.bincount(family, low, count), family_low)
     most = np.minimum(np.bincount(family, high, count), family_high)
-    if (least > most + slack).any():
+    if count > 1 and (least > most + slack).any():
         g = int(np.argmax(least - most))
         raise ValueError(
             f"infeasible bounds: family {g} needs at least {least[g]:.6g} of the mixture and may "

@@ -116,9 +116,16 @@ def certify(problem: Problem, x: Float[np.ndarray, "n"], state: Int[np.ndarray, 
     free = state[:n] == 0
     p = np.where(free, x, np.where(state[:n] > 0, high, low))
     p = np.clip(p, low, high)
+    # What rounding has left over: of a family at its bound to its own tasks, of the total to tasks
+    # of other families.
     roomy = free
-    if len(problem.family):  # what rounding has left over goes where no family bound is met
-        roomy = free & (state[n:] == 0)[problem.family]
+    if len(problem.family):
+        held = state[n:] != 0
+        target = np.where(state[n:] > 0, problem.high[n:], problem.low[n:])
+        short = np.where(held, target, 0) - np.where(held, problem.rows @ p, 0)
+        share = short / np.maximum(problem.rows @ free, 1)
+        p = np.clip(np.where(free, p + share[problem.family], p), low, high)
+        roomy = free & ~held[problem.family]
         roomy = roomy if roomy.any() else free
     if roomy.any():
         p = np.clip(np.where(roomy, p + (1 - p.sum()) / roomy.sum(), p), low, high)

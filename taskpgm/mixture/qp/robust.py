@@ -32,7 +32,9 @@ def solve_any(problem: Problem) -> Candidate:
     if cholesky(problem.centred + np.diag(reg)) is None:
         raise ValueError("pairwise is not positive semi-definite: make it so first, see psd=")
     near, state = interior_point(problem)
-    best = certify(problem, near, state)
+    # The point as it is, and with what is about to vanish at zero.
+    inside = np.where(np.arange(len(state)) < len(near), 0, state)
+    best = min((certify(problem, near, s) for s in (inside, state)), key=lambda found: found.gap)
     for _ in range(CENTRINGS):
         if best.solved:
             break
