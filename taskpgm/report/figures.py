@@ -42,7 +42,7 @@ def weights(study: Study, theme: Theme) -> bytes:
             for y in np.flatnonzero(values <= 0):
                 panel.text(0, y, " 0", fontsize=6.4, color=theme.muted, va="center")
             panel.axvline(100 / len(study.tasks), color=theme.ink, linewidth=0.8, linestyle=":")
-            panel.set_title(name)
+            panel.set_title(shortened(name, 17))
             panel.grid(axis="x")
             panel.spines["left"].set_color(theme.muted)
             panel.spines["bottom"].set_visible(False)

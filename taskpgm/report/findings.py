@@ -142,6 +142,11 @@ def finding(study: Study) -> str:
             f"Over {seeds(study)} seeds the mean loss of one mixture varies by "
             f"{np.sqrt(np.mean(np.square(noise))):.4f} (standard deviation)."
         )
+    if seeds(study) == 1:
+        sentences.append(
+            "Each was trained once, and one seed cannot tell such mixtures apart: set train.seeds "
+            "to 3 or more."
+        )
     base = (study.base.get("mean") or {}).get("loss")
     if base is not None and base <= loss[first]:
         sentences.append(f"No mixture beats the base model without fine-tuning ({base:.4f}).")

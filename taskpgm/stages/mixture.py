@@ -18,7 +18,8 @@ from taskpgm.records import (
     from_json,
 )
 from taskpgm.stages import compare
-from taskpgm.stages.affinity import affinities, read_affinities, read_resamples, read_transfer
+from taskpgm.stages.affinity import affinities
+from taskpgm.stages.affinity_files import read_affinities, read_resamples, read_transfer
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.estimate import Cost, Estimate
 from taskpgm.stages.matrix_file import save_arrays

@@ -21,6 +21,7 @@ def test_a_win_is_told_with_its_interval(make_workdir, tmp_path):
     assert "below uniform, the next. It is lower than uniform's on " in text
     assert "of 12 tasks (95% interval of the mean difference over tasks: \N{MINUS SIGN}" in text
     assert "does not win" not in text
+    assert "one seed cannot tell such mixtures apart" in text
 
 
 def test_a_loss_is_told_as_one(make_workdir, tmp_path):

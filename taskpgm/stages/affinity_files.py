@@ -1,0 +1,142 @@
+"""The files of affinity/: written by the stage, read by those after it."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from taskpgm import affinity
+from taskpgm.artefact import recovery_hint, write_bytes
+from taskpgm.stages.context import Context, say
+from taskpgm.stages.matrix_file import UNREADABLE, load_matrix, save_arrays
+
+MADE = "affinity"  # the folder
+KINDS = ("pmi", "jsd")
+LAWS = 20  # resamples of the losses that the predicted loss is the average of
+
+
+def save_pmi(context: Context, names: Sequence[str], scores: affinity.Scores) -> None:
+    """pmi.npz, from log-likelihoods."""
+    section = context.config.affinity
+    draws = {"resamples": section.bootstrap, "seed": context.config.seed}
+    pmi = affinity.pmi(affinity.likelihoods(scores, section.normalize), scores.task)
+    resample = partial(affinity.resample_pmi, scores, normalize=section.normalize, **draws)
+    # One example of each task, as where mean losses are given, has nothing to resample.
+    save_affinity(context, "pmi", names, pmi, resample if len(scores.task) > len(names) else None)
+
+
+def save_affinity(
+    context: Context,
+    kind: str,
+    names: Sequence[str],
+    S: Float[np.ndarray, "n n"],
+    resample: Callable[[], np.ndarray] | None,
+) -> None:
+    """One matrix with its intervals, and the resamples that the mixtures' intervals need."""
+    folder = context.folder / MADE
+    arrays = {"affinity": S, "tasks": np.array(names)}
+    if context.config.affinity.bootstrap and resample:
+        samples = resample()
+        arrays["low"], arrays["high"] = affinity.intervals(samples)
+        save_arrays(folder / f"{kind}-resamples.npz", samples=samples.astype(np.float32))
+    save_arrays(folder / f"{kind}.npz", **arrays)
+
+
+def save_transfer(
+    context: Context,
+    names: Sequence[str],
+    scores: affinity.Scores,
+    seen: Sequence[float] | None = None,
+) -> None:
+    """transfer.npz and losses.csv: who helps whom, and every model's loss on every task.
+
+    Losses are per token of a task, as an evaluation has them. `seen` counts the examples that each
+    single-task model was trained on.
+    """
+    folder, seed, base = context.folder / MADE, context.config.seed, scores.base
+    values, task, tokens = scores.log_likelihood, scores.task, scores.tokens
+    found = affinity.measure_transfer(values, task, base, tokens, seed=seed)
+    rows = values if base is None else np.concatenate([base[None], values])
+    loss = affinity.mean_losses(rows, task, tokens)
+    resampled = affinity.resample_losses(rows, task, tokens, resamples=LAWS, seed=seed)
+    idle = found.nothing_learnt(list(names))
+    if idle:
+        more = f" and {len(idle) - 5} more" if len(idle) > 5 else ""
+        say("affinity", f"nothing learnt by the models of {', '.join(idle[:5])}{more}: no transfer")
+    arrays = {
+        "tasks": np.array(names),
+        "share": found.share,
+        "low": found.low,
+        "high": found.high,
+        "gain": found.gain,
+        "error": found.error,
+        "reference": found.reference,
+        "learnt": found.learnt,
+        "loss": loss[-len(names) :],
+        "loss_samples": resampled[:, -len(names) :],
+    }
+    if base is not None:
+        arrays |= {"base_loss": loss[0], "base_samples": resampled[:, 0]}
+    if seen is not None:
+        arrays["seen"] = np.array(seen)
+    save_arrays(folder / "transfer.npz", **arrays)
+    lines = [",".join(["model", *map(quoted, names)])]
+    for name, row in zip([*([] if base is None else ["base"]), *names], loss, strict=True):
+        lines.append(",".join([quoted(name), *(f"{value:.6g}" for value in row)]))
+    write_bytes(folder / "losses.csv", ("\n".join(lines) + "\n").encode())
+
+
+def quoted(name: str) -> str:
+    """A name as a field of a CSV file."""
+    return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\n') else name
+
+
+# --- Reading ---------------------------------------------------------------------
+def read_affinities(folder: Path) -> dict[str, tuple[Float[np.ndarray, "n n"], list[str]]]:
+    """{kind: (S [n, n], task names)} of the matrices in a workdir.
+
+    Raises:
+      ValueError: there is none, or one is damaged; names the way out.
+    """
+    found = {}
+    for kind in KINDS:
+        path = folder / MADE / f"{kind}.npz"
+        if path.is_file():
+            try:
+                found[kind] = load_matrix(path)
+            except ValueError as error:
+                raise ValueError(f"{error}: {recovery_hint(path)}") from error
+    if not found:
+        raise ValueError(f"{folder / MADE} holds no affinity: {recovery_hint(folder / MADE)}")
+    return found
+
+
+def read_transfer(folder: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of transfer.npz; None where only a matrix was given."""
+    path = folder / MADE / "transfer.npz"
+    return read_arrays(path) if path.is_file() else None
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an archive of the workdir.
+
+    Raises:
+      ValueError: it is damaged; names the way out.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive}
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
+
+
+def read_resamples(folder: Path) -> dict[str, Float[np.ndarray, "b n n"]]:
+    """Affinities of resampled held-out sets by kind, where there are any."""
+    found = {}
+    for kind in KINDS:
+        path = folder / MADE / f"{kind}-resamples.npz"
+        if path.is_file():
+            found[kind] = read_arrays(path)["samples"].astype(np.float64)
+    return found
