@@ -1,0 +1,70 @@
+"""The study of predictors runs on any swarm's folder, and says so where there is none."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from taskpgm.mixture import PredictedLoss
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "predict.py"
+N, EXAMPLES, BUDGET = 5, 8, 500
+
+
+def study(*arguments):
+    command = [sys.executable, SCRIPT, *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def write_swarm(folder: Path) -> None:
+    """Runs whose losses are those of the law, and a little noise."""
+    rng = np.random.default_rng(0)
+    family = np.array([0, 0, 1, 2, 3])
+    together = family[:, None] == family
+    losses = np.where(np.eye(N, dtype=bool), 1.0, np.where(together, 1.5, 3.0))
+    task = np.repeat(np.arange(N), EXAMPLES)
+    base, sizes, seen = np.full(N, 3.0), np.full(N, 200), np.full(N, 150.0)
+    np.savez(
+        folder / "scores.npz",
+        log_likelihood=-losses[:, task] * 4,
+        tokens=np.full(len(task), 4),
+        task=task,
+        names=[f"task{k}" for k in range(N)],
+        families=family.astype(str),
+        sizes=sizes,
+        base_loss=base,
+        seen=seen,
+    )
+    law = PredictedLoss.from_losses(losses, base, budget=BUDGET, sizes=sizes, seen=seen)
+    with (folder / "runs.jsonl").open("w") as file:
+        for i in range(10):
+            counts = rng.multinomial(BUDGET, rng.dirichlet(np.ones(N)))
+            for seed in range(2):
+                loss = law.per_task(counts / BUDGET) + 0.01 * rng.normal(size=N)
+                run = {"name": f"mix{i}", "seed": seed, "counts": counts.tolist(), "rows": 99}
+                file.write(json.dumps(run | {"loss": loss.tolist()}) + "\n")
+
+
+def test_the_tables_hold_what_the_runs_say(tmp_path):
+    write_swarm(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Kept.\n<!-- tables: experiments/predict.py -->\nstale rows\n<!-- end of tables -->\nToo."
+    )
+    none = tmp_path / "none.jsonl"
+    done = study(tmp_path, "--out", page, "--trained", none)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    assert text.startswith("Kept.") and text.endswith("Too.") and "stale rows" not in text
+    row = re.search(r"\| \*\*PredictedLoss\*\* \| ([\d.]+) \[.*?\] \| ([\d.]+)", text)
+    assert float(row[1]) > 0.95 and float(row[2]) > 0.95
+    distance = re.search(r"\| distance from uniform \| (-?[\d.]+)", text)
+    assert float(distance[1]) < float(row[1])
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    done = study(tmp_path / "nowhere")
+    assert done.returncode == 1 and "nowhere" in done.stderr and "Traceback" not in done.stderr
