@@ -77,7 +77,7 @@ def compute_scores(
       memory: bytes for hidden states and distributions (not weights or activations).
       batch_size: rows of a forward pass, at most.
       contexts: "pool" (all pairs on all tasks), "pair" (only pairs with the task's own model), or
-        None for log-likelihoods alone.
+        None for log-likelihoods only.
       vocab_top_k: JSD of the k likeliest entries and the rest, a lower bound (pairwise.coarsen).
       kernel: "xla", or "pallas" for the fused kernel of a TPU (jsd.choose_kernel).
       base_key: a hash of all that determines the base; without it, the base is not scored.

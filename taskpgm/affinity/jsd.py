@@ -109,7 +109,7 @@ def pairwise(
 
     def block(t0, v0):
         def table(x):
-            # Models 0..n/2 follow once more, so that a shift by k models is a slice. Written piece
+            # Models 0..n/2 follow again, so that a shift by k models is a slice. Written piece
             # by piece: XLA's CPU code for exponentials inside a concatenation is scalar.
             out = jnp.zeros(((n + shifts) * each, x.shape[1]), jnp.float32)
             out = jax.lax.dynamic_update_slice_in_dim(out, x, 0, 0)

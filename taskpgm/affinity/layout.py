@@ -82,7 +82,7 @@ def passes(cut: Layout, n: int, row: int, contexts: str | None) -> float:
     """How often a model reads a context, on average, with `row` scored positions in each row.
 
     With all n models in one block, once. With b blocks (b + 1) / 2 times, since two are held at a
-    time and no distribution is kept; once if contexts are "pair", where the task's own model alone
+    time and no distribution is kept; once if contexts are "pair", where only the task's own model
     meets each block. All of it again for each part of a row whose hidden states do not fit.
     """
     blocks = -(-n // cut.models_per_block)
@@ -154,7 +154,7 @@ def plan(
       num_tasks, num_targets: n, and tasks that are judged but not mixed.
       heldout_tokens, scored_tokens: over all tasks; without the second, all tokens count as scored.
       heldout_examples: over all tasks, for the disk; without it, every bin is full.
-      contexts: "pool", "pair", or None for log-likelihoods alone.
+      contexts: "pool", "pair", or None for log-likelihoods only.
       base: the base is scored as well, likelihoods only.
       sizes: group and bins of `layout`.
 

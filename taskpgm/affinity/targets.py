@@ -45,7 +45,7 @@ def pmi_relevance(scores: Scores, normalize: str = "token") -> Float[np.ndarray,
 def jsd_relevance(scores: Scores) -> Float[np.ndarray, "n k"]:
     """R_it = mean over models j of 1 - JSD_ij / ln 2 on the contexts of target t.
 
-    The representativeness (S 1)_i / n of task i in the affinity matrix of t's contexts alone: how
+    The representativeness (S 1)_i / n of task i in the affinity matrix of only t's contexts: how
     near its model is to all models there.
 
     Returns:

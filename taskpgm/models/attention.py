@@ -102,7 +102,7 @@ def _softmax(
 ) -> Float[Array, "b n g t s"]:
     """Softmax over the keys that a query sees; every query sees one at least, itself.
 
-    The backward pass needs the result alone: derived by JAX it keeps the exponentials and the mask
+    The backward pass needs only the result: derived by JAX it keeps the exponentials and the mask
     too, and scores are the largest thing that a layer keeps.
     """
     return jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min), axis=-1)

@@ -76,6 +76,7 @@ class ScoredAffinities(StageArtefact):
             batch_size=section.batch_size,
             memory=section.memory * 2**30,
             contexts=section.contexts,
+            base=True,
         )
         group = min(plan.layout.group, n)
         memory = plan.memory + training.forward_memory(
