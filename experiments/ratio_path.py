@@ -1,19 +1,21 @@
 """Every mixture between diversity and representativeness, of one affinity matrix, as a picture.
 
-    python experiments/ratio_path.py PATH.npy                  # half a minute, most of it compiling
+    python experiments/ratio_path.py PATH.npy                  # some seconds
     python experiments/ratio_path.py PATH.npz --ratio_max=16   # with `affinity` in it, from a run
 
 The unary/pairwise ablation without a grid: the critical-line method gives the exact mixture for
 every ratio r at once, with every breakpoint (see taskpgm/mixture/path.py). Writes NAME.md, the
-table, and NAME.png, the picture, into --out (experiments/results):
+table, NAME.png and NAME_shifts.png, the pictures, into --out (experiments/results):
 
   weights      the tasks that matter most, against r; a tick for every breakpoint
   tasks        effective number e^H and support of the exact mixture, and of the closed form
   energy       its two terms: representativeness and redundancy
   closed form  how far above the optimum the paper's formula is, and how far apart the mixtures are
+  shifts       effective tasks along the whole path for the least shift and for the paper's
 
 On the PMI matrix that the authors of arXiv 2507.12612 published (316 tasks; sim_mat.npy of their
-repository ParthPratim/task-mixtures, commit 8d76569) expect 6 tasks at r = 158, their own setting.
+repository ParthPratim/task-mixtures, commit 8d76569) expect 72.8 effective tasks at r = 0, where
+the paper's shift (--psd=shift) gives 266.9; and 6 tasks at r = 158 under that shift, their setting.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from record import header, machine
 from taskpgm.mixture import Path as RatioPath
 from taskpgm.mixture import (
     Solution,
@@ -31,6 +34,7 @@ from taskpgm.mixture import (
 )
 
 TABLE = (0, 0.5, 1, 2, 4, 16, 63.2, 158)
+SHIFTS = {"simplex": "the least shift (simplex)", "shift": "the paper's shift"}
 NAMED = 10  # tasks drawn in colour
 BLUE, ORANGE, GREY = "#2f6db3", "#d9822b", "#9a9a96"
 
@@ -39,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("matrix", type=Path)
     parser.add_argument("--ratio_max", type=float, default=158.0)
-    parser.add_argument("--psd", default="shift")
+    parser.add_argument("--psd", default="simplex")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--name", default="mixture_ratio_path")
     given = parser.parse_args()
@@ -55,7 +59,7 @@ def main() -> None:
     relative = (path.gap / np.maximum(1, np.abs(path.energy))).max()
     text = "\n".join(
         [
-            f"# The ratio path of {given.matrix.name}",
+            *header(f"The ratio path of {given.matrix.name}", machine(("jax", "numpy", "scipy"))),
             "",
             f"{len(affinity)} tasks, r from 0 to {given.ratio_max:g}, psd={given.psd}: "
             f"{len(path.ratios) - 2} breakpoints, largest gap {relative:.1e} of max(1, |E|).",
@@ -70,6 +74,8 @@ def main() -> None:
 
     # --- The picture ------------------------------------------------------------------------------
     draw(affinity, tasks, path, given.psd, given.out / f"{given.name}.png")
+    both = {psd: ratio_path(affinity, ratio_max=given.ratio_max, psd=psd) for psd in SHIFTS}
+    draw_shifts(both, given.out / f"{given.name}_shifts.png")
 
 
 def load(file: Path) -> tuple[np.ndarray, list[str]]:
@@ -177,6 +183,47 @@ def draw(affinity: np.ndarray, tasks: list[str], path: RatioPath, psd: str, file
             axis.axvline(1, color=GREY, lw=0.6)
         for axis in axes[1]:
             axis.set_xlabel("ratio r of unary to pairwise potential (1: exactly uniform)")
+        figure.savefig(file, dpi=150)
+        plt.close(figure)
+
+
+def draw_shifts(paths: dict[str, RatioPath], file: Path) -> None:
+    """Effective tasks against r for each way to make the affinity convex, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    settings = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
+    with plt.rc_context(settings):
+        figure, axis = plt.subplots(figsize=(6.8, 4.0), constrained_layout=True)
+        for (psd, path), colour in zip(paths.items(), (BLUE, ORANGE), strict=True):
+            end = path.ratios[-1]
+            grid = np.concatenate([[1.0], path.ratios, np.geomspace(0.05, max(end, 1), 300)])
+            grid = np.unique(grid)
+            grid = grid[grid <= end]
+            count = effective_tasks(path.at(grid))
+            axis.plot(grid, count, color=colour, label=SHIFTS[psd])
+            axis.annotate(
+                f"{count[0]:.1f} at r = 0",
+                (0, count[0]),
+                xytext=(5, -14),
+                textcoords="offset points",
+                color=colour,
+            )
+        axis.axvline(1, color=GREY, lw=0.7)
+        axis.set(
+            title=f"Effective tasks of {paths['simplex'].weights.shape[1]}",
+            xlabel="ratio r of unary to pairwise potential (1: exactly uniform)",
+            ylabel="effective tasks",
+            ylim=(0, None),
+            xlim=(0, end),
+        )
+        axis.set_xscale("symlog", linthresh=1)
+        marks = [r for r in (0, 0.5, 1, 2, 4, 8, 16, 32, 64, 128) if r <= end]
+        axis.set_xticks(marks, [f"{r:g}" for r in marks])
+        axis.minorticks_off()
+        axis.legend(frameon=False)
         figure.savefig(file, dpi=150)
         plt.close(figure)
 
