@@ -44,11 +44,18 @@ def get_config():
     config.affinity.batch_size = 8
     config.affinity.memory = 0.5
 
-    # Below 1: diversity. The evaluation counts every task alike, so what a mixture should buy with
-    # its budget is what tasks do not teach each other.
-    config.mixture.ratio = "0.5"
     config.mixture.budget = 3000
     config.mixture.max_epochs = 4.0
+
+    config.compare = (
+        "uniform",
+        "uniform-families",
+        "size-proportional",
+        "taskpgm-pmi",
+        "taskpgm-jsd",
+        "taskpgm-transfer",
+        "taskpgm-predicted",
+    )
 
     config.train.mode = "full"
     config.train.optimizer.lr = 2e-3
