@@ -162,7 +162,7 @@ class GroupTraining:
         lengths = [self.steps(task) for task in group]
 
         def batch(k: int) -> Mapping[str, np.ndarray]:
-            each = [stream[k] for stream in streams]
+            each: list[Any] = [stream[k] for stream in streams]
             return {name: np.stack([b[name] for b in each]) for name in each[0]}
 
         # All tasks begin at the same point: what differs between their models is their data.

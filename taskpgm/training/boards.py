@@ -3,12 +3,13 @@
 import hashlib
 import importlib.util
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 # Name of a board -> (the module it needs, the extra of this package that brings it)
 BOARDS = {"tensorboard": ("tensorboardX", "tensorboard"), "wandb": ("wandb", "wandb")}
 
 
+@runtime_checkable
 class Board(Protocol):
     """Takes the numbers of a step."""
 
@@ -65,7 +66,7 @@ class WandB:
     """A Weights & Biases run, configured by its own environment variables (WANDB_PROJECT, ...)."""
 
     def __init__(self, directory: Path, run: str):
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         self._run = wandb.init(
             dir=str(directory), name=run, id=_wandb_id(directory), resume="allow"

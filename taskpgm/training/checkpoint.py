@@ -68,7 +68,7 @@ def save_tree(path: str | os.PathLike, tree: Any) -> None:
     """
     path = Path(path).absolute()
     with disk_errors(path):
-        ocp.save(path, tree, overwrite=True, custom_metadata=_metadata(tree))
+        ocp.save(str(path), tree, overwrite=True, custom_metadata=_metadata(tree))
 
 
 def restore_tree(path: str | os.PathLike, like: T) -> T:
@@ -95,10 +95,10 @@ class Checkpoints:
             raise ValueError(f"keep={keep}: at least one checkpoint has to be kept")
         self.directory = Path(directory).absolute()
         self._orbax = ocp.training.Checkpointer(
-            self.directory,
+            str(self.directory),
             # By default a save would be left out while the one before it is being written.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),  # pyright: ignore[reportArgumentType]
             cleanup_tmp_directories=True,  # of a save that was killed
         )
 
@@ -153,9 +153,12 @@ def abstract(x: Any) -> jax.ShapeDtypeStruct:
 def _restore(path: Path, like: T) -> tuple[T, dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
-    like, tree, meta, wrong = jax.tree.map(abstract, like), None, {}, ""
+    tree: Any = None
+    meta: Any = {}
+    like, wrong = jax.tree.map(abstract, like), ""
     try:
-        tree, meta = ocp.load(path, like), ocp.metadata(path).custom_metadata or {}
+        tree = ocp.load(str(path), like)
+        meta = ocp.metadata(str(path)).custom_metadata or {}
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # Orbax's, of many kinds
@@ -183,7 +186,7 @@ def _set_aside(path: Path) -> None:
 def _another_model(path: Path, like: Any) -> bool:
     """Whether the checkpoint, so far as it can be read, has other arrays than `like`."""
     try:
-        saved = ocp.metadata(path).metadata
+        saved = ocp.metadata(str(path)).metadata
     except Exception:  # it cannot: damaged
         return False
     return saved is not None and _shapes(saved) != _shapes(like)

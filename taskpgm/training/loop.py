@@ -143,4 +143,6 @@ def _resume(checkpoints: Checkpoints, state: TrainState) -> tuple[int, TrainStat
 
 
 def _keys(seed: int | Sequence[int]) -> jax.Array:
-    return jax.random.key(seed) if np.ndim(seed) == 0 else jax.vmap(jax.random.key)(np.array(seed))
+    if isinstance(seed, int | np.integer):
+        return jax.random.key(seed)
+    return jax.vmap(jax.random.key)(np.array(seed))

@@ -12,7 +12,7 @@ the inputs' dtype.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def cross_entropy(
     )
     size = min(max(1, chunk // shards), n // shards)
     weights = weights.astype(jnp.float32)
-    nll = _sum_nll((size, axis_name), hidden, unembedding, targets, weights)
+    nll: Any = _sum_nll((size, axis_name), hidden, unembedding, targets, weights)
     return nll, jnp.sum(weights)
 
 

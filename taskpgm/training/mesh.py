@@ -13,9 +13,7 @@ from taskpgm.models.sharding import is_axes, shardings_of
 AXES = ("task", "data", "fsdp", "tensor")
 
 
-def make_mesh(
-    axes: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(axes: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the axes task, data, fsdp and tensor, in this order; `jax.set_mesh` uses it.
 
     Args:

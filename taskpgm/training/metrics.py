@@ -203,7 +203,7 @@ class StepLog:
             seconds = max(now - self._clock, 1e-9)
             row["tokens_per_second"] = rate = self._timed / seconds
             row["data_wait"] = self._waited / seconds
-            if self._peak:
+            if self._peak and self._flops:
                 share = float(np.sum(self._scored)) / max(self._positions, 1)
                 flops = self._flops(share) if callable(self._flops) else self._flops
                 row["mfu"] = flops * rate / self._peak

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Sharding
-from jax.tree_util import PyTreeDef
 from jaxtyping import Array, Float
 
 from taskpgm.models import Decoder, DecoderConfig, trained_variables, unembedding
@@ -75,7 +74,7 @@ def _jitted(
     accumulate: int,
     chunk: int,
     group: bool,
-    structure: PyTreeDef,
+    structure: Any,  # a jax.tree_util.PyTreeDef
     *shardings: Sharding,
 ) -> Step:
     step = partial(_step, config, optimizer, accumulate)
@@ -187,7 +186,7 @@ def _sum_nll(
     axis_name: str | None,
 ) -> Float[Array, ""]:
     """Nats of all scored tokens, summed."""
-    hidden = Decoder(config).apply(
+    hidden: Any = Decoder(config).apply(
         variables,
         batch["tokens"],
         batch["positions"],
