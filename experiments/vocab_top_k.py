@@ -17,7 +17,7 @@ import numpy as np
 from taskpgm.affinity.layout import layout
 from taskpgm.affinity.pairwise import ScoredModels, bins, score_pairs
 from taskpgm.models.scoring import decoder_forward
-from taskpgm.stages.adapters import load_adapters
+from taskpgm.stages.adapter_files import load_adapters
 from taskpgm.stages.context import Context, with_lora
 
 

@@ -16,7 +16,7 @@ from taskpgm.models.hf_export import save_hf, to_host
 from taskpgm.models.hf_hub import find_model
 from taskpgm.models.hf_weights import check_hf, load_hf
 from taskpgm.models.lora import merge_lora
-from taskpgm.models.peft import load_peft, save_peft
+from taskpgm.models.peft import fit_lora, load_peft, save_peft
 
 __all__ = [
     "Decoder",
@@ -25,6 +25,7 @@ __all__ = [
     "RopeScaling",
     "check_hf",
     "find_model",
+    "fit_lora",
     "generate",
     "init_lora",
     "init_params",

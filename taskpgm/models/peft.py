@@ -21,6 +21,7 @@ from jaxtyping import Float
 from taskpgm.artefact import open_atomic
 from taskpgm.models import hf_keys
 from taskpgm.models.config import DENSE_NAMES, DecoderConfig, LoraConfig
+from taskpgm.models.decoder import init_lora
 from taskpgm.models.hf_export import to_host
 from taskpgm.models.hf_folder import read_json
 from taskpgm.models.hf_names import NAMES, flat_shapes
@@ -235,3 +236,32 @@ def _used_first(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix, int]:
 def _fit(x: Matrix, rank: int) -> Matrix:
     """Cut off or fill up with zeros to `rank` rows."""
     return np.pad(x[:rank], ((0, max(0, rank - len(x))), (0, 0)))
+
+
+def fit_lora(config: DecoderConfig, settings: LoraConfig, lora: Any) -> Any:
+    """The same adapter in the shape that `config.lora` asks for, so that it stacks with others.
+
+    A smaller rank is filled up with zeros, another scale is folded into B, and a matrix that has
+    no adapter gets a zero B. Raises ValueError for a larger rank or matrices that the config does
+    not adapt, naming them.
+    """
+    wanted = config.lora
+    assert wanted is not None
+    if settings.rank > wanted.rank:
+        raise ValueError(
+            f"its rank {settings.rank} is above {wanted.rank}, the lora.rank of the config"
+        )
+    extra = [name for name in settings.targets if name not in wanted.targets]
+    if extra:
+        raise ValueError(f"it adapts {extra[0]}, which is not in the lora.targets of the config")
+    given = flatten_dict(lora, sep="/")
+    shapes = jax.eval_shape(lambda key: init_lora(config, key), jax.random.key(0))
+    fitted = {}
+    for leaf, like in flatten_dict(shapes, sep="/").items():
+        x = given.get(leaf)
+        if x is None:
+            fitted[leaf] = jnp.zeros(like.shape, like.dtype)
+            continue
+        x = x * (settings.scale / wanted.scale) if leaf.endswith("/b") else x
+        fitted[leaf] = jnp.pad(x, [(0, n - m) for n, m in zip(like.shape, x.shape, strict=True)])
+    return unflatten_dict(fitted, sep="/")

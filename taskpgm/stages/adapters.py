@@ -1,58 +1,44 @@
 """Stage `adapters`: one model per task, many side by side in one program, under adapters/TASK."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from taskpgm import models, tasks, training
 from taskpgm.artefact import (
-    Artefact,
     digest,
-    done_facts,
     read_json,
-    recovery_hint,
     remove,
     write_json,
 )
 from taskpgm.multihost import on_primary
+from taskpgm.stages.adapter_files import (
+    MADE,
+    ImportedModels,
+    PeftFolders,
+    adapter,
+    adapter_key,
+)
 from taskpgm.stages.context import Context, say, trained_axes, with_lora
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
 from taskpgm.stages.stage_artefact import StageArtefact
 
 SECTIONS = ("proxy", "adapters")
-MADE = "adapters"
 
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
     """All single-task models together: which of them train side by side is decided for all."""
-    keys = [adapter_key(context, task) for task in context.tasks]
-    yield SingleTaskModels(context.folder / MADE, digest(keys), context)
-
-
-def adapter(context: Context, task: tasks.Task) -> Artefact:
-    """The model of one task."""
-    return Artefact(context.folder / MADE / task.name, adapter_key(context, task))
-
-
-def adapter_key(context: Context, task: tasks.Task) -> str:
-    """Hash of all that decides the model of one task: nothing of any other task."""
-    section = context.config.adapters.to_dict()
-    for free in ("group", "memory", "checkpoint_every"):  # how it is computed, not what
-        del section[free]
-    return digest(
-        context.proxy.key,
-        section,
-        context.config.tasks.length,
-        context.config.seed,
-        task.train_hash,
-    )
+    section, folder = context.config.adapters, context.folder / MADE
+    key = digest([adapter_key(context, task) for task in context.tasks])
+    kind = ImportedModels if section.source else SingleTaskModels
+    yield kind(folder, key, context)
+    if section.peft:
+        yield PeftFolders(folder, key, context, "PEFT")
 
 
 @dataclass(frozen=True)
@@ -202,11 +188,6 @@ class GroupTraining:
         remove(folder / "checkpoints")
 
 
-def examples_seen(context: Context, task: tasks.Task) -> float:
-    """How many examples the model of a task was trained on, repeats counted."""
-    return float(done_facts(adapter(context, task).folder)["examples"])
-
-
 @on_primary
 def plan_groups(
     context: Context,
@@ -260,28 +241,3 @@ def group_size(
         mesh=estimate.mesh if estimate else context.mesh.shape,
     )
     return -(-count // -(-count // most))
-
-
-def load_adapters(
-    context: Context, config: models.DecoderConfig, names: Sequence[str]
-) -> Callable[[Sequence[int]], Any]:
-    """The trained parts of some tasks' models: indices into `names` -> stacked [g ...], on devices.
-
-    They wait in the host's memory: 316 whole GPT-2 are 150 GB, and a device needs a few at a time.
-    """
-    like = jax.eval_shape(
-        partial(models.init_lora if config.lora else models.init_params, config), jax.random.key(0)
-    )
-    everywhere = NamedSharding(context.mesh, PartitionSpec())
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like)
-    held = jax.tree.map(lambda x: np.empty((len(names), *x.shape), x.dtype), like)
-    for i, name in enumerate(names):
-        folder: Path = context.folder / MADE / name
-        try:
-            model = training.restore_tree(folder / "weights", one)
-        except (training.Damaged, FileNotFoundError) as error:
-            raise OSError(f"{error}; {recovery_hint(folder)}") from error
-        jax.tree.map(lambda into, x: into.__setitem__(i, x), held, model)  # noqa: B023
-    return lambda chosen: jax.tree.map(
-        lambda x: training.place(x[np.asarray(chosen)], everywhere), held
-    )

@@ -11,7 +11,7 @@ import numpy as np
 from taskpgm import affinity, mixture, training
 from taskpgm.artefact import digest
 from taskpgm.multihost import end_if_asked, on_primary
-from taskpgm.stages.adapters import adapter_key, examples_seen, load_adapters
+from taskpgm.stages.adapter_files import adapter_key, examples_seen, load_adapters
 from taskpgm.stages.affinity_files import KINDS, MADE, save_affinity, save_pmi, save_transfer
 from taskpgm.stages.context import Context, say, with_lora
 from taskpgm.stages.estimate import Cost, Estimate, fits, size

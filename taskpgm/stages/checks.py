@@ -32,6 +32,7 @@ FREE = (
     "train.log",
     "*.memory",
     "adapters.group",
+    "adapters.peft",
     "affinity.batch_size",
     "evaluation.batch_size",
     "evaluation.harness_batch_size",

@@ -116,6 +116,8 @@ SCHEMA: Section = {
         ),
     },
     "adapters": {
+        "source": text("", "a folder of PEFT folders, SOURCE/TASK, taken over instead of training"),
+        "peft": switch(False, "write each adapter as a PEFT folder too, adapters/TASK/peft"),
         "mode": choice("lora", ("lora", "full"), "adapters, or a whole copy per small model"),
         "lora": lora(),
         "optimizer": optimizer(lr=2e-4),
@@ -283,6 +285,9 @@ def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     if 0 < given["adapters.max_steps"] < given["adapters.min_steps"]:
         least = given["adapters.min_steps"]
         found.append(("adapters.max_steps", f"has to be 0, or at least min_steps={least}"))
+    for name in ("adapters.source", "adapters.peft"):
+        if given[name] and given["adapters.mode"] != "lora":
+            found.append((name, "is of LoRA adapters: set adapters.mode=lora"))
     if given["tasks.heldout_fraction"] + given["tasks.test_fraction"] >= 1:
         found.append(("tasks.heldout_fraction", "leaves nothing to train on, with test_fraction"))
     axes = [name for name in given if name.startswith("mesh.") and given[name] == -1]

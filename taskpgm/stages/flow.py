@@ -35,6 +35,7 @@ from taskpgm.stages import (
     runs,
     tasks,
 )
+from taskpgm.stages.adapter_files import check_import
 from taskpgm.stages.checks import (
     VERSION,
     begin_workdir,
@@ -92,6 +93,7 @@ def run(
     initialize_distributed(*distributed)
     end_if_asked()
     on_primary(check_models)(context)
+    on_primary(check_import)(context)
     if dry_run:
         print_plan(context, stages, device)
         return

@@ -1,13 +1,15 @@
 """PEFT folders that cannot be taken over are refused in one line."""
 
+import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from taskpgm.models import load_peft, save_peft
+from taskpgm.models import Decoder, LoraConfig, fit_lora, load_peft, save_peft
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -77,3 +79,19 @@ def test_folders_without_files(saved):
     (folder / CONFIG).unlink()
     with pytest.raises(FileNotFoundError, match=f"{CONFIG}: no such file"):
         load_peft(folder, config)
+
+
+def test_an_adapter_in_the_shape_of_another_config(tiny, randomized, with_lora):
+    """A smaller rank, another scale, fewer matrices: the same logits."""
+    own, lora = with_lora(tiny(), rank=2, alpha=3.0, targets=("q_proj", "down_proj"))
+    wider = LoraConfig(rank=5, alpha=20.0, targets=("q_proj", "v_proj", "down_proj"))
+    config = dataclasses.replace(own, lora=wider)
+    fitted = fit_lora(config, own.lora, lora)
+    params, tokens = randomized(config), jnp.arange(12)[None]
+    wanted = Decoder(own).apply({"params": params, "lora": lora}, tokens)
+    got = Decoder(config).apply({"params": params, "lora": fitted}, tokens)
+    np.testing.assert_allclose(got, wanted, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="its rank 5 is above 2"):
+        fit_lora(own, wider, fitted)
+    with pytest.raises(ValueError, match="it adapts v_proj, which is not in the lora.targets"):
+        fit_lora(own, dataclasses.replace(wider, rank=2), fitted)

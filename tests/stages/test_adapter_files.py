@@ -1,0 +1,100 @@
+"""Single-task adapters out as PEFT folders, and in from them, through the launcher's flow."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import launch as launcher
+from taskpgm import models, stages
+from taskpgm.tasks import corpus
+from tests.stages.launching import ANSWERS, launch, write_tasks
+from tests.stages.test_models import save
+from tests.stages.tiny_config import get_config
+
+pytestmark = pytest.mark.pipeline
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A base, tasks, and a finished stage `affinity` with PEFT folders; one run for all tests."""
+    folder = tmp_path_factory.mktemp("world")
+    tokenizer = corpus.train_tokenizer(["upper shout reverse length w"] * 20, 300)
+    save(folder / "base", tokenizer)
+    write_tasks(folder / "data")
+    run(folder, "first", "--config.adapters.peft=True")
+    for name in ANSWERS:
+        shutil.copytree(folder / "first" / "adapters" / name / "peft", folder / "peft" / name)
+    return folder
+
+
+def run(world, workdir, *options) -> str:
+    """What launch.py says of a run to the stage `affinity`."""
+    paths = f"--config.tasks.source={world / 'data'}", f"--config.base.path={world / 'base'}"
+    return launch(world / workdir, *paths, *options, "--stage=affinity").stdout
+
+
+def pmi(world, workdir):
+    return np.load(world / workdir / "affinity" / "pmi.npz")["affinity"]
+
+
+def test_adapters_that_come_back_are_the_same(world):
+    imported = f"--config.adapters.source={world / 'peft'}"
+    assert f"taken over from {world / 'peft'}" in run(world, "second", imported)
+    np.testing.assert_array_equal(pmi(world, "second"), pmi(world, "first"))
+    # Done, and so kept; PEFT folders can be asked for at any time.
+    said = run(world, "second", imported, "--config.adapters.peft=True")
+    assert "adapters  done already" in said and "PEFT: 4 written" in said
+    again = world / "second" / "adapters" / "upper" / "peft" / "adapter_model.safetensors"
+    assert again.read_bytes() == (world / "peft/upper/adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft's
+def test_peft_loads_them(world):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    from transformers import AutoModelForCausalLM
+
+    ids = np.arange(2, 14)[None]
+    base = AutoModelForCausalLM.from_pretrained(world / "base")
+    plain = base(torch.tensor(ids)).logits.detach().numpy()
+    folder = world / "first" / "adapters" / "upper" / "peft"
+    theirs = peft.PeftModel.from_pretrained(base, str(folder)).eval()
+    wanted = theirs(torch.tensor(ids)).logits.detach().numpy()
+    assert json.loads((folder / "adapter_config.json").read_text())[
+        "base_model_name_or_path"
+    ] == str(world / "base")
+    config, params = models.load_hf(world / "base")
+    settings, lora = models.load_peft(folder, config)
+    config = models.DecoderConfig(**vars(config) | {"lora": settings})
+    ours = models.Decoder(config).apply({"params": params, "lora": lora}, ids)
+    np.testing.assert_allclose(ours, wanted, atol=1e-4, rtol=1e-4)
+    assert np.abs(wanted - plain).max() > 1e-6  # it was trained
+
+
+def refused(world, source, **adapters) -> str:
+    config = get_config()
+    config.tasks.source, config.base.path = str(world / "data"), str(world / "base")
+    config.adapters.update({"source": str(source), **adapters})
+    with pytest.raises((ValueError, OSError)) as caught:
+        stages.run(config, str(world / "none"), dry_run=True)
+    assert not (world / "none").exists()
+    line = launcher.one_line(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_what_cannot_be_taken_over_is_found_first(world, tmp_path):
+    peft = shutil.copytree(world / "peft", tmp_path / "peft")
+    assert "set adapters.mode=lora" in refused(world, peft, mode="full")
+    assert "rank 2 is above 1" in refused(world, peft, lora={"rank": 1})
+    assert "o_proj, which is not in" in refused(world, peft, lora={"targets": ("q_proj",)})
+    path = peft / "length" / "adapter_config.json"
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps(raw | {"use_dora": True}))
+    assert "length/adapter_config.json: use_dora = true is not" in refused(world, peft)
+    path.unlink()
+    assert f"no {path}; every task needs a PEFT folder" in refused(world, peft)
+    assert f"no {tmp_path / 'nowhere'}" in refused(world, tmp_path / "nowhere")
