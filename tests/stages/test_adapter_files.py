@@ -90,7 +90,7 @@ def test_what_cannot_be_taken_over_is_found_first(world, tmp_path):
     peft = shutil.copytree(world / "peft", tmp_path / "peft")
     assert "set adapters.mode=lora" in refused(world, peft, mode="full")
     assert "rank 2 is above 1" in refused(world, peft, lora={"rank": 1})
-    assert "o_proj, which is not in" in refused(world, peft, lora={"targets": ("q_proj",)})
+    assert "k_proj, which is not in" in refused(world, peft, lora={"targets": ("q_proj",)})
     path = peft / "length" / "adapter_config.json"
     raw = json.loads(path.read_text())
     path.write_text(json.dumps(raw | {"use_dora": True}))
