@@ -6,7 +6,6 @@ in an array's data: so each array's sum of bits, modulo 2^32, is kept in the che
 and compared after a restore. That costs one pass over arrays on their devices and reads no file.
 """
 
-import collections
 import contextlib
 import errno
 import logging as py_logging
@@ -23,7 +22,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, Shaped, UInt32
 
 from taskpgm.multihost import on_primary
 
@@ -209,19 +208,13 @@ def _metadata(tree: Any, given: Mapping[str, Any] | None = None) -> dict[str, An
 def _sums(tree: Any) -> dict[str, int]:
     """For each array the sum of its bits, as numbers of its width, modulo 2^32: any changed bit
     changes it, and the order of summation, hence the mesh, does not."""
-    by_devices = collections.defaultdict(dict)
-    for name, x in _by_name(tree).items():
-        by_devices[frozenset(x.sharding.device_set if isinstance(x, jax.Array) else ())][name] = x
-    # One program for all arrays of the same devices, and one after the other: programs that
-    # communicate and run at once can wait for each other for ever.
-    sums = [jax.device_get(_bit_sums(arrays)) for arrays in by_devices.values()]
-    return {name: int(x) for part in sums for name, x in part.items()}
+    # One after the other: programs that communicate and run at once can wait for each other for
+    # ever. Arrays of one shape (a parameter and its moments) share a program.
+    return {name: int(_bit_sum(x)) for name, x in _by_name(tree).items()}
 
 
 @jax.jit
-def _bit_sums(arrays: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
-    def bits(x: Array) -> Array:
-        x = x.astype(jnp.uint8) if x.dtype == bool else x
-        return jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}"))
-
-    return {name: jnp.sum(bits(x), dtype=jnp.uint32) for name, x in arrays.items()}
+def _bit_sum(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
+    x = x.astype(jnp.uint8) if x.dtype == bool else x
+    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}"))
+    return jnp.sum(bits, dtype=jnp.uint32)

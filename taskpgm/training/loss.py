@@ -33,16 +33,15 @@ def cross_entropy(
 
     At most `chunk` rows of logits live at a time. The product is taken in the dtype of `hidden`
     with float32 sums; the gradient of `unembedding` is summed in float32 and has its dtype.
-    Differentiable in `hidden` and `unembedding` (reverse mode); one that is not being
+    Differentiable in `hidden` and `unembedding` (reverse mode). An argument that is not
     differentiated costs no gradient product. `weights` are constants.
 
     Args:
-      shards: into how many contiguous blocks the rows are split over devices. Every chunk takes its
-        part of each block, so that all devices work on it with rows of their own, and the gradient
-        of `unembedding` is summed block by block, to be added up over the devices once and not per
-        chunk.
-      axis_name: of a `vmap` around this, whose members then make as many rounds as the longest
-        of them needs, together.
+      shards: number of contiguous blocks into which the rows are split over devices. Every chunk
+        takes its part of each block, so all devices work on rows of their own, and the gradient of
+        `unembedding` is added up over the devices once, not per chunk.
+      axis_name: name of an enclosing `vmap` axis; all its members then run the same number of
+        chunks.
 
     Raises:
       ValueError: when the shapes do not fit together, `chunk` < 1, or a gradient with respect to

@@ -1,7 +1,7 @@
 """Bytes of a training step on one device, by formula; and how many tasks fit side by side.
 
-Rough on purpose: it plans groups and warns before a run, it does not replace a profile. With e the
-bytes of the compute dtype, per layer and token of a device, what the backward pass keeps is
+A rough estimate, to plan groups and to warn before a run; it decides nothing while one is running.
+With e the bytes of the compute dtype, the backward pass keeps per layer and token of a device
 
     remat none: e * (4 d + 3 q + 3 k + 3 f) + attention's weights, 4 * heads * length
     remat dots: e * (3 d + q + 2 k + 2 f)        (results of matrix products with weights)

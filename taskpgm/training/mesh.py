@@ -1,4 +1,4 @@
-"""The device mesh, and how what the host has gets onto it."""
+"""The device mesh, and how arrays of the host are placed on it."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -23,7 +23,7 @@ from taskpgm.training.flops import peak_flops
 
 
 class Writer:
-    """Writes the metrics of one run into `directory`; of several processes, only the first does.
+    """Writes the metrics of one run into `directory`, on the primary process only.
 
     Args:
       step: the step that the run resumes from; later lines are dropped.
@@ -117,9 +117,9 @@ class StepLog:
     mfu = flops_per_token(share scored) * tokens_per_second / peak of the devices. With a group, [g]
     numbers.
 
-    The host reads a step's numbers only when they have long been computed, so it never holds the
-    devices up. `partial` are the sums since the last line: kept in a checkpoint, they make the line
-    after a resume the one that an uninterrupted run writes.
+    The host reads a step's numbers two steps later, when they have been computed, so it never
+    holds the devices up. `partial` are the sums since the last line: kept in a checkpoint, they
+    make the first line after a resume equal to that of an uninterrupted run.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ DEFAULTS = {
     "lr": 2e-5,
     "schedule": "cosine",
     "warmup": 0.01,  # share of the steps
-    "weight_decay": 0.1,
+    "weight_decay": 0.0,
     "b1": 0.9,
     "b2": 0.999,
     "eps": 1e-8,

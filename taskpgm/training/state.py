@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
-from jaxtyping import Array, Int
 
 from taskpgm.models.sharding import shardings_of
 from taskpgm.training.mesh import place, stacked
@@ -19,10 +18,11 @@ Tree = Any
 
 @flax.struct.dataclass
 class TrainState:
-    """What a run is, besides its data and the weights that it does not train: what a checkpoint
-    holds. With a group of g tasks all of it has a leading axis g."""
+    """Everything that a step changes, and all that a checkpoint holds. With a group of g tasks
+    every array has a leading axis g."""
 
-    step: Int[Array, "*g"]  # updates made; a task that has ended counts no more
+    # Of arrays, or of what stands for them: shardings, shapes.
+    step: Tree  # int32, updates made; a task that has ended counts no more
     trainable: Tree  # an adapter, or the params
     opt_state: Tree
 
@@ -86,8 +86,8 @@ def init_sharded(init: Callable[..., Tree], *args: Any, axes: Tree) -> Tree:
 
 
 def unstack(group: Tree, axes: Tree) -> Iterator[Tree]:
-    """What a group has trained, task by task: each in the shards that `axes`, the logical axes of
-    one task's arrays, give it alone on the mesh in force."""
+    """Splits what a group has trained into tasks. Each task's arrays are sharded over the mesh in
+    force by `axes`, the logical axes of one task's arrays."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), group)
     take = jax.jit(
         lambda tree, i: jax.tree.map(lambda x: x[i], tree), out_shardings=shardings_of(axes, shapes)

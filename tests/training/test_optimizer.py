@@ -6,6 +6,8 @@ import numpy as np
 import optax
 import pytest
 
+from taskpgm.models import LoraConfig
+from taskpgm.stages import default_config
 from taskpgm.training.optimizer import DEFAULTS, make_optimizer
 
 
@@ -76,4 +78,8 @@ def test_bad_settings_are_named(wrong, words):
 
 def test_defaults_are_the_published_recipe():
     assert (DEFAULTS["lr"], DEFAULTS["schedule"], DEFAULTS["warmup"]) == (2e-5, "cosine", 0.01)
-    assert DEFAULTS["weight_decay"] == 0.1
+    config = default_config()
+    for section in (config.adapters.optimizer, config.train.optimizer):
+        assert DEFAULTS == section.to_dict() | {"lr": DEFAULTS["lr"]}
+    assert DEFAULTS["lr"] == config.train.optimizer.lr
+    assert LoraConfig() == LoraConfig(**config.adapters.lora.to_dict())
