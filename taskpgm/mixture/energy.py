@@ -232,7 +232,7 @@ def relevance(
     affinity: Float[AnyArray, "*b n n"],
     judged: Annotated[ArrayLike, "*b n m"] | None,
     importance: Annotated[ArrayLike, "m"] | None,
-) -> Float[AnyArray, "*b n"]:
+) -> Float[AnyArray, "*c n"]:
     """Each task's affinity to what the mixture is judged on: judged w, or S 1/n by default."""
     columns = affinity if judged is None else as_float64(judged, "judged")
     n = affinity.shape[-1]
