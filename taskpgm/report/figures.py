@@ -72,7 +72,12 @@ def gains(study: Study, reference: str, theme: Theme) -> bytes:
         for j, name in enumerate(names):
             y = np.arange(len(tasks)) + spread[j]
             axes.scatter(
-                difference[tasks, j], y, s=22, color=colours[name], linewidths=0, label=name
+                difference[tasks, j],
+                y,
+                s=22,
+                color=colours[name],
+                linewidths=0,
+                label=shortened(name),
             )
         axes.axvline(0, color=theme.muted, linewidth=1.0, zorder=0.9)
         axes.grid(axis="x")
@@ -94,7 +99,7 @@ def training(study: Study, theme: Theme) -> bytes:
             step, loss = curve.T
             smooth = running_mean(loss, max(1, len(loss) // 25))
             axes.plot(step, loss, color=colours[name], linewidth=0.6, alpha=0.35)
-            axes.plot(step, smooth, color=colours[name], linewidth=1.6, label=name)
+            axes.plot(step, smooth, color=colours[name], linewidth=1.6, label=shortened(name))
         axes.grid(axis="y")
         axes.margins(x=0.01)
         axes.set_xlabel("step")

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,7 @@ def figure(width: float, height: float, theme: Theme) -> Iterator[Any]:
         "xtick.major.size": 0,
         "ytick.major.size": 0,
         "legend.frameon": False,
+        "text.parse_math": False,  # a dollar in a name is a dollar
     }
     with matplotlib.rc_context(settings):  # pyright: ignore[reportArgumentType]
         drawn = Figure(figsize=(width, height))
@@ -146,4 +148,15 @@ def text_inches(texts: Sequence[str], size: float) -> float:
 
 
 def shortened(name: str, most: int = LONGEST) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+    """A name as a figure can show it: cut, and with a mark for what the font does not have."""
+    known = _characters()
+    drawn = "".join(c if ord(c) in known else "\N{REPLACEMENT CHARACTER}" for c in name)
+    return drawn if len(drawn) <= most else drawn[: most - 1] + "…"
+
+
+@cache
+def _characters() -> frozenset[int]:
+    """What the figures' font has a shape for."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont(FONT)).get_charmap())

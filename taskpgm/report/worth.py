@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from taskpgm.report.findings import is_taskpgm, task_losses
 from taskpgm.report.study import RatioPath, Study
-from taskpgm.report.style import LABEL, WIDTH, Theme, figure, mixture_colours, png
+from taskpgm.report.style import LABEL, WIDTH, Theme, figure, mixture_colours, png, shortened
 
 
 def predicted_and_measured(study: Study) -> dict[str, tuple[float, float]]:
@@ -43,7 +43,13 @@ def predicted_against_measured(study: Study, theme: Theme) -> bytes:
         drawn.subplots_adjust(left=0.12, right=0.98, top=0.97, bottom=0.13)
         for name, (predicted, measured) in points.items():
             axes.scatter(
-                predicted, measured, s=30, color=colours[name], linewidths=0, label=name, zorder=3
+                predicted,
+                measured,
+                s=30,
+                color=colours[name],
+                linewidths=0,
+                label=shortened(name),
+                zorder=3,
             )
         values = np.array(list(points.values()))
         ends = values.min(), values.max()
@@ -98,7 +104,9 @@ def selection_curve(study: Study, theme: Theme) -> bytes:
         for name, mixture in study.mixtures.items():
             if mixture.selection:
                 share = mixture.selection["share"]
-                axes.plot(range(1, len(share) + 1), share, marker="o", markersize=3, label=name)
+                axes.plot(
+                    range(1, len(share) + 1), share, marker="o", markersize=3, label=shortened(name)
+                )
         axes.set_ylim(0, 1.03)
         axes.grid(axis="y")
         axes.set_xlabel("tasks selected, k")

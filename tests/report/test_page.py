@@ -224,6 +224,23 @@ def test_tiny_and_odd_studies_are_drawn(make_workdir, tmp_path):
     assert "acc_stderr" not in words
 
 
+@pytest.mark.parametrize("name", ["cost_$5_$", "a$b^$", "smile \U0001f600", "bell\x07", "b\u00e4r"])
+def test_names_are_drawn_as_they_are(make_workdir, tmp_path, name):
+    workdir = make_workdir(tmp_path, 3, 2)
+    old = read_study(workdir).tasks[0]
+    for file in ("tasks.json", "mixture/weights.json", "evaluation/results.json"):
+        text = (workdir / file).read_text()
+        (workdir / file).write_text(text.replace(json.dumps(old)[1:-1], json.dumps(name)[1:-1]))
+    for kind in ("pmi", "jsd", "transfer"):
+        path = workdir / "affinity" / f"{kind}.npz"
+        with np.load(path) as archive:
+            arrays = {key: archive[key] for key in archive}
+        arrays["tasks"] = np.array([name if x == old else str(x) for x in arrays["tasks"]])
+        np.savez(path, **arrays)
+    write_page(workdir)  # warnings, a missing shape among them, are errors here
+    assert read_study(workdir).tasks[0] == name
+
+
 def test_nothing_to_show_and_damage_are_one_clear_line(make_workdir, tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing to show yet"):
         write_page(tmp_path / "empty")
