@@ -91,7 +91,7 @@ class MeasuredModel(StageArtefact):
         context, section = self.context, self.context.config.evaluation
         config, length = estimate.decoder(context.base), context.config.tasks.length
         counts = estimate.split(context.base, "test")
-        read = counts.padded(length, section.batch_size)
+        read = counts.padded(length, 1)  # rows of all tasks share batches
         generated = estimate.generated(section.exact_match_examples, section.max_new_tokens)
         benchmarks, unknown = harness_tokens(section.harness)
         each = training.forward_flops_per_token(config, length)
