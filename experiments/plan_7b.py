@@ -1,12 +1,13 @@
 """What the 7B recipes would cost on other machines: `--dry_run --device=NAME` on stand-ins.
 
-    python experiments/plan_7b.py
+    python -m experiments.plan_7b
 
 The models are config.json, a small tokenizer and empty weights of the right shapes (sparse files);
 there are 316 tasks of 120 rows, about 190 tokens of prompt and 60 of response each.
 Writes results/plan_7b.md. Planned figures: nothing of it has been run.
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -115,10 +116,12 @@ def plan(recipe: str, tasks: Path, model: Path, machine: str) -> list[str]:
 
 
 def main() -> None:
+    about = __doc__ or ""
+    argparse.ArgumentParser(description=about.splitlines()[0]).parse_args()
     out = [
         "# Planned cost of the 7B recipes",
         "",
-        f"`python experiments/plan_7b.py`. Planned figures, not measured: {TASKS} tasks of {ROWS}",
+        f"`python -m experiments.plan_7b`. Planned figures, not measured: {TASKS} tasks of {ROWS}",
         "rows, about 250 tokens each; hours at 40% of the peak in bfloat16.",
     ]
     with tempfile.TemporaryDirectory() as folder:
