@@ -254,10 +254,11 @@ def fit_lora(config: DecoderConfig, settings: LoraConfig, lora: Any) -> Any:
     extra = [name for name in settings.targets if name not in wanted.targets]
     if extra:
         raise ValueError(f"it adapts {extra[0]}, which is not in the lora.targets of the config")
-    given = flatten_dict(lora, sep="/")
-    shapes = jax.eval_shape(lambda key: init_lora(config, key), jax.random.key(0))
+    given: dict[str, Any] = flatten_dict(lora, sep="/")
+    tree = jax.eval_shape(lambda key: init_lora(config, key), jax.random.key(0))
+    shapes: dict[str, Any] = flatten_dict(tree, sep="/")
     fitted = {}
-    for leaf, like in flatten_dict(shapes, sep="/").items():
+    for leaf, like in shapes.items():
         x = given.get(leaf)
         if x is None:
             fitted[leaf] = jnp.zeros(like.shape, like.dtype)

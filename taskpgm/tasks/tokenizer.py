@@ -65,7 +65,7 @@ def _check_against_file(tokenizer: "PreTrainedTokenizerBase", file: Path) -> Non
 
 def check_vocabulary(
     tokenizer: "PreTrainedTokenizerBase",
-    ids: Iterable[Int[np.ndarray, "_"]],
+    ids: Iterable[Int[np.ndarray, "..."]],
     vocab_size: int,
     where: str,
 ) -> None:
