@@ -101,8 +101,9 @@ def compute_scores(
     ...         [rows, rows], [1, 1], model_keys=["first", "second"], folder=folder,
     ...         memory=2.0**30, batch_size=1,
     ...     )
+    >>> # Both tasks have the same rows here, so they are scored once.
     >>> scores.log_likelihood.shape, scores.task.tolist(), scores.computed
-    ((2, 2), [0, 1], ((0, 0), (1, 0), (0, 1), (1, 1)))
+    ((2, 2), [0, 1], ((0, 0), (1, 0)))
     """
     _check(rows, num_examples, model_keys, base_key, contexts)
     n = len(model_keys)
@@ -134,7 +135,13 @@ def compute_scores(
         cut=cut,
     )
     store = ScoreStore(Path(folder))
-    tasks = [fingerprint(part, contexts, MAX_BINS, vocab_top_k) for part in rows]
+    # With "pair" the stored pairs are those of the task's own model, so it is part of the name: two
+    # tasks may have the same rows.
+    own = [*model_keys, *[None] * (len(rows) - n)] if contexts == "pair" else [None] * len(rows)
+    tasks = [
+        fingerprint(part, contexts, MAX_BINS, vocab_top_k, key)
+        for part, key in zip(rows, own, strict=True)
+    ]
     keys = [*model_keys, *([] if base_key is None else [base_key])]
     computed: list[tuple[int, int]] = []
     for k, (task, part, count) in enumerate(zip(tasks, rows, num_examples, strict=True)):
