@@ -24,7 +24,7 @@ from taskpgm.models.scoring import (
 )
 from taskpgm.tasks.packing import first_fit
 
-SHORTEST_ROW = 256  # ids; rows are this times a power of two, so that programs are few
+SHORTEST_ROW = 128  # ids; shorter reads lie several in a row
 CHUNK = 64  # scored positions whose logits exist at once
 
 
@@ -87,13 +87,12 @@ def shared_reads(windows: Sequence[Window]) -> list[Read]:
     return sorted(reads, key=lambda read: -len(read.ids))
 
 
-def row_length(config: DecoderConfig, longest: int) -> int:
-    """The length of the rows that hold a read: room for two of its size, SHORTEST_ROW times a power
-    of two, and no more than a model with learned positions has."""
-    length = SHORTEST_ROW
-    while length < 2 * longest:
-        length *= 2
-    return length if config.rope_theta is not None else min(length, config.max_position)
+def row_length(longest: int) -> int:
+    """The length of the rows that hold a read: the next quarter of a power of two, so that
+    programs are few and little is padding, and at least SHORTEST_ROW. Longer rows, each with
+    several long reads, would cost more: attention grows with the length of the row."""
+    step = max(SHORTEST_ROW, 1 << (longest - 1).bit_length()) // 4
+    return max(SHORTEST_ROW, -(-longest // step) * step)
 
 
 def batches(
@@ -103,7 +102,9 @@ def batches(
     is the number of the window that a target is of."""
     by_length: dict[int, list[Read]] = {}
     for read in reads:
-        by_length.setdefault(row_length(config, len(read.ids)), []).append(read)
+        # A model with learned positions takes no longer rows than it has positions.
+        length = min(row_length(len(read.ids)), config.max_position)
+        by_length.setdefault(length, []).append(read)
     for length, group in by_length.items():
         rows = first_fit([len(read.ids) for read in group], length)
         count = min(batch_size, 1 << (len(rows) - 1).bit_length())
