@@ -19,7 +19,15 @@ from taskpgm.artefact import write_bytes
 
 Named = tuple[Float[np.ndarray, "n n"], list[str]]
 # What numpy raises for files of these kinds that are damaged, or of another kind.
-UNREADABLE = (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    ValueError,
+    OSError,
+    KeyError,
+    EOFError,
+    csv.Error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (".npy", ".npz", *DELIMITERS)
 BASE = "base"  # the row of the model that was not fine-tuned

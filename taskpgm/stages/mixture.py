@@ -25,6 +25,7 @@ from taskpgm.stages.estimate import Cost, Estimate
 from taskpgm.stages.matrix_file import save_arrays
 from taskpgm.stages.mixture_inputs import Inputs
 from taskpgm.stages.ratio import TRANSFER
+from taskpgm.stages.schema import MOST
 from taskpgm.stages.stage_artefact import StageArtefact
 
 SECTIONS = ("mixture",)
@@ -104,7 +105,10 @@ def sizes(context: Context, names: list[str]) -> np.ndarray | None:
     try:
         given = json.loads(Path(section.sizes).read_text(encoding="utf-8"))
         given = {name: int(size) for name, size in given.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        strange = next((size for size in given.values() if not 0 <= size <= MOST), None)
+        if strange is not None:
+            raise ValueError(f"{strange} is no number of examples")
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"{section.sizes}: not a JSON object of tasks and their numbers of examples ({error})"
         ) from error

@@ -25,10 +25,13 @@ class Key:
 
 
 # --- What a key may be ---------------------------------------------------------------------------
-def integer(default: int, least: int, meaning: str, most: int | None = None) -> Key:
+MOST = 2**53  # no count here comes near, and beyond it a float64 no longer counts by ones
+
+
+def integer(default: int, least: int, meaning: str, most: int = MOST) -> Key:
     """A whole number from `least` to `most`."""
-    words = f"a whole number >= {least}" + (f" and <= {most}" if most is not None else "")
-    return Key(default, words, lambda x: least <= x and (most is None or x <= most), meaning)
+    words = f"a whole number >= {least}" + (f" and <= {most}" if most < MOST else "")
+    return Key(default, words, lambda x: least <= x <= most, meaning)
 
 
 def number(

@@ -211,7 +211,9 @@ def test_a_matrix_that_is_cut_off(tmp_path):
     assert f"{path}: not a readable .npz matrix" in line
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"0": "many"}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"0": "many"}', '{"0": -1}', '{"0": 1e999}', '{"0": 1e30}']
+)
 def test_sizes_that_are_not(tmp_path, text):
     path, sizes = tmp_path / "S.npz", tmp_path / "sizes.json"
     np.savez(path, affinity=np.eye(2), tasks=["0", "1"])

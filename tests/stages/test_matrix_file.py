@@ -53,6 +53,7 @@ def test_a_matrix_is_read_whole_and_by_name(tmp_path, ending, data, names):
     [
         (b"", "it is empty"),
         (b"a,b\n", "no row of numbers"),
+        (b"a," + 200_000 * b"b" + b"\n1,2\n3,4\n", "field larger than field limit"),
         (b"a,b\n1,2\n3\n", "line 3 has 1 numbers, 2 wanted"),
         (b"a,b\n1,2\n3,x\n", "line 3: 'x' is no number"),
         (b"a,b\n1,2\n3,nan\n", "row 2, column 2 is no finite number"),
