@@ -50,7 +50,7 @@ def fit(
     checkpoint_every: int = 500,
     log_every: int = 10,
     seed: int | Sequence[int] = 0,
-    totals: Sequence[int] | None = None,
+    totals: int | Sequence[int] | None = None,
     flops_per_token: Callable[[float], float] | float | None = None,
     keep: int = 2,
     board: str = "",
@@ -67,7 +67,7 @@ def fit(
         same directory, the run goes on where it stopped; a finished one returns at once.
       name: of the run, for messages.
       seed: of dropout; with a group one for each task.
-      totals: steps of each task of a group; `steps` is then their maximum.
+      totals: steps of the schedule, by default `steps`; of each task of a group.
       flops_per_token: operations for a position, best as a function of the share of positions that
         are scored (`flops.flops_per_token` with all else given); with it, MFU is logged where the
         devices' peak is known.

@@ -21,9 +21,9 @@ from jaxtyping import Array, Float, Int
 
 def cross_entropy(
     hidden: Float[Array, "n d"],
-    unembedding: Float[Array, "d v"],
-    targets: Int[Array, "n"],
-    weights: Float[Array, "n"],
+    unembedding: Float[Array, "_ v"],  # [d v]; that sizes agree is checked below, in one line
+    targets: Int[Array, "_"],  # [n]
+    weights: Float[Array, "_"],  # [n]
     *,
     chunk: int = 1024,
     shards: int = 1,

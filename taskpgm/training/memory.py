@@ -128,7 +128,7 @@ def model_bytes(config: DecoderConfig) -> float:
     return float(config.num_params * np.dtype(_name(config.param_dtype)).itemsize)
 
 
-def _kept(config: DecoderConfig, length: int, e: int) -> dict[str, float]:
+def _kept(config: DecoderConfig, length: int, e: int) -> dict[str, int]:
     """Bytes per token and layer by remat policy."""
     d, q = config.hidden_size, config.num_heads * config.head_dim
     kv, f = config.num_kv_heads * config.head_dim, config.intermediate_size

@@ -16,7 +16,13 @@ class Reporter:
     """
 
     def __init__(
-        self, name: str, total: int, *, start: int = 0, unit: str = "step", every: float = 30.0
+        self,
+        name: str,
+        total: int,
+        *,
+        start: int = 0,
+        unit: str = "step",
+        every: float | int = 30.0,
     ):
         self.name, self.total, self.start, self.unit, self.every = name, total, start, unit, every
         self._silent = jax.process_index() > 0
@@ -53,7 +59,7 @@ class Reporter:
         return [f"{rate:.3g} {self.unit}/s", f"{duration((self.total - done) / rate)} left"]
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """75 -> '1 min 15 s'; the two largest units."""
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     seconds = round(seconds)
