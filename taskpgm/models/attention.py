@@ -8,8 +8,9 @@ import re
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from taskpgm.models.arrays import Array
 from taskpgm.models.sharding import spec_of
 
 # Longer rows go in blocks of queries: scores then take [b, h, BLOCK, s], not [b, h, t, s].
@@ -98,7 +99,7 @@ def visible(
 
 @jax.custom_vjp
 def _softmax(
-    scores: Float[Array, "b n g t s"], mask: Bool[Array, "b 1 1 t s"]
+    scores: Float[Array, "b n g t s"], mask: Bool[Array, "#b 1 1 t s"]
 ) -> Float[Array, "b n g t s"]:
     """Softmax over the keys that a query sees; every query sees one at least, itself.
 

@@ -12,8 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import meta
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from taskpgm.models.arrays import Array
 from taskpgm.models.config import DecoderConfig
 from taskpgm.models.layers import BY_ROWS, NORMS, Layer, rotation
 from taskpgm.models.sharding import constrain

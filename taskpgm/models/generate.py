@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int, Key
 
+from taskpgm.models.arrays import Array
 from taskpgm.models.config import DecoderConfig
 from taskpgm.models.decoder import Cache, Decoder, variables
 from taskpgm.models.hf_export import to_host

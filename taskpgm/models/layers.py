@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from taskpgm.models.arrays import Array
 from taskpgm.models.attention import attention
 from taskpgm.models.config import DecoderConfig
 from taskpgm.models.lora import Dense

@@ -10,8 +10,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from taskpgm.models.arrays import Array
 from taskpgm.models.config import DecoderConfig
 
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from taskpgm.models.arrays import Array
 from taskpgm.models.config import DecoderConfig
 from taskpgm.models.decoder import Decoder, trained_variables, unembedding, variables
 from taskpgm.models.hf_export import to_host

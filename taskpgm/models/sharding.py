@@ -8,7 +8,9 @@ from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Shaped
+
+from taskpgm.models.arrays import Array
 
 AxisNames = tuple[Any, ...]  # of an array, one for each axis: a name, None or ANY
 

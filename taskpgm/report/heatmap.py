@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from scipy.cluster import hierarchy
 
-from taskpgm.mixture.clustering import order_rows
+from taskpgm.mixture.clustering import linkage
 from taskpgm.report.study import Affinity
 from taskpgm.report.style import (
     LABEL,
@@ -18,7 +20,6 @@ from taskpgm.report.style import (
     shortened,
     text_inches,
 )
-from taskpgm.report.tree import Merge, merges
 
 LEGIBLE = 0.135  # inches a line of small text needs
 STRIP, TREE, BAR = 0.13, 0.8, 0.14  # inches: family strips, the tree, the colour scale
@@ -35,7 +36,8 @@ def heat_map(affinity: Affinity, family: Mapping[str, str], theme: Theme) -> byt
     from matplotlib.colors import to_rgb
 
     n = len(affinity.matrix)
-    order = order_rows(affinity.matrix)
+    tree = linkage(affinity.matrix) if n > 1 else None
+    order = np.arange(n) if tree is None else hierarchy.leaves_list(tree)
     matrix = affinity.matrix[np.ix_(order, order)]
     names = [affinity.tasks[i] for i in order]
     families = [f for f in dict.fromkeys(family.get(task, "") for task in affinity.tasks) if f]
@@ -79,7 +81,8 @@ def heat_map(affinity: Affinity, family: Mapping[str, str], theme: Theme) -> byt
             under.axis("off")
             _legend(drawn, families, colours)
 
-        _tree(axes(margin + side + 0.06, bottom, TREE, side), merges(matrix), n, theme)
+        if tree is not None:
+            _tree(axes(margin + side + 0.06, bottom, TREE, side), tree, theme)
         bar = axes(width - 0.55 - BAR, bottom + side / 4, BAR, side / 2)
         drawn.colorbar(image, cax=bar, extend=beyond, extendfrac=0.04)
         bar.tick_params(labelsize=LABEL)
@@ -98,24 +101,18 @@ def _scale(matrix: np.ndarray, theme: Theme) -> tuple[dict[str, Any], str]:
     return {"cmap": colormap(theme.sequential), "vmin": low, "vmax": high}, "max"
 
 
-def _tree(axes: Any, tree: Sequence[Merge], n: int, theme: Theme) -> None:
+def _tree(axes: Any, tree: Float[np.ndarray, "merges 4"], theme: Theme) -> None:
     """The merges as brackets, the leaves at the left."""
     from matplotlib.collections import LineCollection
 
-    brackets = [
-        (
-            (m.begins[0], m.places[0]),
-            (m.height, m.places[0]),
-            (m.height, m.places[1]),
-            (m.begins[1], m.places[1]),
-        )
-        for m in tree
-    ]
-    axes.add_collection(
-        LineCollection(brackets, colors=theme.muted, linewidths=0.7 if n <= 60 else 0.4)
-    )
-    highest = max((merge.height for merge in tree), default=1.0) or 1.0
-    axes.axis((0, 1.03 * highest, n - 0.5, -0.5))
+    drawn = hierarchy.dendrogram(tree, no_plot=True)
+    # scipy puts leaf i at 10 i + 5.
+    places, heights = np.array(drawn["icoord"]) / 10 - 0.5, np.array(drawn["dcoord"])
+    brackets = np.stack([heights, places], axis=-1)
+    n = len(tree) + 1
+    lines = LineCollection(list(brackets), colors=theme.muted, linewidths=0.7 if n <= 60 else 0.4)
+    axes.add_collection(lines)
+    axes.axis((0, 1.03 * (float(heights.max()) or 1.0), n - 0.5, -0.5))
     axes.axis("off")
 
 

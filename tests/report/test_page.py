@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from taskpgm.mixture.clustering import linkage
 from taskpgm.report import write_page
+from taskpgm.report.heatmap import _tree, heat_map
 from taskpgm.report.page import plan, render
-from taskpgm.report.study import read_study
-from taskpgm.report.style import LIGHT
+from taskpgm.report.study import Affinity, read_study
+from taskpgm.report.style import LIGHT, figure
 
 VOID = {"meta", "img", "source", "br"}
 
@@ -253,3 +255,24 @@ def test_nothing_to_show_and_damage_are_one_clear_line(make_workdir, tmp_path):
     (workdir / "tasks.json").write_text('{"tasks": [')
     with pytest.raises(ValueError, match=r"tasks\.json is damaged"):
         write_page(workdir)
+
+
+def test_the_tree_stands_beside_its_rows():
+    matrix = np.array([[0, 5, 1, 1], [5, 0, 1, 1], [1, 1, 0, 4], [1, 1, 4, 0.0]])
+    with figure(3, 3, LIGHT) as drawn:
+        axes = drawn.subplots()
+        _tree(axes, linkage(matrix), LIGHT)
+        brackets = {
+            tuple(map(tuple, path.vertices.tolist())) for path in axes.collections[0].get_paths()
+        }
+    # (height, row): two pairs of neighbours, and the bracket that joins them at their middles.
+    assert brackets == {
+        ((0, 0), (0, 0), (0, 1), (0, 1)),
+        ((0, 2), (1, 2), (1, 3), (0, 3)),
+        ((0, 0.5), (4, 0.5), (4, 2.5), (1, 2.5)),
+    }
+
+
+def test_one_task_has_no_tree():
+    affinity = Affinity("pmi", np.zeros((1, 1)), ("only",))
+    assert heat_map(affinity, {}, LIGHT).startswith(b"\x89PNG")

@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
@@ -60,7 +61,7 @@ def test_what_does_not_divide_stays_whole():
 
 
 def test_without_a_mesh_everything_stays_whole():
-    x = np.zeros((8, 4))
+    x = jnp.zeros((8, 4))
     assert shardings_of(("batch", "embed"), x) is None
     assert spec_of(("batch", "embed"), x.shape) == PartitionSpec(None, None)
     assert constrain(x, ("batch", ANY)) is x
