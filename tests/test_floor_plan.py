@@ -64,5 +64,5 @@ def test_no_file_is_part_of_a_circle():
 
 def test_no_file_is_longer_than_a_head():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
-    long = {name_of(p): n for p, n in lengths.items() if n > 400}
+    long = {name_of(p): n for p, n in lengths.items() if n > 300}
     assert not long

@@ -31,7 +31,8 @@ def rank_correlation(points: Sequence[tuple[float, float]]) -> float | None:
     values = np.array(points)
     if len(values) < 3 or (values == values[0]).all(0).any():
         return None
-    return float(spearmanr(*values.T).statistic)
+    correlation, _ = spearmanr(*values.T)
+    return float(correlation)
 
 
 def predicted_against_measured(study: Study, theme: Theme) -> bytes:

@@ -4,7 +4,8 @@
 """
 
 from taskpgm.multihost import fail
-from taskpgm.stages.defaults import default_config, misspelt, validate
+from taskpgm.stages.defaults import default_config
 from taskpgm.stages.flow import STAGES, run
+from taskpgm.stages.validation import misspelt, validate
 
 __all__ = ["STAGES", "default_config", "fail", "misspelt", "run", "validate"]

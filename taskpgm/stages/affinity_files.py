@@ -10,7 +10,7 @@ from jaxtyping import Float
 from taskpgm import affinity
 from taskpgm.artefact import recovery_hint, write_bytes
 from taskpgm.stages.context import Context, say
-from taskpgm.stages.matrix_file import UNREADABLE, load_matrix, save_arrays
+from taskpgm.stages.matrix_file import BASE, UNREADABLE, load_matrix, save_arrays
 
 MADE = "affinity"  # the folder
 KINDS = ("pmi", "jsd")
@@ -83,7 +83,8 @@ def save_transfer(
         arrays["seen"] = np.array(seen)
     save_arrays(folder / "transfer.npz", **arrays)
     lines = [",".join(["model", *map(quoted, names)])]
-    for name, row in zip([*([] if base is None else ["base"]), *names], loss, strict=True):
+    models: list[str] = [*([] if base is None else [BASE]), *names]
+    for name, row in zip(models, loss, strict=True):
         lines.append(",".join([quoted(name), *(f"{value:.6g}" for value in row)]))
     write_bytes(folder / "losses.csv", ("\n".join(lines) + "\n").encode())
 

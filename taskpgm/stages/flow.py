@@ -45,10 +45,10 @@ from taskpgm.stages.checks import (
     problems_of_start,
 )
 from taskpgm.stages.context import Context, say, silence
-from taskpgm.stages.defaults import validate
 from taskpgm.stages.estimate import Cost, Estimate, amount, hours, machine, size
 from taskpgm.stages.pretrained import check_models
 from taskpgm.stages.stage_artefact import StageArtefact
+from taskpgm.stages.validation import validate
 
 STAGES: dict[str, ModuleType] = {
     "tasks": tasks,
