@@ -41,6 +41,7 @@ def save(folder, tokenizer, *, positions=64, vocabulary=None, family="llama"):
 def run(tmp_path, data, last="base", dry_run=False, **paths):
     config = get_config()
     config.tasks.source = str(data)
+    config.mesh.data = -1  # all the devices there are: eight in this process
     for section, path in paths.items():
         config[section].path = str(path)
     stages.run(config, str(tmp_path / "run"), last=last, dry_run=dry_run)

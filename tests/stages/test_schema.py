@@ -36,6 +36,7 @@ SENSELESS = {
     "embedded.batch_size": (0, -1),
     "embedded.checkpoint_every": (0, -1),
     "proxy.path": ("a\0b",),
+    "adapters.source": ("a\tb",),
     "adapters.mode": ("qlora", "", "LoRA"),
     "adapters.epochs": (0.0, -1.0, NAN, INF),
     "adapters.min_steps": (0, -1),
