@@ -31,7 +31,7 @@ def rank_correlation(points: Sequence[tuple[float, float]]) -> float | None:
     values = np.array(points)
     if len(values) < 3 or (values == values[0]).all(0).any():
         return None
-    correlation, _ = spearmanr(*values.T)
+    correlation = np.asarray(spearmanr(*values.T))[0]
     return float(correlation)
 
 
