@@ -20,7 +20,7 @@ test: lint
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-	$(RUN) -m pyright
+	$(RUN) -m pyright --pythonpath $(RUN)
 
 # A changed list is installed again, an unchanged one is not looked at.
 $(VENV)/.installed: EXTRAS :=
