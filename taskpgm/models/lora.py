@@ -131,7 +131,7 @@ def merge_kernel(
     kernel: Float[Array, "*l i o"],
     a: Float[Array, "*l i r"],
     b: Float[Array, "*l r o"],
-    scale: float,
+    scale: float | Float[Array, ""],
 ) -> Float[Array, "*l i o"]:
     """W + scale A B, in float32, back in the type of W."""
     change = jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision="highest")

@@ -226,14 +226,16 @@ def _scale(raw: Mapping[str, Any], name: str, rank: int) -> float:
     return alpha / (math.sqrt(rank) if raw.get("use_rslora") else rank)
 
 
-def _used_first(a: Matrix, b: Matrix) -> tuple[Matrix, Matrix, int]:
+def _used_first(
+    a: Float[np.ndarray, "i r"], b: Float[np.ndarray, "r o"]
+) -> tuple[Float[np.ndarray, "i r"], Float[np.ndarray, "r o"], int]:
     """The components of a fused adapter, those that reach these outputs first, and their number."""
     used = np.any(b != 0, axis=1)
     order = np.argsort(~used, kind="stable")
     return a[:, order], b[order], int(used.sum())
 
 
-def _fit(x: Matrix, rank: int) -> Matrix:
+def _fit(x: Float[np.ndarray, "r o"], rank: int) -> Float[np.ndarray, "{rank} o"]:
     """Cut off or fill up with zeros to `rank` rows."""
     return np.pad(x[:rank], ((0, max(0, rank - len(x))), (0, 0)))
 

@@ -135,7 +135,7 @@ def test_unusable_files(tmp_path):
 
 
 def test_lora_config():
-    assert LoraConfig(targets=["o_proj", "q_proj"]) == LoraConfig(targets=("q_proj", "o_proj"))
+    assert LoraConfig(targets=("o_proj", "q_proj")) == LoraConfig(targets=("q_proj", "o_proj"))
     with pytest.raises(ValueError, match="lora.targets: 'c_attn' is none of"):
         LoraConfig(targets=("c_attn",))
     gpt2 = DecoderConfig.from_hf(GPT2)
