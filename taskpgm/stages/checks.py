@@ -11,13 +11,15 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from taskpgm import artefact
+from taskpgm import artefact, models
 from taskpgm.affinity import choose_kernel
 from taskpgm.evaluation import check_harness
 from taskpgm.multihost import assert_same_on_all_hosts, on_primary, several
 from taskpgm.stages import compare
 from taskpgm.stages.context import Context
+from taskpgm.stages.pretrained import Source
 from taskpgm.stages.schema import flatten
+from taskpgm.tasks import check_vocabulary, encode
 from taskpgm.training import check_board
 
 # What may differ at any time: where and how fast things run, how often they are saved or logged,
@@ -161,3 +163,40 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple
     """(key, old value, new value) wherever two configs differ; a missing value is None."""
     a, b = flatten(old), flatten(new)
     return [(k, a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+
+
+def check_models(context: Context) -> None:
+    """Refuses a named base or proxy that the tasks do not fit.
+
+    Raises:
+      ValueError: names the key; a row is longer than the model's positions, the tokenizer cannot
+        encode the examples, or it writes a token that the model has no embedding for.
+    """
+    config = context.config
+    if config.affinity.matrix:
+        return
+    if config.base.path:
+        check_model(context, context.base, f"base.path={config.base.path}")
+    if config.proxy.path:
+        check_model(context, context.proxy, f"proxy.path={config.proxy.path}")
+
+
+def check_model(context: Context, source: Source, where: str) -> None:
+    """`check_models` of one model, which `where` names."""
+    decoder = models.DecoderConfig.from_hf(source.path)
+    length = context.config.tasks.length
+    if length > decoder.max_position:
+        raise ValueError(
+            f"tasks.length={length}: the model of {where} has {decoder.max_position} positions; set"
+            f" --config.tasks.length={decoder.max_position} or less"
+        )
+    tokenizer = context.tokenizer(source)
+    larger = len(tokenizer) > decoder.vocab_size
+    for task in context.tasks:
+        # A tokenizer that fits its model is tried on one example: does it have EOS, a template?
+        examples = (*task.train, *task.heldout, *task.test) if larger else task.train[:1]
+        try:
+            ids = encode(tokenizer, examples, length).ids
+        except ValueError as error:
+            raise ValueError(f"{where}: task {task.name}: {error}") from error
+        check_vocabulary(tokenizer, ids, decoder.vocab_size, f"{where}: task {task.name}")

@@ -41,12 +41,12 @@ from taskpgm.stages.checks import (
     begin_workdir,
     check_hosts,
     check_inputs,
+    check_models,
     check_resumable,
     problems_of_start,
 )
 from taskpgm.stages.context import Context, say, silence
 from taskpgm.stages.estimate import Cost, Estimate, amount, hours, machine, size
-from taskpgm.stages.pretrained import check_models
 from taskpgm.stages.stage_artefact import StageArtefact
 from taskpgm.stages.validation import validate
 
