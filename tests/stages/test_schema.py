@@ -130,8 +130,7 @@ def check_all(config):
 
 
 def test_the_table_above_is_about_every_key_that_can_be_wrong():
-    # Of these their files say what is wrong.
-    free = {"adapters.source", "affinity.matrix", "affinity.sizes", "evaluation.harness_path"}
+    free = {"affinity.matrix", "affinity.sizes", "evaluation.harness_path"}  # their files say so
     switches = {name for name, key in keys().items() if isinstance(key.default, bool)}
     assert len(MEMBERS) >= 128
     assert set(SENSELESS) == set(keys()) - free - switches
