@@ -66,3 +66,14 @@ def test_no_file_is_longer_than_a_head():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     long = {name_of(p): n for p, n in lengths.items() if n > 300}
     assert not long
+
+
+def test_no_two_classes_have_one_name():
+    names = [
+        node.name
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    twice = {name for name in names if names.count(name) > 1}
+    assert not twice

@@ -28,7 +28,7 @@ COLUMNS = (
 )
 
 
-class Row(NamedTuple):
+class ResultRow(NamedTuple):
     """A mixture's results: one value a column (None: not measured), and its effective tasks."""
 
     name: str
@@ -46,12 +46,12 @@ class Comparison(NamedTuple):
     tasks: int
 
 
-def results_rows(study: Study) -> list[Row]:
+def results_rows(study: Study) -> list[ResultRow]:
     """The results table: the base first, then the mixtures in the order they were compared."""
     rows = [(BASE, study.base)] if study.base.get("mean") else []
     rows += list(study.runs.items())
     return [
-        Row(
+        ResultRow(
             name,
             tuple((run.get(c.section) or {}).get(c.measure) for c in COLUMNS),
             study.mixtures[name].effective if name in study.mixtures else None,

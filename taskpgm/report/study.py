@@ -32,7 +32,7 @@ class Affinity:
 
 
 @dataclass(frozen=True)
-class Transfer:
+class StudyTransfer:
     """G, row helps column, with the bounds of its interval; `learnt`: by its own model."""
 
     tasks: tuple[str, ...]
@@ -101,7 +101,7 @@ class Study:
     runs: Mapping[str, Mapping[str, Any]]
     samples: tuple[Mapping[str, Any], ...]
     curves: Mapping[str, Float[np.ndarray, "k 2"]]
-    transfer: Transfer | None = None
+    transfer: StudyTransfer | None = None
     paths: Mapping[str, RatioPath] = field(default_factory=dict)
 
     @property
@@ -209,13 +209,13 @@ def _affinities(folder: Path) -> dict[str, Affinity]:
     return found
 
 
-def _transfer(path: Path) -> Transfer | None:
+def _transfer(path: Path) -> StudyTransfer | None:
     """Who helps whom, where losses were measured."""
     found = _arrays(path)
     if not found:
         return None
     told = {name: found[name] for name in ("share", "low", "high", "learnt")}
-    return Transfer(tuple(map(str, found["tasks"])), **told)
+    return StudyTransfer(tuple(map(str, found["tasks"])), **told)
 
 
 def _paths(path: Path) -> dict[str, RatioPath]:

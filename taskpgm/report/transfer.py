@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from taskpgm.mixture.clustering import order_rows
-from taskpgm.report.study import Transfer
+from taskpgm.report.study import StudyTransfer
 from taskpgm.report.style import LABEL, SMALL, Theme, colormap, figure, png, shortened, text_inches
 
 LEGIBLE = 0.135  # inches a line of small text needs
@@ -23,7 +23,7 @@ class Influence(NamedTuple):
     pupils: list[tuple[str, str]]
 
 
-def transfer_map(transfer: Transfer, family: Mapping[str, str], theme: Theme) -> bytes:
+def transfer_map(transfer: StudyTransfer, family: Mapping[str, str], theme: Theme) -> bytes:
     """G with rows and columns ordered by clustering of who helps alike; PNG bytes.
 
     Rows help columns: blue helps, red harms. The scale is symmetric and ends at 1, the share that a
@@ -65,7 +65,7 @@ def transfer_map(transfer: Transfer, family: Mapping[str, str], theme: Theme) ->
         return png(drawn)
 
 
-def influences(transfer: Transfer) -> list[Influence]:
+def influences(transfer: StudyTransfer) -> list[Influence]:
     """For every task its three best teachers and pupils, itself and those who bring nothing left
     out."""
     share = transfer.share.copy()

@@ -26,7 +26,7 @@ Weighted = mixture.Solution | mixture.Selection | Float[np.ndarray, "n"]
 
 
 @dataclass(frozen=True)
-class Row:
+class MixtureRow:
     """A way to choose a mixture.
 
     Attributes:
@@ -55,18 +55,18 @@ KEYS = {"r": "ratio", "psd": "psd", "floor": "floor", "method": "method"}
 RATIO = {"r": ratio, "psd": choice(*PSD), "floor": number(0, strict=True)}
 
 
-def taskpgm(kind: str) -> Row:
+def taskpgm(kind: str) -> MixtureRow:
     """The minimiser of the energy, by the method that the config names."""
     make = lambda x: SOLVERS[x.config["method"]](x.energy(kind), x.cap)  # noqa: E731
-    return Row(make, kind, RATIO | {"method": choice(*SOLVERS)})
+    return MixtureRow(make, kind, RATIO | {"method": choice(*SOLVERS)})
 
 
-def closed_form(kind: str) -> Row:
+def closed_form(kind: str) -> MixtureRow:
     """The paper's own mixture, beside the exact one."""
-    return Row(lambda x: mixture.solve_closed_form(x.energy(kind)), kind, RATIO)
+    return MixtureRow(lambda x: mixture.solve_closed_form(x.energy(kind)), kind, RATIO)
 
 
-def select(kind: str) -> Row:
+def select(kind: str) -> MixtureRow:
     """The exact mixture over the k tasks that greedy selection takes (method 8)."""
 
     def make(x: Inputs) -> mixture.Selection:
@@ -75,7 +75,7 @@ def select(kind: str) -> Row:
             raise ValueError(f"select-{kind}:k={k} of {x.n} tasks: k is at most their number")
         return mixture.select_greedy(x.energy(kind), k)
 
-    return Row(make, kind, RATIO | {"k": whole}, needs=("k",))
+    return MixtureRow(make, kind, RATIO | {"k": whole}, needs=("k",))
 
 
 def predicted(x: Inputs) -> mixture.Solution:
@@ -85,21 +85,21 @@ def predicted(x: Inputs) -> mixture.Solution:
     return x.law.minimise(x.importance, x.cap, prior=prior, **x.arguments)
 
 
-def softmax(kind: str) -> Row:
+def softmax(kind: str) -> MixtureRow:
     """A control: softmax of the affinity's row sums, sharpened by beta."""
     make = lambda x: baselines.softmax_rows(x.affinity(kind), **x.arguments)  # noqa: E731
-    return Row(make, None, {"beta": number(0)})
+    return MixtureRow(make, None, {"beta": number(0)})
 
 
-def pure_diversity(kind: str) -> Row:
+def pure_diversity(kind: str) -> MixtureRow:
     """A control: the energy without its unary term, in closed form."""
     make = lambda x: baselines.pure_diversity(  # noqa: E731
         x.affinity(kind), psd=x.config["psd"], floor=x.config["floor"]
     )
-    return Row(make, None, {key: RATIO[key] for key in ("psd", "floor")})
+    return MixtureRow(make, None, {key: RATIO[key] for key in ("psd", "floor")})
 
 
-def permuted(kind: str) -> Row:
+def permuted(kind: str) -> MixtureRow:
     """A control: the exact mixture of an affinity whose tasks have changed places."""
 
     def make(x: Inputs) -> np.ndarray:
@@ -107,7 +107,7 @@ def permuted(kind: str) -> Row:
         energy = replace(x, affinities={kind: S}).energy(kind)
         return np.asarray(SOLVERS[x.config["method"]](energy, x.cap).weights)
 
-    return Row(make, None, RATIO)
+    return MixtureRow(make, None, RATIO)
 
 
 def size_proportional(x: Inputs) -> np.ndarray:
@@ -150,20 +150,20 @@ def sizes_of(x: Inputs) -> np.ndarray:
     return x.sizes
 
 
-ROWS: dict[str, Row] = {
-    "uniform": Row(lambda x: baselines.uniform(x.n)),
-    "uniform-families": Row(uniform_families),
-    "size-proportional": Row(
+ROWS: dict[str, MixtureRow] = {
+    "uniform": MixtureRow(lambda x: baselines.uniform(x.n)),
+    "uniform-families": MixtureRow(uniform_families),
+    "size-proportional": MixtureRow(
         size_proportional,
         arguments={"cap": number(0, strict=True), "temperature": number(0, strict=True)},
     ),
-    "random-instances": Row(random_instances),
-    "weights": Row(given_weights, arguments={"file": file}, needs=("file",)),
+    "random-instances": MixtureRow(random_instances),
+    "weights": MixtureRow(given_weights, arguments={"file": file}, needs=("file",)),
 }
 ROWS |= {
     f"taskpgm-{TRANSFER}": taskpgm(TRANSFER),
     f"select-{TRANSFER}": select(TRANSFER),
-    "taskpgm-predicted": Row(predicted, arguments={"strength": number(0)}),
+    "taskpgm-predicted": MixtureRow(predicted, arguments={"strength": number(0)}),
 }
 for _kind in ("pmi", "jsd"):
     ROWS |= {
@@ -177,7 +177,7 @@ for _kind in ("pmi", "jsd"):
 
 
 # --- Names ---------------------------------------------------------------------------------------
-def parse(name: str) -> tuple[Row, dict[str, Any]]:
+def parse(name: str) -> tuple[MixtureRow, dict[str, Any]]:
     """The row of a name like `taskpgm-pmi:r=4`, and its arguments, read.
 
     Raises:
@@ -201,7 +201,7 @@ def parse(name: str) -> tuple[Row, dict[str, Any]]:
     return row, arguments
 
 
-def make(name: str, inputs: Inputs) -> tuple[Row, Inputs, Weighted]:
+def make(name: str, inputs: Inputs) -> tuple[MixtureRow, Inputs, Weighted]:
     """The mixture of that name, its row, and the inputs as its arguments have changed them."""
     row, arguments = parse(name)
     own = {KEYS[key]: value for key, value in arguments.items() if key in KEYS}
@@ -253,7 +253,9 @@ def check(config: Any, size: np.ndarray | None) -> None:
         caps(size, config.mixture.budget, config.mixture.max_epochs)
 
 
-def check_without_losses(name: str, row: Row, arguments: Mapping[str, Any], ratio: str) -> None:
+def check_without_losses(
+    name: str, row: MixtureRow, arguments: Mapping[str, Any], ratio: str
+) -> None:
     """Refuses what needs the losses of single-task models where only an affinity is given."""
     if row.affinity == TRANSFER or row.make is predicted:
         raise ValueError(

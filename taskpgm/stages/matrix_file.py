@@ -34,7 +34,7 @@ BASE = "base"  # the row of the model that was not fine-tuned
 
 
 @dataclass(frozen=True)
-class Table:
+class NamedMatrix:
     """A matrix with the names that its file gives to rows and columns; [] where it gives none."""
 
     values: Float[np.ndarray, "rows columns"]
@@ -89,7 +89,7 @@ def load_losses(path: Path) -> tuple[list[str], Scores]:
                 f"{path}: {count} rows for {n} tasks, and none of them is named {BASE}"
             )
         base = -table.values[at]
-        table = Table(
+        table = NamedMatrix(
             np.delete(table.values, at, 0), [x for x in table.rows if x != BASE], table.columns
         )
     names = _names(path, table.columns or table.rows, n)
@@ -146,7 +146,7 @@ def _none_stored(k: int) -> np.ndarray:
 
 
 # --- Files ---------------------------------------------------------------------------------------
-def _read(path: Path, array: str) -> Table:
+def _read(path: Path, array: str) -> NamedMatrix:
     """The table of a file; of an .npz the array of that name."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such matrix file; set --config.affinity.matrix")
@@ -154,13 +154,13 @@ def _read(path: Path, array: str) -> Table:
         raise ValueError(f"{path}: a matrix is read from {', '.join(ENDINGS)}")
     try:
         if path.suffix == ".npy":
-            table = Table(np.asarray(np.load(path, allow_pickle=False), np.float64), [], [])
+            table = NamedMatrix(np.asarray(np.load(path, allow_pickle=False), np.float64), [], [])
         elif path.suffix == ".npz":
             found = _archive(path)
             if array not in found:
                 raise KeyError(f"no array `{array}`, only {', '.join(found)}")
             names = [str(name) for name in np.atleast_1d(found.get("tasks", []))]
-            table = Table(np.asarray(found[array], np.float64), [], names)
+            table = NamedMatrix(np.asarray(found[array], np.float64), [], names)
         else:
             table = _text(path, DELIMITERS[path.suffix])
     except UNREADABLE as error:
@@ -185,7 +185,7 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: not a readable .npz file ({reason})") from error
 
 
-def _text(path: Path, delimiter: str) -> Table:
+def _text(path: Path, delimiter: str) -> NamedMatrix:
     """A first row that is no row of numbers names columns, a first column of the same kind rows.
 
     Without any names it is refused: a lost first row would look like names, and nobody would know.
@@ -221,7 +221,7 @@ def _text(path: Path, delimiter: str) -> Table:
         for cell in line:
             if not _is_number(cell):
                 raise ValueError(f"line {number}: {cell!r} is no number")
-    return Table(np.array([[float(cell) for cell in line] for line in cells]), rows, columns)
+    return NamedMatrix(np.array([[float(cell) for cell in line] for line in cells]), rows, columns)
 
 
 def _is_number(text: str) -> bool:
@@ -241,7 +241,7 @@ def _names(path: Path, given: list[str], n: int) -> list[str]:
     return names
 
 
-def _by_name(path: Path, table: Table, names: list[str]) -> Table:
+def _by_name(path: Path, table: NamedMatrix, names: list[str]) -> NamedMatrix:
     """With its rows in the order of the columns."""
     if not table.rows:
         return table
@@ -249,4 +249,4 @@ def _by_name(path: Path, table: Table, names: list[str]) -> Table:
         strange = next((row for row in table.rows if row not in names), table.rows[0])
         raise ValueError(f"{path}: row {strange!r} is not the name of a column, each of them once")
     order = [table.rows.index(name) for name in names]
-    return Table(table.values[order], names, names)
+    return NamedMatrix(table.values[order], names, names)

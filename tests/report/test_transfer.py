@@ -5,7 +5,7 @@ import pytest
 
 from taskpgm.report import write_page
 from taskpgm.report.page import chosen_ratios
-from taskpgm.report.study import Transfer, read_study
+from taskpgm.report.study import StudyTransfer, read_study
 from taskpgm.report.transfer import influences
 from taskpgm.report.worth import predicted_and_measured, rank_correlation
 
@@ -21,7 +21,9 @@ def test_the_three_best_teachers_and_pupils_in_order():
         ]
     )
     told = influences(
-        Transfer(tuple("abcde"), share, share, share, np.array([True, True, True, True, False]))
+        StudyTransfer(
+            tuple("abcde"), share, share, share, np.array([True, True, True, True, False])
+        )
     )
     assert told[0].teachers == [("c", "0.40"), ("b", "0.30"), ("d", "0.20")]
     assert told[0].pupils == [("b", "0.90"), ("d", "0.10")]  # who harms or does nothing is none
