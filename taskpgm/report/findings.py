@@ -133,6 +133,7 @@ def finding(study: Study) -> str:
     sentences = [
         f"Of {len(ranked)} mixtures, {first} has the lowest mean test loss: "
         f"{loss[first]:.4f} nats per token, {_apart(loss, first, ranked[1])}, the next.",
+        *_over_families(study, first),
         *_about_taskpgm(study, ranked, loss),
     ]
     spreads = [spread(study.runs[name], COLUMNS[0]) for name in ranked]
@@ -161,6 +162,18 @@ def finding(study: Study) -> str:
     return " ".join(sentences)
 
 
+def _over_families(study: Study, first: str) -> list[str]:
+    """Which mixture is first where every family counts once, if it is another than over tasks."""
+    means = {name: (run.get("family_mean") or {}).get("loss") for name, run in study.runs.items()}
+    loss = {name: value for name, value in means.items() if value is not None}
+    best = min(loss, key=lambda name: loss[name], default=first)
+    if best == first or first not in loss:
+        return []
+    return [
+        f"Over families {best} is first, {loss[best]:.4f} against {loss[first]:.4f} for {first}."
+    ]
+
+
 def _about_taskpgm(study: Study, ranked: list[str], loss: Mapping[str, float]) -> list[str]:
     """How the best TaskPGM mixture compares: with uniform if it won, with the winner if not."""
     ours = next((name for name in ranked if is_taskpgm(study, name)), None)
@@ -174,8 +187,8 @@ def _about_taskpgm(study: Study, ranked: list[str], loss: Mapping[str, float]) -
     if against is None:
         return []
     if won:
-        start = "It is lower" if other == ranked[1] else f"It is {_apart(loss, ours, other)}, lower"
-        text = f"{start} than {other}'s on {against.wins} of {against.tasks} tasks"
+        apart = "" if other == ranked[1] else f"{_apart(loss, ours, other)}, "
+        text = f"{ours} is {apart}lower than {other}'s on {against.wins} of {against.tasks} tasks"
     else:
         text = (
             f"TaskPGM does not win here: {ours}, its best mixture, is "

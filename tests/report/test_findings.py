@@ -18,10 +18,19 @@ def edited(workdir, edit, name="evaluation/results.json"):
 def test_a_win_is_told_with_its_interval(make_workdir, tmp_path):
     text = findings.finding(read_study(make_workdir(tmp_path, 12, 4)))
     assert text.startswith("Of 4 mixtures, taskpgm-pmi has the lowest mean test loss: ")
-    assert "below uniform, the next. It is lower than uniform's on " in text
+    assert "below uniform, the next. taskpgm-pmi is lower than uniform's on " in text
     assert "of 12 tasks (95% interval of the mean difference over tasks: \N{MINUS SIGN}" in text
     assert "does not win" not in text
     assert "one seed cannot tell such mixtures apart" in text
+
+
+def test_another_order_over_families_is_told(make_workdir, tmp_path):
+    def change(results):
+        results["runs"]["uniform"]["family_mean"]["loss"] = 0.125
+
+    text = findings.finding(edited(make_workdir(tmp_path, 12, 4), change))
+    assert "Over families uniform is first, 0.1250 against " in text
+    assert text.index("Over families uniform") < text.index("lower than uniform's")
 
 
 def test_a_loss_is_told_as_one(make_workdir, tmp_path):
