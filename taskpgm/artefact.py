@@ -15,10 +15,14 @@ import json
 import os
 import shutil
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from taskpgm.multihost import on_primary
 
@@ -85,6 +89,23 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing: {recovery_hint(path)}") from error
     except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
+
+
+# What numpy raises for archives that are damaged, or no archives.
+UNREADABLE = (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file of the workdir.
+
+    Raises:
+      ValueError: the file is damaged; names it and the way out.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive}
+    except UNREADABLE as error:
         raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
 
 

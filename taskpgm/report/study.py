@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from taskpgm.artefact import recovery_hint
+from taskpgm.artefact import read_arrays, recovery_hint
 from taskpgm.records import Results, TaskList, Weights, from_json, to_json
 
 T = TypeVar("T")
@@ -187,13 +186,7 @@ def _told(record: Any) -> dict[str, Any]:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an archive; {} when there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive}
-    except (OSError, ValueError, BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
+    return read_arrays(path) if path.is_file() else {}
 
 
 def _affinities(folder: Path) -> dict[str, Affinity]:

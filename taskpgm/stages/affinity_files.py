@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from taskpgm import affinity
-from taskpgm.artefact import recovery_hint, write_bytes
+from taskpgm.artefact import read_arrays, recovery_hint, write_bytes
 from taskpgm.stages.context import Context, say
-from taskpgm.stages.matrix_file import BASE, UNREADABLE, load_matrix, save_arrays
+from taskpgm.stages.matrix_file import BASE, load_matrix, save_arrays
 
 MADE = "affinity"  # the folder
 KINDS = ("pmi", "jsd")
@@ -118,19 +118,6 @@ def read_transfer(folder: Path) -> dict[str, np.ndarray] | None:
     """The arrays of transfer.npz; None where only a matrix was given."""
     path = folder / MADE / "transfer.npz"
     return read_arrays(path) if path.is_file() else None
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an archive of the workdir.
-
-    Raises:
-      ValueError: it is damaged; names the way out.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive}
-    except UNREADABLE as error:
-        raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
 
 
 def read_resamples(folder: Path) -> dict[str, Float[np.ndarray, "b n n"]]:

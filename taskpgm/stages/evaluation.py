@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from taskpgm import evaluation, training
 from taskpgm.artefact import digest, done_facts, done_key, read_json, write_json
@@ -11,7 +11,7 @@ from taskpgm.stages.context import Context, Source
 from taskpgm.stages.estimate import Cost, Estimate, harness_tokens
 from taskpgm.stages.runs import MADE as RUNS
 from taskpgm.stages.runs import Run, planned_runs
-from taskpgm.stages.stage_artefact import StageArtefact
+from taskpgm.stages.stage_artefact import MadeAnew, StageArtefact
 
 SECTIONS = ("evaluation",)
 MADE = "evaluation"
@@ -108,19 +108,8 @@ class MeasuredModel(StageArtefact):
 
 
 @dataclass(frozen=True)
-class Summary(StageArtefact):
+class Summary(MadeAnew):
     """results.json: made anew each time, from what is kept."""
-
-    uses_models: ClassVar[bool] = False
-
-    def is_done(self) -> bool:
-        return False
-
-    def begin(self) -> None:
-        pass
-
-    def finish(self, **facts: Any) -> None:
-        pass
 
     def make(self) -> dict[str, Any]:
         context = self.context

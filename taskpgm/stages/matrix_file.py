@@ -6,28 +6,19 @@ rows in a first column, or both: then rows are matched with columns by name.
 
 import csv
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from taskpgm import artefact
 from taskpgm.affinity import Scores
 from taskpgm.artefact import write_bytes
 
 Named = tuple[Float[np.ndarray, "n n"], list[str]]
-# What numpy raises for files of these kinds that are damaged, or of another kind.
-UNREADABLE = (
-    ValueError,
-    OSError,
-    KeyError,
-    EOFError,
-    csv.Error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# What is raised for files of these kinds that are damaged, or of another kind.
+UNREADABLE = (*artefact.UNREADABLE, csv.Error)
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (".npy", ".npz", *DELIMITERS)
 BASE = "base"  # the row of the model that was not fine-tuned

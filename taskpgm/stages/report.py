@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from taskpgm import report
 from taskpgm.stages.context import Context
 from taskpgm.stages.estimate import Cost, Estimate
-from taskpgm.stages.stage_artefact import StageArtefact
+from taskpgm.stages.stage_artefact import MadeAnew, StageArtefact
 
 SECTIONS = ()
 MADE = "report"
@@ -19,19 +19,8 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
 
 
 @dataclass(frozen=True)
-class Page(StageArtefact):
+class Page(MadeAnew):
     """index.html and its pictures: made anew each time, the same bytes from the same artefacts."""
-
-    uses_models: ClassVar[bool] = False
-
-    def is_done(self) -> bool:
-        return False
-
-    def begin(self) -> None:
-        pass
-
-    def finish(self, **facts: Any) -> None:
-        pass
 
     def make(self) -> dict[str, Any]:
         report.write_page(self.context.folder, command=self.context.command)

@@ -37,3 +37,18 @@ class StageArtefact(Artefact):
     def summary(self) -> str:
         """One line of what it holds, once it is made."""
         return "done"
+
+
+class MadeAnew(StageArtefact):
+    """Cheap, and made from what is kept: each run makes it again, so it has no mark."""
+
+    uses_models: ClassVar[bool] = False
+
+    def is_done(self) -> bool:
+        return False
+
+    def begin(self) -> None:
+        """Nothing: what is there stays until it is replaced."""
+
+    def finish(self, **facts: Any) -> None:
+        """Nothing to mark."""

@@ -53,3 +53,14 @@ def test_a_rank_correlation_needs_three_different_points():
     assert rank_correlation([(1.0, 2.0), (2.0, 3.0)]) is None
     assert rank_correlation([(1.0, 2.0), (1.0, 3.0), (1.0, 4.0)]) is None
     assert rank_correlation([(1.0, 2.0), (2.0, 3.0), (3.0, 4.0)]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("file", ["affinity/pmi.npz", "affinity/transfer.npz", "mixture/paths.npz"])
+def test_a_damaged_archive_is_one_line(make_workdir, tmp_path, file):
+    path = make_workdir(tmp_path / "study", 4, 2) / file
+    whole = path.read_bytes()
+    for damaged in (whole[:100], b"", b"PK\x03\x04" + whole[4:60]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged") as refused:
+            read_study(tmp_path / "study")
+        assert str(path) in str(refused.value)
