@@ -103,6 +103,7 @@ def run_harness(
 
 def _task_manager(tasks: Sequence[str], path: str | Path | None) -> "TaskManager":
     """One that knows all of these tasks. Raises ValueError for a name that none knows."""
+    _require_harness()
     if path:
         folder = Path(path).expanduser()
         if not folder.exists():
@@ -126,21 +127,25 @@ def harness_model(
     """A `HarnessModel` that is one of the harness's own language models, for `simple_evaluate`.
 
     Raises ModuleNotFoundError: lm_eval is not installed."""
-    try:
-        from lm_eval.api.model import LM
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(INSTALL) from error
+    _require_harness()
+    from lm_eval.api.model import LM
+
     kind = type("TaskpgmLM", (HarnessModel, LM), {"like_hf": True})
     return kind(config, params, tokenizer, batch_size=batch_size)
+
+
+def _require_harness() -> None:
+    try:
+        import lm_eval  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(INSTALL) from error
 
 
 @lru_cache(maxsize=8)
 def _indexed(folder: str | None, include_defaults: bool) -> "TaskManager":
     """Cached: the harness's own tasks are thousands of files, which take seconds to index."""
-    try:
-        from lm_eval.tasks import TaskManager
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(INSTALL) from error
+    from lm_eval.tasks import TaskManager
+
     return TaskManager(include_path=folder, include_defaults=include_defaults)
 
 
