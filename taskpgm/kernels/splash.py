@@ -22,35 +22,27 @@ BLOCK = 512
 
 def splash(
     q: Float[Array, "b t h d"],
-    k: Float[Array, "b s n d"],
-    v: Float[Array, "b s n d"],
-    segment_ids: Int[Array, "b t"] | None,
-    key_segment_ids: Int[Array, "b s"] | None,
-    offset: int | Int[Array, ""],
-    window: int | Int[Array, ""] | None,
+    k: Float[Array, "b t n d"],
+    v: Float[Array, "b t n d"],
+    segment_ids: Int[Array, "b t"],
+    window: int | None,
     spec: PartitionSpec,
 ) -> Float[Array, "b t h d"]:
-    """As `taskpgm.models.attention.attention`; `spec` says how q, k and v lie on the mesh in force.
+    """Causal attention within segments of whole rows, as `taskpgm.models.attention.attention`.
+
+    Args:
+      spec: how q, k and v lie on the mesh in force.
 
     Raises:
-      ValueError: for what the kernel cannot express.
+      ValueError: rows that are not a multiple of LANES tokens.
     """
-    t = q.shape[1]
-    if not (isinstance(offset, int) and offset == 0) or k.shape[1] != t:
-        raise ValueError("attention 'splash' has no cache; use 'reference'")
-    if isinstance(window, jax.Array):
+    if q.shape[1] % LANES:
         raise ValueError(
-            "attention 'splash' needs one sliding window for all layers; use 'reference'"
-        )
-    if t % LANES:
-        raise ValueError(
-            f"attention 'splash' needs rows of a multiple of {LANES} tokens, not {t};"
+            f"attention 'splash' needs rows of a multiple of {LANES} tokens, not {q.shape[1]};"
             " use 'reference'"
         )
-    if segment_ids is None or key_segment_ids is None:
-        segment_ids = key_segment_ids = jnp.ones(q.shape[:2], jnp.int32)
     attend = partial(_attend, window=window)
-    return shard_over_batch_and_heads(attend, spec, q, k, v, segment_ids, key_segment_ids)
+    return shard_over_batch_and_heads(attend, spec, q, k, v, segment_ids)
 
 
 def _attend(
@@ -58,7 +50,6 @@ def _attend(
     k: Float[Array, "b t n d"],
     v: Float[Array, "b t n d"],
     segment_ids: Int[Array, "b t"],
-    key_segment_ids: Int[Array, "b t"],
     window: int | None,
 ) -> Float[Array, "b t h d"]:
     """All rows and heads of one device."""
@@ -84,9 +75,9 @@ def _attend(
         interpret=jax.default_backend() != "tpu",
     )
 
-    def one(q, k, v, segment_ids, key_segment_ids):
-        return attend(q, k, v, kernel.SegmentIds(segment_ids, key_segment_ids))
+    def one(q, k, v, segment_ids):
+        return attend(q, k, v, kernel.SegmentIds(segment_ids, segment_ids))
 
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * d**-0.5, k, v))
-    out: Any = jax.vmap(one)(q, k, v, segment_ids, key_segment_ids)
+    out: Any = jax.vmap(one)(q, k, v, segment_ids)
     return jnp.swapaxes(out, 1, 2).astype(q.dtype)

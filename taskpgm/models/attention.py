@@ -5,6 +5,7 @@ A query at index i of its row sees the key at index j of the same segment when
 """
 
 import re
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,31 @@ from taskpgm.models.sharding import spec_of
 
 # Longer rows go in blocks of queries: scores then take [b, h, BLOCK, s], not [b, h, t, s].
 BLOCK = 512
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """What every backend is given: the arguments of `attention`, `key_segment_ids` filled in."""
+
+    q: Float[Array, "b t h d"]
+    k: Float[Array, "b s n d"]
+    v: Float[Array, "b s n d"]
+    segment_ids: Int[Array, "b t"] | None
+    key_segment_ids: Int[Array, "b s"] | None
+    offset: int | Int[Array, ""]
+    window: int | Int[Array, ""] | None
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether queries and keys are of the same tokens, so that there is no cache."""
+        aligned = isinstance(self.offset, int) and self.offset == 0
+        same_length = self.k.shape[1] == self.q.shape[1]
+        return aligned and same_length and self.key_segment_ids is self.segment_ids
+
+    @property
+    def window_is_static(self) -> bool:
+        """Whether the window is known when the program is traced."""
+        return self.window is None or isinstance(self.window, int)
 
 
 def attention(
@@ -43,29 +69,21 @@ def attention(
     """
     if key_segment_ids is None:
         key_segment_ids = segment_ids
-    args = (q, k, v, segment_ids, key_segment_ids, offset, window)
+    inputs = AttentionInputs(q, k, v, segment_ids, key_segment_ids, offset, window)
     if backend == "auto":
-        backend = choose(*args)
+        backend = choose(inputs)
     if backend not in BACKENDS:
         raise ValueError(f"attention {backend!r} is none of auto, {', '.join(BACKENDS)}")
-    return BACKENDS[backend](*args)
+    return BACKENDS[backend](inputs)
 
 
-def choose(
-    q: Float[Array, "b t h d"],
-    k: Float[Array, "b s n d"],
-    v: Float[Array, "b s n d"],
-    segment_ids: Int[Array, "b t"] | None,
-    key_segment_ids: Int[Array, "b s"] | None,
-    offset: int | Int[Array, ""],
-    window: int | Int[Array, ""] | None,
-) -> str:
-    """What "auto" stands for: cuDNN through `jax.nn` where that covers the arguments, else XLA."""
-    whole_rows = isinstance(offset, int) and offset == 0 and k.shape[1] == q.shape[1]
+def choose(inputs: AttentionInputs) -> str:
+    """What "auto" stands for: cuDNN through `jax.nn` where that covers the inputs, else XLA."""
+    q = inputs.q
     covered = (
-        whole_rows
-        and segment_ids is None
-        and _static(window)
+        inputs.whole_rows
+        and inputs.segment_ids is None
+        and inputs.window_is_static
         and q.dtype.itemsize == 2
         and q.shape[3] % 8 == 0
         and q.shape[3] <= 128
@@ -142,56 +160,39 @@ def _block(
     return jnp.einsum("bngts,bsnd->btngd", weights, v).reshape(b, t, h, d)
 
 
-def reference(
-    q: Float[Array, "b t h d"],
-    k: Float[Array, "b s n d"],
-    v: Float[Array, "b s n d"],
-    segment_ids: Int[Array, "b t"] | None,
-    key_segment_ids: Int[Array, "b s"] | None,
-    offset: int | Int[Array, ""],
-    window: int | Int[Array, ""] | None,
-) -> Float[Array, "b t h d"]:
+def reference(inputs: AttentionInputs) -> Float[Array, "b t h d"]:
     """Plain XLA. The definition that every other backend is tested against.
 
-    A long row goes block by block of queries, each with just the keys that it may see, and the
-    scores of a block are computed again in the backward pass.
+    A long row is computed block by block of queries, each with only the keys that it may see; the
+    backward pass computes a block's scores again.
     """
-    t = q.shape[1]
+    q, k, v, offset, window = inputs.q, inputs.k, inputs.v, inputs.offset, inputs.window
+    query_segments, key_segments = inputs.segment_ids, inputs.key_segment_ids
+    t, static = q.shape[1], inputs.window_is_static
     if t <= BLOCK or not isinstance(offset, int):
-        return _block(q, k, v, segment_ids, key_segment_ids, offset, 0, window)
-    block = jax.checkpoint(_block, static_argnums=(5, 6, 7) if _static(window) else (5, 6))
+        return _block(q, k, v, query_segments, key_segments, offset, 0, window)
+    block = jax.checkpoint(_block, static_argnums=(5, 6, 7) if static else (5, 6))
     out = []
     for start in range(0, t, BLOCK):
         stop = min(start + BLOCK, t)
-        first = max(0, offset + start - window + 1) if _static(window) and window else 0
+        first = max(0, offset + start - window + 1) if isinstance(window, int) else 0
         seen = slice(first, offset + stop)
         own = keys = None
-        if segment_ids is not None and key_segment_ids is not None:
-            own, keys = segment_ids[:, start:stop], key_segment_ids[:, seen]
+        if query_segments is not None and key_segments is not None:
+            own, keys = query_segments[:, start:stop], key_segments[:, seen]
         part = (q[:, start:stop], k[:, seen], v[:, seen], own, keys)
         out.append(block(*part, offset + start, first, window))
     return jnp.concatenate(out, axis=1)
 
 
-def _static(window: int | Int[Array, ""] | None) -> bool:
-    return window is None or isinstance(window, int)
-
-
-def cudnn(
-    q: Float[Array, "b t h d"],
-    k: Float[Array, "b s n d"],
-    v: Float[Array, "b s n d"],
-    segment_ids: Int[Array, "b t"] | None,
-    key_segment_ids: Int[Array, "b s"] | None,
-    offset: int | Int[Array, ""],
-    window: int | Int[Array, ""] | None,
-) -> Float[Array, "b t h d"]:
+def cudnn(inputs: AttentionInputs) -> Float[Array, "b t h d"]:
     """cuDNN's fused attention through `jax.nn`: 16-bit types, one segment a row, no cache."""
-    if segment_ids is not None:
+    q, window = inputs.q, inputs.window
+    if inputs.segment_ids is not None:
         raise ValueError(
             "attention 'cudnn' cannot keep segments apart; use 'reference', or rows of one segment"
         )
-    if not isinstance(offset, int) or offset or not _static(window):
+    if not inputs.whole_rows or not inputs.window_is_static:
         raise ValueError(
             "attention 'cudnn' has neither a cache nor windows that differ; use 'reference'"
         )
@@ -199,24 +200,25 @@ def cudnn(
         raise ValueError(f"attention 'cudnn' needs bfloat16 or float16, not {q.dtype}")
     local = (window - 1, 0) if isinstance(window, int) else None
     return jax.nn.dot_product_attention(
-        q, k, v, is_causal=True, local_window_size=local, implementation="cudnn"
+        q, inputs.k, inputs.v, is_causal=True, local_window_size=local, implementation="cudnn"
     )
 
 
-def splash(
-    q: Float[Array, "b t h d"],
-    k: Float[Array, "b s n d"],
-    v: Float[Array, "b s n d"],
-    segment_ids: Int[Array, "b t"] | None,
-    key_segment_ids: Int[Array, "b s"] | None,
-    offset: int | Int[Array, ""],
-    window: int | Int[Array, ""] | None,
-) -> Float[Array, "b t h d"]:
+def splash(inputs: AttentionInputs) -> Float[Array, "b t h d"]:
     """The TPU's Pallas kernel, for rows of 128 tokens or a multiple, without a cache."""
-    from taskpgm.kernels.splash import splash  # here, as it brings all of Pallas along
+    from taskpgm.kernels.splash import splash  # here, because importing Pallas is slow
 
-    spec = spec_of(("batch", None, "kv_heads", None), k.shape)
-    return splash(q, k, v, segment_ids, key_segment_ids, offset, window, spec)
+    if not inputs.whole_rows:
+        raise ValueError("attention 'splash' has no cache; use 'reference'")
+    if isinstance(inputs.window, jax.Array):
+        raise ValueError(
+            "attention 'splash' needs one sliding window for all layers; use 'reference'"
+        )
+    segment_ids = inputs.segment_ids
+    if segment_ids is None:
+        segment_ids = jnp.ones(inputs.q.shape[:2], jnp.int32)
+    spec = spec_of(("batch", None, "kv_heads", None), inputs.k.shape)
+    return splash(inputs.q, inputs.k, inputs.v, segment_ids, inputs.window, spec)
 
 
 BACKENDS = {"reference": reference, "cudnn": cudnn, "splash": splash}

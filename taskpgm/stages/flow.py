@@ -49,6 +49,7 @@ from taskpgm.stages.context import Context, say, silence
 from taskpgm.stages.estimate import Cost, Estimate, amount, hours, machine, size
 from taskpgm.stages.stage_artefact import StageArtefact
 from taskpgm.stages.validation import validate
+from taskpgm.training import quiet_orbax
 
 STAGES: dict[str, ModuleType] = {
     "tasks": tasks,
@@ -89,6 +90,7 @@ def run(
     stages = stages_until(config, last)
     if device and not dry_run:
         raise ValueError(f"--device={device} plans for another machine: add --dry_run")
+    quiet_orbax()
     context = Context(config, Path(workdir), command)
     initialize_distributed(*distributed)
     end_if_asked()

@@ -1,7 +1,7 @@
 """How it learns: mesh, loss, optimizer, step, loop, checkpoints, metrics."""
 
 from taskpgm.training.boards import check_board
-from taskpgm.training.checkpoint import Damaged, restore_tree, save_tree
+from taskpgm.training.checkpoint import Damaged, quiet_orbax, restore_tree, save_tree
 from taskpgm.training.flops import (
     flops_per_token,
     forward_flops_per_token,
@@ -61,6 +61,7 @@ __all__ = [
     "peak_flops",
     "place",
     "put_batch",
+    "quiet_orbax",
     "restore_tree",
     "save_tree",
     "stacked",

@@ -29,14 +29,18 @@ from taskpgm.multihost import on_primary
 T = TypeVar("T")  # a pytree of arrays
 
 
+def quiet_orbax() -> None:
+    """From now on the log leaves out Orbax's reports of each save, and the pages that it writes
+    about an error: the error is also raised to the caller, who reports it in one line.
+
+    A program calls it once, when it starts; importing this module changes no logger.
+    """
+    logging.get_absl_logger().addFilter(_worth_saying)
+
+
 def _worth_saying(record: py_logging.LogRecord) -> bool:
-    """Not Orbax's reports of every save, nor the pages it logs about an error: the error is raised
-    to the caller as well, who says it in one line."""
     pages = record.levelno < py_logging.ERROR or record.exc_info
     return not (pages and f"{os.sep}orbax{os.sep}" in record.pathname)
-
-
-logging.get_absl_logger().addFilter(_worth_saying)
 
 
 class Damaged(OSError):

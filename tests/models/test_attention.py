@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from taskpgm.models import attention as module
-from taskpgm.models.attention import BACKENDS, attention
+from taskpgm.models.attention import BACKENDS, AttentionInputs, attention
 from taskpgm.stages.defaults import ATTENTION
 from taskpgm.training import make_mesh
 
@@ -186,12 +186,12 @@ def test_auto_is_cudnn_where_that_covers_the_arguments(monkeypatch, change, back
     qkv = [jnp.asarray(x, dtype) for x in inputs(**({"d": 64} | shape))]
     rest = {"segment_ids": None, "key_segment_ids": None, "offset": 0, "window": None} | change
     rest = {x: segments(2, 9, 11, 4) if y is True else y for x, y in rest.items()}
-    assert module.choose(*qkv, **rest) == backend
+    assert module.choose(AttentionInputs(*qkv, **rest)) == backend
 
 
 def test_auto_is_the_reference_on_a_cpu():
     qkv = [jnp.asarray(x, jnp.bfloat16) for x in inputs(d=64)]
-    assert module.choose(*qkv, None, None, 0, None) == "reference"
+    assert module.choose(AttentionInputs(*qkv, None, None, 0, None)) == "reference"
 
 
 def test_kernels_are_asked_for_by_name():
