@@ -1,5 +1,5 @@
-"""Tasks: what is mixed. Data on disk or the embedded suite -> tasks -> tokens -> rows ->
-batches."""
+"""Tasks, which are what a mixture mixes: data on disk or the embedded suite -> tasks -> tokens ->
+rows -> batches."""
 
 from taskpgm.tasks import corpus
 from taskpgm.tasks.formats import load_tasks

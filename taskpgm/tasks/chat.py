@@ -1,4 +1,4 @@
-"""A chat -> the text its tokenizer's template writes, and where in it the assistant speaks."""
+"""A chat -> the text that its template renders, and the spans of the assistant's turns in it."""
 
 import os
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 Messages = Sequence[tuple[str, str]]
 
-# Some templates write the date, by `strftime_now`. Rows must not be other tokens tomorrow, so that
-# the clock always shows this moment: the date that Llama's templates write where there is no clock.
+# Some templates write today's date, by `strftime_now`. A row's tokens must not change from day to
+# day, so `strftime_now` always returns this date: the default of Llama's templates.
 CLOCK = datetime(2024, 7, 26)
 DIRECTIVES = "aAwdbBmyYHIMpSfjUWcxX"
-# A macro hides the function of its name. Its last tag takes the line break, so that the template
-# itself still begins a line.
+# A macro overrides the function of the same name. Jinja drops the line break after its last tag, so
+# the template itself still starts at the beginning of a line.
 PINNED = (
     "{% macro strftime_now(format) %}{{ format"
     + "".join(
@@ -28,13 +28,14 @@ PINNED = (
     )
     + " }}{% endmacro %}\n"
 )
-# Stands for an answer while its place is looked for: nobody writes this, and nothing trims it.
+# Stands for an answer while its position is looked up: private-use characters, which data do not
+# contain and templates do not strip.
 PLACEHOLDER = "\ue000\ue0ff\ue000"
 
 
 class Turn(NamedTuple):
-    """What the assistant says, as characters [begin, end), and the mark that closes it, as [end,
-    closed): what the model must write to stop."""
+    """One answer of the assistant: its text is characters [begin, end), its end-of-turn marker,
+    which the model must write to stop, is [end, closed)."""
 
     begin: int
     end: int
@@ -44,10 +45,10 @@ class Turn(NamedTuple):
 def render(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> tuple[str, list[Turn]]:
     """The whole chat as one text, and every assistant turn in it that is not blank.
 
-    A turn's place is found by rendering the chat with a placeholder instead of the answer: the
-    answer is all that stands in that place, with its own white space, whatever it says. The header
-    that opens the turn belongs to the prompt, and so does what the template itself puts between
-    header and answer. White space after the closing mark is not part of it.
+    A turn is located by rendering the chat once more with a placeholder instead of the answer: the
+    answer is everything in the placeholder's position, white space included. The header that opens
+    the turn belongs to the prompt, and so does what the template itself puts between header and
+    answer. White space after the end-of-turn marker is not part of it.
 
     Raises ValueError when the template is missing, refuses the chat, or changes what was said.
     """
@@ -69,7 +70,7 @@ def apply_template(
     add_generation_prompt: bool = False,
     continue_final_message: bool = False,
 ) -> str:
-    """What the tokenizer's template writes for a chat, at the time of `CLOCK`.
+    """The text that the tokenizer's template renders for a chat, with its clock at `CLOCK`.
 
     Raises ValueError when the template is missing or refuses the chat."""
     if not getattr(tokenizer, "chat_template", None):
@@ -95,7 +96,7 @@ def apply_template(
 
 
 def asks_for_the_date(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the template reads the clock, which then shows `CLOCK`."""
+    """Whether the template writes today's date, for which it then gets `CLOCK`."""
     return "strftime_now" in tokenizer.get_chat_template()
 
 
@@ -108,13 +109,14 @@ def _find(tokenizer: "PreTrainedTokenizerBase", messages: Messages, number: int,
     if not found or not text.endswith(after):
         raise refusal
     end = len(text) - len(after)
-    if not text.startswith(before):  # The template takes the answer apart, as those that move
-        # thoughts do: all that it writes after the header counts.
+    if not text.startswith(before):
+        # The template rewrites the answer, for example to move reasoning out of it: then everything
+        # after the header is the answer.
         before = apply_template(tokenizer, messages[:number], add_generation_prompt=True)
     begin = len(before)
     spoken, meant = ("".join(part.split()) for part in (text[begin:end], content))
     if not text.startswith(before) or not spoken or (spoken not in meant and meant not in spoken):
         raise refusal
-    # How the turn is closed when nothing follows, as far as it is closed so here.
+    # The end-of-turn marker is what closes the turn both here and at the end of a chat.
     closing = apply_template(tokenizer, through).partition(PLACEHOLDER)[2].rstrip()
     return Turn(begin, end, end + len(os.path.commonprefix([closing, text[end:]])))

@@ -45,9 +45,9 @@ def documentation(seed: int = 0) -> list[str]:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
-    """A byte-level BPE tokenizer of `vocab_size` tokens: any text round-trips, digits stand alone,
-    BOS is put in front. The same texts give the same tokenizer. `save_pretrained` makes it an
-    ordinary folder.
+    """A byte-level BPE tokenizer of `vocab_size` tokens: any text round-trips, every digit is a
+    token of its own, BOS is prepended. The same texts give the same tokenizer. `save_pretrained`
+    writes it as an ordinary Hugging Face folder.
 
     Raises ValueError when vocab_size cannot hold the 256 bytes and the special tokens.
     """
@@ -96,7 +96,7 @@ def _documents() -> Iterator[str]:
 
 
 def _docstrings(owner: object, module: str) -> Iterator[str]:
-    """Docstrings of a module or class and of the public things defined in it, in order of name."""
+    """Docstrings of a module or class and of its public members, sorted by name."""
     if isinstance(owner.__doc__, str):
         yield inspect.cleandoc(owner.__doc__)
     for name, member in sorted(vars(owner).items()):
@@ -109,7 +109,7 @@ def _docstrings(owner: object, module: str) -> Iterator[str]:
 
 
 def _clean(text: str) -> str:
-    """One blank line between paragraphs, no rules, no runs of spaces, no directives."""
+    """One blank line between paragraphs, no horizontal rules, no runs of spaces."""
     text = re.sub(r"(?m)^\s*([-=*~^+_|])\1{3,}\s*$", "", text)
     text = re.sub(r"[ \t]+", " ", text.replace("\r", ""))
     text = re.sub(r"(?m)^ | $", "", text)

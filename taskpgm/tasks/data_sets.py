@@ -1,4 +1,4 @@
-"""Data sets of the `datasets` library -> tables: saved to disk, or by name on the hub."""
+"""Data sets of the `datasets` library, saved to disk or on the hub -> tables."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from taskpgm.tasks.readers import Table, class_labels, first_line
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a folder is what `save_to_disk` of the `datasets` library leaves."""
+    """Whether a folder was written by `save_to_disk` of the `datasets` library."""
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
@@ -18,7 +18,9 @@ def read_saved(path: Path) -> dict[str, Table]:
 
     try:
         for state in sorted([*path.glob("state.json"), *path.glob("*/state.json")]):
-            if json.loads(state.read_text()).get("_data_files") == []:  # which it could not load
+            if (
+                json.loads(state.read_text()).get("_data_files") == []
+            ):  # which `datasets` fails to load
                 raise ValueError(f"{state.parent.name!r} is a split of size 0: give it rows")
         return _tables(datasets.load_from_disk(str(path)), str(path))
     except Exception as error:  # the library's own, pyarrow's and fsspec's, with no common parent
@@ -26,12 +28,12 @@ def read_saved(path: Path) -> dict[str, Table]:
 
 
 def read_named(name: str, config: str | None) -> dict[str, Table]:
-    """The splits of a data set of that name on the hub, or in a folder laid out like one."""
+    """The splits of a data set on the hub, or of a local folder with the layout of one."""
     import datasets
 
     try:
         return _tables(datasets.load_dataset(name, config), name)
-    except Exception as error:  # as above, and whatever the network says
+    except Exception as error:  # as above, and errors of the network
         raise _unreadable(f"{name} ({config})" if config else name, error) from error
 
 

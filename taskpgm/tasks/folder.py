@@ -15,14 +15,14 @@ NOT_READ_NAMED = 8  # files that a note lists by name
 
 
 def read_folder(root: Path) -> list[TaskSource]:
-    """One task for every file or saved data set in a folder; the first one's notes say which files
-    are not read.
+    """One task for every file or saved data set in a folder; the notes of the first task list the
+    files that are not read.
 
     NAME.heldout.jsonl and NAME.test.jsonl (or another name or ending of a split) belong to NAME;
     train.jsonl and test.jsonl in a folder NAME as well. Linked folders are followed.
 
     Raises ValueError for a split without a training file, for two files of one split, for names
-    that look like splits (NAME_test.jsonl, shards), and for a link to nothing.
+    that look like splits (NAME_test.jsonl) or shards, and for broken links.
     """
     saved: list[Path] = []
     files: dict[Path, dict[str, Path]] = {}  # by task, then by role
@@ -32,7 +32,7 @@ def read_folder(root: Path) -> list[TaskSource]:
             saved.append(path)
             continue
         if path.is_symlink() and not path.exists():
-            raise ValueError(f"{path}: a link to a file that is not there: mend or remove it")
+            raise ValueError(f"{path}: a link to a file that does not exist: fix or remove it")
         ending = split_ending(path)
         if ending is None or not path.is_file():
             unread.append(path)
@@ -53,9 +53,9 @@ def read_folder(root: Path) -> list[TaskSource]:
 
 
 def file_splits(path: Path) -> dict[str, Table]:
-    """The splits of one file's task: those that its column `split` names, and the files beside it.
+    """The splits of one file's task: those in its column `split`, and those in files next to it.
 
-    A file that is itself a held-out or test split by its name has that split alone.
+    A file whose own name says that it is a held-out or test split is that one split.
     """
     ending = split_ending(path)
     if ending is None:
@@ -76,7 +76,7 @@ def file_splits(path: Path) -> dict[str, Table]:
 def _put(files: dict[str, Path], role: str, path: Path) -> None:
     other = files.setdefault(role, path)
     if other is not path:
-        raise ValueError(f"{path}: {other.name} beside it is the same split: keep one")
+        raise ValueError(f"{path}: {other.name} next to it is the same split: keep one")
 
 
 def _read_splits(files: Mapping[str, Path]) -> dict[str, Table]:
@@ -92,9 +92,9 @@ def _read_splits(files: Mapping[str, Path]) -> dict[str, Table]:
 
 
 def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Files and saved data sets below a folder, in order of name; hidden ones are passed over.
+    """Files and saved data sets below a folder, sorted by name; hidden ones are skipped.
 
-    Links to folders are followed, but none into a folder that is being walked already.
+    Links to folders are followed, unless they lead back to a folder above.
     """
     above = (*above, os.path.realpath(folder))
     for path in sorted(folder.iterdir()):
@@ -107,7 +107,7 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 def _task_of(path: Path, stem: str) -> tuple[Path, str]:
-    """The path that names a file's task, and the role of the file in it."""
+    """The path that identifies a file's task, and which of its splits the file is."""
     if role_of(stem) is not None:
         return path.parent, role_of(stem) or "train"
     base, _, split = stem.rpartition(".")
@@ -119,8 +119,8 @@ def _task_of(path: Path, stem: str) -> tuple[Path, str]:
 def _check_shard(path: Path, stem: str) -> None:
     if SHARD.fullmatch(stem):
         raise ValueError(
-            f"{path}: one of several pieces of a data set: name its folder as a `source` in a "
-            "manifest, or join the pieces into one file"
+            f"{path}: one of several shards of a data set: name its folder as a `source` in a "
+            "manifest, or join the shards into one file"
         )
 
 
@@ -128,7 +128,7 @@ def _check_names(files: dict[Path, dict[str, Path]]) -> None:
     for task, parts in files.items():
         if "train" not in parts:
             role, path = next(iter(parts.items()))
-            raise ValueError(f"{path}: a {role} split without its training file beside it")
+            raise ValueError(f"{path}: a {role} split without its training file next to it")
         for names in SPLIT_NAMES.values():
             for name in names:
                 for mark in "_-":
@@ -141,7 +141,7 @@ def _check_names(files: dict[Path, dict[str, Path]]) -> None:
 
 
 def _source(task: Path, files: dict[str, Path], root: Path) -> tuple[str, TaskSource]:
-    """A task with the place in the folder that decides its place in the list."""
+    """A task, after the path that it is sorted by."""
     tables = choose_splits(_read_splits(files), str(files["train"]))
     return task.as_posix(), TaskSource(*_named(task, root), tables)
 
@@ -152,7 +152,7 @@ def _saved_source(path: Path, root: Path) -> tuple[str, TaskSource]:
 
 
 def _named(task: Path, root: Path) -> tuple[str, str]:
-    """A task's name and family: the folder it lies in, or its own name at the top."""
+    """A task's name and family; the family is its folder below `root`, or else its own name."""
     if task == root:
         return root.resolve().name, root.resolve().name
     family = task.parent.relative_to(root).as_posix()

@@ -1,17 +1,17 @@
-"""Data as people have it -> tasks.
+"""Data in the formats that people have -> tasks.
 
 - A folder: every file in it is a task (.jsonl, .json, .csv, .tsv, .parquet, all but the last also
   compressed, as .jsonl.gz), and so is every data set in it that `datasets` has saved
   (`save_to_disk`). NAME.heldout.jsonl and NAME.test.jsonl are the other splits of NAME.jsonl; or
   the rows have a column `split`: "train", "heldout" or "test" ("validation", "valid", "val" and
-  "dev" mean heldout). The folder that a file lies in, below the one named, is its family; at the
-  top, each task is its own family.
+  "dev" mean heldout). A task's family is the subfolder that holds it; a task that is in no
+  subfolder is a family of its own.
 - A saved data set, or the name of one on the hub: each configuration is a task.
 - A manifest: YAML, or a mapping of the same shape, that lists many sources (`manifest.py`).
 - "stdlib": the embedded suite (`stdlib.py`).
 
-`row_schema.py` says what a row may look like. `splits.py` makes the three splits: what is missing
-is cut off the training rows by a seeded draw, and `Task.notes` says so.
+`row_schema.py` says what a row may look like. `splits.py` makes the three splits: a missing one is
+cut off the training rows by a seeded draw, and `Task.notes` says so.
 """
 
 import re
@@ -28,7 +28,7 @@ from taskpgm.tasks.splits import TaskSource, choose_splits, read_task
 from taskpgm.tasks.stdlib import stdlib_tasks
 from taskpgm.tasks.task import Task
 
-LONGEST_NAME = 200  # bytes; file systems take 255, and some suffixes follow
+LONGEST_NAME = 200  # bytes; file systems allow 255, and suffixes are added
 
 
 def load_tasks(
@@ -42,8 +42,8 @@ def load_tasks(
 
     Args:
       heldout_fraction, test_fraction: the share of training rows cut off as held-out or test split
-        where the data bring no such split. Rows with the same prompt stay together.
-      seed: of those cuts, of `limit`s, and of the embedded suite.
+        where the data have no such split. Rows with the same prompt stay together.
+      seed: for those cuts, for `limit`s, and for the embedded suite.
 
     Raises FileNotFoundError or ValueError with one line that names the file, the line or the key.
     """
@@ -69,7 +69,7 @@ def load_tasks(
     except (ValueError, FileNotFoundError) as error:
         if str(error).isprintable():
             raise
-        raise type(error)(printable(str(error))) from error  # a file's name may hold anything
+        raise type(error)(printable(str(error))) from error  # a file name may contain anything
 
 
 def _sources(spec: str) -> list[TaskSource]:
@@ -98,11 +98,12 @@ def _sources(spec: str) -> list[TaskSource]:
 
 
 def _check_names(sources: list[TaskSource], origin: str) -> None:
-    """Names are unique, can name a folder, and are at least two."""
+    """Raises ValueError unless there are two tasks or more, with different names for folders."""
     first: dict[str, TaskSource] = {}
     for source in sources:
         name = source.name
-        # Adapters lie in folders of these names, and some file systems ignore case or composition.
+        # Adapters are stored in folders of these names, and some file systems ignore case or
+        # Unicode composition.
         other = first.setdefault(unicodedata.normalize("NFC", name.casefold()), source)
         if other is not source:
             raise ValueError(

@@ -17,10 +17,10 @@
         task_column: task_name      # one task for every value of this column ...
         family_column: task_family  # ... in the family that its first row names
 
-`columns` says which of the data's columns is which of prompt/response, inputs/targets,
-instruction/input/output, messages; `template` writes the two texts from any columns. `labels` are
-the words for a column of numbers. `limit`, `heldout_limit` and `test_limit` bound the rows of each
-task, by a seeded draw. Words are read as they are written: `no` is no truth value here, `007` no 7.
+`columns` maps prompt/response, inputs/targets, instruction/input/output or messages to the data's
+own column names; `template` makes the two texts from any columns. `labels` are the class names of a
+column of class numbers. `limit`, `heldout_limit` and `test_limit` bound the rows of each task, by a
+seeded draw. Values are text as written: `no` does not mean false here, and `007` is not 7.
 """
 
 import difflib
@@ -60,8 +60,9 @@ SPLITS = ("split", "heldout_split", "test_split")
 
 
 def read(path: Path) -> list[TaskSource]:
-    """The sources that a manifest file lists. Raises ValueError naming the file and the line or
-    key."""
+    """The sources that a manifest file lists.
+
+    Raises ValueError that names the file and the line or key."""
     spec = read_yaml(path)
     if spec is None:
         raise ValueError(f"{path}: an empty file: list sources under `tasks:`")
@@ -69,10 +70,10 @@ def read(path: Path) -> list[TaskSource]:
 
 
 def parse(spec: Any, folder: Path, name: str) -> list[TaskSource]:
-    """The sources of a manifest already read. `folder`: where its paths start; `name`: of the
-    manifest, for errors.
+    """The sources of a manifest that has been read. `folder`: what its paths are relative to;
+    `name`: what errors call the manifest.
 
-    Raises ValueError for an unknown key (naming the nearest), or a value of the wrong type."""
+    Raises ValueError for an unknown key (it suggests the nearest), or a value of the wrong type."""
     if not isinstance(spec, Mapping):
         raise ValueError(f"{name}: a manifest is a mapping with `tasks:`, a list")
     _check_keys(spec, ("defaults", "tasks"), name)
@@ -86,7 +87,7 @@ def parse(spec: Any, folder: Path, name: str) -> list[TaskSource]:
         if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
             where += f" ({shortened(entry['name'])[1:-1]})"
         entry = _checked(entry, where)
-        # An entry that says how to read a row says all of it: the defaults' way does not mix in.
+        # `columns` or `template` of an entry replace both of the defaults: they are not merged.
         reading = {"columns", "template"} if {"columns", "template"} & set(entry) else set()
         inherited = {key: value for key, value in defaults.items() if key not in reading}
         sources += _sources({**inherited, **entry}, folder, where)
@@ -163,7 +164,7 @@ def _open(source: str, config: str | None, folder: Path, where: str) -> dict[str
 
 
 def expand(path: str, where: str) -> Path:
-    """A path with `~` as the home folder. Raises ValueError for a user who is not known."""
+    """A path with `~` expanded. Raises ValueError for the home of an unknown user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -173,7 +174,7 @@ def expand(path: str, where: str) -> Path:
 
 
 def _checked(entry: Any, where: str) -> dict[str, Any]:
-    """An entry with its numbers as numbers. Raises ValueError for a bad key or value."""
+    """An entry with its limits as numbers. Raises ValueError for a bad key or value."""
     if not isinstance(entry, Mapping):
         raise ValueError(f"{where}: must be a mapping of {', '.join(KEYS)}")
     _check_keys(entry, KEYS, where)
@@ -205,5 +206,5 @@ def _check_keys(given: Iterable[Any], known: Iterable[str], where: str) -> None:
 
 
 def file_name(text: str) -> str:
-    """A name made from data ("ai2_arc/Easy:1.0") that can name a folder."""
+    """A text from the data ("ai2_arc/Easy:1.0") as a name that a folder can have."""
     return re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "unnamed"

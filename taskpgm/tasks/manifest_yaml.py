@@ -1,4 +1,4 @@
-"""YAML whose words stay as they are written, and whose aliases cannot fill the memory."""
+"""YAML whose values stay text as written, and whose aliases cannot exhaust memory."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ KEPT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 
 
 class ManifestLoader(yaml.SafeLoader):
-    """A safe loader without truth values, numbers and dates, and without repeated keys.
+    """A safe loader that leaves booleans, numbers and dates as text, and refuses repeated keys.
 
-    YAML 1.1 reads `no` as False, `1:30` as 90 and `007` as 7; a label is none of these.
+    YAML 1.1 reads `no` as False, `1:30` as 90 and `007` as 7, and a label may be any of these.
     """
 
     yaml_implicit_resolvers = {
@@ -28,7 +28,7 @@ class ManifestLoader(yaml.SafeLoader):
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key {twice[:60]!a} stands twice", node.start_mark
+                None, None, f"the key {twice[:60]!a} appears twice", node.start_mark
             )
         return node
 

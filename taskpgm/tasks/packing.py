@@ -7,8 +7,8 @@ from jaxtyping import Float32, Int32
 
 from taskpgm.tasks.tokenize import Encoded
 
-# First fit looks back at no more rows than this: the cost stays linear in the number of examples,
-# and an example never travels far from where it stood.
+# First fit considers only this many rows, the newest: the cost stays linear in the number of
+# examples, and an example never moves far from its place in the order.
 OPEN_ROWS = 1024
 
 
@@ -16,9 +16,9 @@ class Rows(NamedTuple):
     """r packed rows of t tokens; a row holds whole segments one after the other, then padding.
 
     Logits at position i predict `targets[i]`, which is `tokens[i + 1]` of the same segment.
-    `weights` is 1 where that target is scored and 0 elsewhere, so never across two segments, and
-    never on padding. `positions` restart at 0 in each segment; `segment_ids` count 1, 2, ... along
-    the row, 0 is padding; `example` is the place of the segment in `Encoded.ids`, -1 on padding.
+    `weights` is 1 where that target is scored and 0 elsewhere: 0 at the end of a segment, and 0 on
+    padding. `positions` restart at 0 in each segment; `segment_ids` count 1, 2, ... along the row,
+    0 is padding; `example` is the segment's index in `Encoded.ids`, -1 on padding.
     """
 
     tokens: Int32[np.ndarray, "r t"]

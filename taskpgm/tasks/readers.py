@@ -1,4 +1,4 @@
-"""Files -> tables of rows, each of which can say where it stands."""
+"""Files -> tables, whose messages name a row by its place in the file."""
 
 import bz2
 import csv
@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # importing datasets costs a second
 class Table:
     """The rows of one split: a list, or a `datasets.Dataset`, which decodes a row when asked.
 
-    Row i is called name + mark + places[i] in messages ("file:12"); without places, i stands there.
-    labels: words for columns of numbers (ClassLabel features), by column.
+    Messages call row i name + mark + places[i], as in "file:12"; without places, i is its number.
+    labels: by column, the class names of a column of class numbers (a ClassLabel feature).
     """
 
     name: str
@@ -51,7 +51,7 @@ class Table:
         return [row.get(name) for row in rows] if in_memory else list(rows[name])
 
     def select(self, indices: Sequence[int]) -> "Table":
-        """Some of the rows, under the names that they had."""
+        """Some of the rows; messages still name them by their place in the file."""
         rows = self.rows
         rows = [rows[i] for i in indices] if isinstance(rows, list) else rows.select(indices)
         places = [self.places[i] if self.places else i for i in indices]
@@ -64,9 +64,9 @@ class Table:
 
 
 def read_jsonl(path: Path) -> Table:
-    """One JSON object a line; blank lines are skipped.
+    """One JSON object per line; blank lines are skipped.
 
-    Raises ValueError naming file and line: not UTF-8, not JSON, not an object; or an empty file.
+    Raises ValueError that names file and line: not UTF-8, not JSON, not an object; an empty file.
     """
     rows, lines = [], []
     for number, line in _lines(path):
@@ -81,7 +81,7 @@ def read_jsonl(path: Path) -> Table:
 
 
 def read_json(path: Path) -> Table:
-    """One JSON array of objects; or JSON Lines under another ending.
+    """One JSON array of objects; or JSON Lines in spite of the ending.
 
     Raises ValueError naming the file and the line or row.
     """
@@ -97,9 +97,9 @@ def read_json(path: Path) -> Table:
 
 
 def read_csv(path: Path, delimiter: str = ",") -> Table:
-    """Comma-separated values below a header. Every cell is the text as it is written.
+    """Comma-separated values below a header. Every cell is text as written.
 
-    Raises ValueError naming file and line: a header with an empty or repeated name, a line with
+    Raises ValueError that names file and line: a header with an empty or repeated name, a line with
     more or fewer cells than the header, a stray quote.
     """
     csv.field_size_limit(2**31 - 1)  # a cell may be a long document
@@ -133,7 +133,7 @@ def read_tsv(path: Path) -> Table:
 def read_parquet(path: Path) -> Table:
     """The rows of a Parquet file, decoded when asked for.
 
-    Raises ValueError for another kind of file, for one column name twice, and for no rows.
+    Raises ValueError for another kind of file, for two columns of one name, and for no rows.
     """
     import datasets
     import pyarrow
@@ -162,7 +162,7 @@ READERS: Mapping[str, Callable[[Path], Table]] = {
     ".parquet": read_parquet,
 }
 DECOMPRESS: Mapping[str, Callable[[Path], IO[bytes]]] = {
-    ".gz": lambda path: gzip.GzipFile(path),  # type: ignore  # an IO[bytes] but by its stub
+    ".gz": lambda path: gzip.GzipFile(path),  # type: ignore  # its stub does not say IO[bytes]
     ".bz2": lambda path: bz2.BZ2File(path),
     ".xz": lambda path: lzma.LZMAFile(path),
 }
@@ -170,7 +170,7 @@ ENDINGS = f"{', '.join(READERS)} (also with {', '.join(DECOMPRESS)} after all bu
 
 
 def split_ending(path: Path) -> tuple[str, str] | None:
-    """("a.test", ".jsonl") of "a.test.JSONL.gz"; None where no reader knows the ending."""
+    """("a.test", ".jsonl") for "a.test.JSONL.gz"; None for an ending that no reader knows."""
     name = path.name
     compressed = path.suffix.lower() in DECOMPRESS
     if compressed:
@@ -219,7 +219,10 @@ def _json(text: str, path: Path, line: int) -> Any:
         raise ValueError(
             f"{path}:{line + error.lineno - 1}: malformed JSON: {error.msg} at column {error.colno}"
         ) from error
-    except (ValueError, RecursionError) as error:  # a key twice, a number of 5000 digits, [[[[...
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a repeated key, a number of 5000 digits, [[[[...
         reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
         raise ValueError(f"{path}:{line}: malformed JSON: {reason}") from error
 
@@ -229,7 +232,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:60]!a} stands twice in one object")
+        raise ValueError(f"the key {twice[:60]!a} appears twice in one object")
     return row
 
 
@@ -248,7 +251,7 @@ def first_line(error: BaseException) -> str:
 
 
 def class_labels(rows: Any) -> dict[str, list[str]]:
-    """The words of a data set's columns of numbers, by column."""
+    """The class names of a data set's ClassLabel columns, by column."""
     return {
         column: feature.names
         for column, feature in rows.features.items()

@@ -1,4 +1,4 @@
-"""One row of somebody's data -> an Example, by the row's own column names or the user's."""
+"""One row of data -> an Example, by known column names or by a schema that the user gives."""
 
 import math
 import re
@@ -10,11 +10,11 @@ from typing import Any
 from taskpgm.tasks.messages import printable, shortened
 from taskpgm.tasks.task import Example, join
 
-# What a row calls its question, and what it then calls the answer; the first that a row has counts.
+# Column of the prompt: column of its response. The first prompt column that a row has decides.
 SCHEMAS = {"prompt": "response", "inputs": "targets", "instruction": "output"}
 ROLES = {*SCHEMAS, *SCHEMAS.values(), "input", "messages"}
 KNOWN = "prompt/response, inputs/targets, instruction/input/output or messages"
-# Parts of a chat that are neither text nor a role: to leave them out would change what was said.
+# Parts of a message that are not text: leaving them out would change the chat.
 CALLS = ("tool_calls", "function_call")
 
 
@@ -26,10 +26,10 @@ class NoResponse(ValueError):
 class RowSchema:
     """How to read rows.
 
-    columns: {a name of `ROLES`: the data's name for it}.
+    columns: {role: column of the data}, with roles from `ROLES`.
     template: formats for "prompt" and "response", with the row's columns as fields: "{question}",
       "{answers[text][0]}".
-    labels: {column: words}, for columns that hold the number of a word; -1 is no word.
+    labels: {column: class names}, for columns of class numbers; -1 is a hidden label.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -40,8 +40,9 @@ class RowSchema:
 def checked_schema(
     columns: Mapping[str, Any], template: Mapping[str, Any] | None, labels: Mapping[str, Any]
 ) -> RowSchema:
-    """A schema as somebody wrote it. Raises ValueError, without saying where, for columns that are
-    no whole schema, a template that cannot be read, and labels that are no list of texts."""
+    """The schema that a user wrote, checked. Raises ValueError, to which the caller adds the place,
+    for incomplete columns, a template that cannot be parsed, and labels that are no list of texts.
+    """
     _check_columns(columns)
     for part, text in (template or {}).items():
         _check_template(part, text)
@@ -55,13 +56,13 @@ def checked_schema(
 
 
 def read_row(row: Mapping[str, Any], where: str, schema: RowSchema) -> Example:
-    """Reads one row; `where` ("file:line") opens every error.
+    """Reads one row; every error begins with `where` ("file:line").
 
-    Null and NaN are empty text. The prompt ends in a newline unless it or the response brings white
-    space there (`join`). A blank line separates an instruction from its input.
+    Null and NaN are empty text. `join` puts a newline between prompt and response unless either
+    has white space there. A blank line separates an instruction from its input.
 
-    Raises NoResponse for a row with no response, and ValueError for columns that nobody has named,
-    or whose values are no text.
+    Raises NoResponse for a row without a response, and ValueError for unknown columns and for
+    values that are not text.
     """
     labelled = {
         column: _word(_value(row, column, "labels", where), column, words, where)
@@ -120,7 +121,7 @@ def _all_text(words: Sequence[Any]) -> bool:
 
 # --- What a row holds ----------------------------------------------------------------------------
 class _Template(Formatter):
-    """str.format, except that null and NaN are empty text, and a list or a mapping is no text."""
+    """str.format, except that null and NaN are empty text, and a list or a mapping is refused."""
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
         return None if _is_null(value) else super().convert_field(value, conversion)
@@ -170,7 +171,7 @@ def _chat(messages: Any, where: str) -> Example:
 
 
 def _word(value: Any, column: str, words: Sequence[str], where: str) -> Any:
-    """The word that a number, or the text of a number, stands for."""
+    """The class name of a class number, which may be given as text."""
     if _is_null(value) or (isinstance(value, str) and value in words):
         return value
     try:

@@ -1,4 +1,4 @@
-"""One task's three splits: which rows train, which choose the mixture, and which judge it."""
+"""A task's three splits: rows for training, for choosing the mixture, and for judging it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from taskpgm.tasks.row_schema import NoResponse, RowSchema, read_row
 from taskpgm.tasks.stream import draw
 from taskpgm.tasks.task import Example, Task
 
-# What people call the three splits; of several, the first counts.
+# Names for the three splits; if a data set has several names of one split, the first is used.
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "heldout": ("heldout", "held_out", "validation", "valid", "val", "dev"),
@@ -24,7 +24,7 @@ SPOKEN = {"train": "training", "heldout": "held-out", "test": "test"}
 
 
 class SplitTables(NamedTuple):
-    """The tables of a task's splits; None for one that the data do not bring."""
+    """The tables of a task's splits; None for one that the data do not have."""
 
     train: Table
     heldout: Table | None = None
@@ -36,7 +36,7 @@ class TaskSource:
     """Where one task's rows are, before they are read.
 
     `limit`, `heldout_limit`, `test_limit`: at most this many rows of each split, by a seeded draw.
-    `test_is_named`: somebody asked for this test split, so it must be usable.
+    `test_is_named`: the user named this test split, so it must be usable.
     """
 
     name: str
@@ -51,7 +51,7 @@ class TaskSource:
 
 
 def role_of(split: object) -> str | None:
-    """ "train", "heldout" or "test" for what a data set calls a split; None for another name."""
+    """ "train", "heldout" or "test" for a data set's name of a split; None for another name."""
     plain = split.strip().lower() if isinstance(split, str) else split
     return next((role for role, names in SPLIT_NAMES.items() if plain in names), None)
 
@@ -65,11 +65,11 @@ def choose_splits(
 ) -> SplitTables:
     """The tables of a data set by role.
 
-    A split that is named counts; else the first whose name is in `SPLIT_NAMES`. Only a data set's
-    single split may have any other name, and then it is for training.
+    For each role it is the split that the arguments name, else the first one in `SPLIT_NAMES`. If a
+    data set has only one split, that may have any other name, and is for training.
 
-    Raises ValueError for a split that is not there, for one with two roles, and where nothing says
-    which split is for training: one called test or validation is never trained on unasked.
+    Raises ValueError for a split that does not exist, for one with two roles, and if nothing says
+    which split is for training: one called test or validation is trained on only if it is named.
     """
     named = {"train": split, "heldout": heldout_split, "test": test_split}
     available = ", ".join(sorted(splits))
@@ -101,9 +101,9 @@ def choose_splits(
 
 
 def by_split_column(table: Table) -> dict[str, Table]:
-    """The rows of a file by their column `split`; all of them as "train" where no row has it.
+    """The rows of a file by their column `split`; all are "train" if there is no such column.
 
-    Raises ValueError for a value that names no split, and for a column that some rows lack.
+    Raises ValueError for a value that names no split, and if only some rows have the column.
     """
     try:
         marks = table.column("split")
@@ -130,13 +130,15 @@ def _for_evaluation(split: str) -> bool:
 def read_task(source: TaskSource, heldout_fraction: float, test_fraction: float, seed: int) -> Task:
     """Reads a task's rows and makes its three splits disjoint by prompt.
 
-    A prompt in two given splits stays in the one that judges more: rows are dropped from the
-    held-out split in favour of the test split, and from the training split in favour of both. A
-    missing split is cut off the training rows by a seed. `Task.notes` counts all of it.
+    If a prompt is in two given splits, rows with it are dropped from one of them: from the held-out
+    split in favour of the test split, and from the training split in favour of both. A missing
+    split is cut off the training rows by a seeded draw. `Task.notes` says how many rows this moved.
 
     Raises ValueError for bad rows, and for a split that is, or becomes, empty.
     """
-    seed = crc32(f"{seed}/{source.name}".encode())  # tasks are cut independently, and repeatably
+    seed = crc32(
+        f"{seed}/{source.name}".encode()
+    )  # tasks are split independently, and reproducibly
     notes = list(source.notes)
     given = {"heldout": _read(source.tables.heldout, source, source.heldout_limit, seed)}
     try:
@@ -195,8 +197,8 @@ def _read(
 
 
 def _make_disjoint(splits: dict[str, list[Example]], source: TaskSource) -> list[str]:
-    """Drops, in place, the rows whose prompt also stands in a split that judges more. Returns
-    notes."""
+    """Drops, in place, held-out rows whose prompt is also in the test split, and training rows
+    whose prompt is in either. Returns notes."""
     notes = []
     reserved: set[object] = set()
     for role, above in (("test", ""), ("heldout", "test"), ("train", "held-out or test")):
@@ -244,7 +246,7 @@ def _cut(
     parts: dict[str, list[int]] = {}
     for later, (role, fraction) in enumerate(fractions.items(), 1):
         part: list[int] = []
-        # One group at least is left for training and for each split still to be cut.
+        # At least one group is left for training, and for each split that is still to be cut off.
         while len(part) < max(1, round(fraction * len(rows))) and (
             not part or len(shuffled) > len(fractions) - later + 1
         ):

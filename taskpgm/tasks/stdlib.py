@@ -1,14 +1,14 @@
-"""The embedded suite: small tasks whose every answer Python's standard library computes.
+"""The embedded suite: small tasks whose answers Python's standard library computes.
 
-It needs no download, and it is planted. A family is one question whose input is written in
-different ways (a date as 14.03.1987 or as 19870314), so its tasks share the answers and the rule
-behind them, and learning one helps with another. Families have unequal sizes, training sizes
-differ by a factor of twenty, and two pairs of tasks ask the same in other words. So an affinity
-has something to find, and uniform, size-proportional and TaskPGM mixtures really differ.
+It needs no download, and how its tasks relate is known. A family is one question whose input is
+written in different ways (a date as 14.03.1987 or as 19870314), so its tasks share the answers and
+the rule behind them, and learning one helps with another. Families have unequal sizes, training
+sizes differ by a factor of twenty, and two pairs of tasks ask the same in other words. So an
+affinity has something to find, and uniform, size-proportional and TaskPGM mixtures really differ.
 
-(Tasks that open alike and are answered in different words would not do: an adapter then learns to
-give its own kind of answer to the other's prompts, and families come out further apart than
-strangers.)
+(Prompts that begin alike, with answers of different kinds, would not do: an adapter would learn to
+give its own kind of answer to the other task's prompts, and tasks of one family would come out
+further apart than tasks of two.)
 
 To add a task, add one line to `SUITE`:
 
@@ -16,8 +16,8 @@ To add a task, add one line to `SUITE`:
 
 `draw` makes an input x, a text, from a random.Random; `prompt(x)` asks about it; `answer(x)`
 computes the response with the standard library, the same on every Python we support (no locale, no
-table that a newer Unicode or HTTP changed). Keep both short. The tests check the rest: rows
-enough, no leaks.
+table that a newer Unicode or HTTP changed). Keep both short. The tests check the rest: enough rows,
+and none in two splits.
 """
 
 import random
@@ -206,9 +206,9 @@ SUITE = (
     Recipe("hue", "colour", 240, skills.colour, lambda x: f"Colour {x}. Hue?", skills.hue),
 )
 
-# Each pair asks the same of the same kind of input, in other words, and has about as many rows: a
-# divergence also sees for how long a model was trained (base_sixteen with 300 rows, half of
-# hexadecimal's, was nearer to octal with 200 on one of two Python versions).
+# Each pair asks the same about the same kind of input in other words. The two have about equally
+# many rows, because a divergence also depends on how long a model was trained: with 300 rows, half
+# of hexadecimal's, base_sixteen was nearer to octal (200 rows) on one of two Python versions.
 NEAR_DUPLICATES: tuple[tuple[str, str], ...] = (
     ("month_short", "month_abbreviated"),
     ("hexadecimal", "base_sixteen"),
@@ -232,8 +232,8 @@ def stdlib_tasks(seed: int = 0) -> list[Task]:
 def inputs(seed: int = 0) -> dict[str, tuple[list[str], list[str], list[str]]]:
     """The inputs behind each task's training, held-out and test rows.
 
-    No input of a family's held-out or test row is behind another split's row of that family: the
-    question has not been asked there in any wording.
+    Within a family, no input of a held-out or test row is also the input of a row of another split,
+    of any of its tasks: in no wording is the same question asked in two splits.
     """
     heldout = {recipe.name: _drawn(recipe, seed, "heldout", HELDOUT, set()) for recipe in SUITE}
     reserved = _by_family(heldout)
@@ -259,7 +259,7 @@ def _by_family(drawn: dict[str, list[str]]) -> dict[str, set[str]]:
 
 
 def _drawn(recipe: Recipe, seed: int, split: str, count: int, taken: set[str]) -> list[str]:
-    """`count` different inputs outside `taken`. A string seeds alike on every Python."""
+    """`count` different inputs that are not in `taken`, the same on every Python version."""
     rng = random.Random(f"{seed}/{recipe.name}/{split}")
     drawn: dict[str, None] = {}
     for _ in range(200 * count):

@@ -1,7 +1,7 @@
-"""Packed rows -> batches: one task, or a mixture. The step is the only state.
+"""Packed rows -> batches of one task or of a mixture. The step is the only state.
 
-Rows are packed first, per task, and mixed afterwards as row numbers: so a mixture is random access
-by step, resuming costs nothing, and all hosts of a run have the same batches.
+Rows are packed first, task by task, and only row numbers are mixed. So the batch of any step can be
+computed by itself, resuming costs nothing, and all hosts of a run have the same batches.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,9 @@ from taskpgm.tasks.packing import Rows
 
 
 def draw(size: int, count: int, *, seed: int) -> Int[np.ndarray, "count"]:
-    """`count` indices below `size`: all of them once before any comes again (method, section 9).
+    """`count` indices below `size`: every one once before any is repeated (method, section 9).
 
-    Epoch e is a permutation seeded by (seed, e), so a shorter draw is the beginning of a longer
-    one.
+    Epoch e is a permutation seeded by (seed, e), so a short draw is the beginning of a long one.
     """
     if count < 0 or (size < 1 and count):
         raise ValueError(f"cannot draw {count} examples out of {size}")
@@ -38,10 +37,10 @@ def stream(
     Args:
       rows: one Rows per task, all of the same length t.
       batch_size: rows in a batch, over all hosts.
-      seed: of the order; it is another order in every epoch.
-      weights: the share of rows of each task, to within 1% of the smallest share; rows of one task
-        come without replacement within its epoch. None: all rows as one set, each exactly once per
-        epoch.
+      seed: for the order, which differs from epoch to epoch.
+      weights: each task's share of the rows, to within 1% of the smallest share; a task's rows are
+        drawn without replacement within its own epoch. None: all rows are one set, and each is
+        drawn exactly once per epoch.
 
     Raises ValueError for no rows, uneven lengths, bad weights, or a batch of no rows.
     """
@@ -74,8 +73,8 @@ def stream(
 
 
 def _seed(seed: int, part: int) -> int:
-    """One 32-bit seed per part: neighbouring seeds would share epochs, as grain adds the epoch to
-    it."""
+    """One 32-bit seed per part. Seeds in a row would repeat each other's epochs, because grain adds
+    the epoch to the seed."""
     return int(np.random.SeedSequence([seed, part]).generate_state(1)[0])
 
 

@@ -35,7 +35,7 @@ class Task:
 
     `train` is what a mixture draws from, `heldout` is what chooses the mixture (affinities, ratio,
     predicted loss), and `test` only judges the models trained on it. No prompt is in two of them.
-    `notes` tells what loading decided for the user (a split cut off, rows dropped, ...).
+    `notes` says what loading decided for the user (a split cut off, rows dropped, ...).
     """
 
     name: str
@@ -58,10 +58,10 @@ class Task:
 
 
 def join(prompt: str, response: str) -> Example:
-    """An example whose prompt ends where the response begins.
+    """An example whose prompt and response are separated by white space.
 
-    One newline is added to the prompt, unless the prompt is empty or one of the two already has
-    white space there.
+    A newline is added to the prompt, unless it is empty or ends in white space, or the response
+    begins with white space.
     """
     separated = not prompt or prompt[-1].isspace() or response[:1].isspace()
     return Example(prompt if separated else prompt + "\n", response)

@@ -1,13 +1,13 @@
 """Prompt and response -> token ids, and which of them are scored.
 
-The text of a row is tokenised once, whole, and the boundary between prompt and response is read
-from character offsets: two tokenisations joined would give tokens that the model never meets. A
-token that straddles the boundary carries a part of the response, so it belongs to the response and
-is scored. Offsets come from the `tokenizers` library, so a "fast" tokenizer is needed.
+The text of a row is tokenised once, whole, and the boundary between prompt and response is found by
+character offsets: prompt and response tokenised apart could give tokens that the whole text never
+has. A token that straddles the boundary carries a part of the response, so it belongs to the
+response and is scored. Offsets come from the `tokenizers` library, so a "fast" tokenizer is needed.
 
 Special tokens follow one rule, in training, scoring and generation, for plain texts and for chats
-(`token_ids`): the tokenizer adds what it adds, unless the text begins with the same token. A text
-with nothing before it, not even a BOS, is read after BOS, or EOS where the tokenizer has no BOS.
+(`token_ids`): the tokenizer prepends its own, unless the text already begins with the same token. A
+response with nothing before it, not even a BOS, follows BOS, or EOS if the tokenizer has no BOS.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,10 +26,10 @@ if TYPE_CHECKING:  # importing transformers costs more than a second
 class Encoded(NamedTuple):
     """m encoded examples. Every one has at least two tokens, and its first token is never a target.
 
-    ids, scored: per example, the tokens and whether each is scored, [l]. index: its place in what
-    was encoded. dropped: how many could not fit (or were empty). truncated: how many lost the
-    beginning of their prompt (or, as plain text, were split). notes: what was decided about special
-    tokens and dates.
+    ids, scored: of each example, the tokens and whether each is scored, [l]. index: of each, its
+    position in the input. dropped: how many did not fit (or were empty). truncated: how many lost
+    the beginning of their prompt (or, as plain text, were split). notes: what was decided about
+    special tokens and dates.
     """
 
     ids: list[Int32[np.ndarray, "l"]]
@@ -41,8 +41,8 @@ class Encoded(NamedTuple):
 
 
 class TextTokens(NamedTuple):
-    """A text's tokens: ids [l]; the characters that each covers, offsets [l 2]; and how many at the
-    front are no text (`head`: a BOS, the tokenizer's or the text's own)."""
+    """A text's tokens: ids [l]; the characters that each covers, offsets [l 2]; and `head`, the
+    number of special tokens at the beginning (a BOS, the tokenizer's or the text's own)."""
 
     ids: Int64[np.ndarray, "l"]
     offsets: Int64[np.ndarray, "l 2"]
@@ -52,13 +52,12 @@ class TextTokens(NamedTuple):
 def encode(
     tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example], max_length: int
 ) -> Encoded:
-    """Tokenises examples; response tokens and the end-of-sequence token that closes them are
-    scored.
+    """Tokenises examples. The response is scored, and the end-of-sequence token after it.
 
     An example longer than `max_length` loses the beginning of its prompt (a leading BOS stays),
     never a token of its response; if the response with one token of context does not fit, the
     example is dropped and counted. Chat rows go through the tokenizer's chat template: only
-    assistant turns are scored, with the mark that ends them.
+    assistant turns are scored, with their end-of-turn markers.
 
     Raises ValueError when the tokenizer has no EOS, no offsets, or (chat rows) no chat template.
     """
@@ -83,8 +82,8 @@ def encode_text(
 ) -> Encoded:
     """Tokenises plain text for pretraining: every token is scored, EOS ends each text.
 
-    A text longer than `max_length` becomes several pieces; each begins with the last token of the
-    one before it as unscored context, so every token is predicted exactly once. Empty texts are
+    A text longer than `max_length` is split into pieces; each begins with the last token of the
+    piece before as unscored context, so every token is predicted exactly once. Empty texts are
     dropped.
     """
     eos = _end_of_sequence(tokenizer)
@@ -112,7 +111,7 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 
 def prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """What an empty context is: BOS, or EOS where the tokenizer has no BOS."""
+    """The token that stands for an empty context: BOS, or EOS if the tokenizer has no BOS."""
     bos = tokenizer.bos_token_id
     return bos if isinstance(bos, int) else _end_of_sequence(tokenizer)
 
@@ -120,8 +119,8 @@ def prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
 def _whole(
     tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example], own: list[str]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Per example, however long: ids [l], scored [l], and how many leading tokens must stay (BOS).
-    Texts that bring their own BOS are added to `own`."""
+    """Per example, not truncated: ids [l], scored [l], and how many leading tokens must stay (BOS).
+    For each text that begins with its own BOS, that token is added to `own`."""
     eos = _end_of_sequence(tokenizer)
     texts, turns = [], []
     for example in examples:
@@ -135,19 +134,19 @@ def _whole(
     for (ids, offsets, head), spoken in zip(tokenise(tokenizer, texts, own), turns, strict=True):
         scored = _spoken(offsets, spoken)
         scored[:head] = False
-        # What the template writes after the last answer and its mark is cut off.
+        # What the template writes after the last end-of-turn marker is dropped.
         last = int(np.flatnonzero(scored)[-1]) + 1 if scored.any() else len(ids)
         scored = scored[:last]
         ids = _closed(ids[:last], eos)
         scored = np.append(scored, np.ones(len(ids) - last, bool))
-        if scored[0]:  # nothing stands before the response
+        if scored[0]:  # nothing precedes the response
             ids = np.append(prefix_id(tokenizer), ids)
             scored, head = np.append(False, scored), 1
         yield ids, scored, head
 
 
 def _closed(ids: np.ndarray, eos: int) -> np.ndarray:
-    """The ids with EOS behind them, unless the text has written its own."""
+    """The ids followed by EOS, unless they end in it already."""
     return ids if len(ids) and ids[-1] == eos else np.append(ids, eos)
 
 
@@ -158,7 +157,7 @@ def _notes(
     if own:
         notes.append(
             f"{len(own)} of {len(examples)} rows begin with a {own[0]} of their own: the "
-            "tokenizer's is not put before it"
+            "tokenizer adds no second one"
         )
     if any(example.messages is not None for example in examples) and asks_for_the_date(tokenizer):
         notes.append(f"the chat template writes the date: it is always {CLOCK:%d %b %Y}")
@@ -166,8 +165,8 @@ def _notes(
 
 
 def _fit(scored: np.ndarray, head: int, max_length: int) -> np.ndarray | None:
-    """Which tokens to keep so that at most `max_length` are left: the prompt loses its beginning,
-    but not the `head`; None if that is not enough, or would leave the response without context."""
+    """The tokens to keep so that at most `max_length` are left: the prompt loses its beginning, but
+    not the `head`; None if that is not enough, or would leave the response without context."""
     excess = max(0, len(scored) - max_length)
     prompt = int(scored.argmax()) - head
     if excess > prompt or (excess == prompt and head == 0):
@@ -178,16 +177,16 @@ def _fit(scored: np.ndarray, head: int, max_length: int) -> np.ndarray | None:
 def tokenise(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], own: list[str] | None = None
 ) -> list[TextTokens]:
-    """The tokens of each text, with the special tokens that the tokenizer puts in front.
+    """The tokens of each text, with the special tokens that the tokenizer prepends.
 
-    A token that the text itself begins with is not put before it; such tokens are added to `own`.
-    What the tokenizer puts behind a text is taken off again: the caller closes the text.
+    A special token that the text itself begins with is not prepended; it is added to `own`. Special
+    tokens that the tokenizer appends are removed: the caller adds EOS.
     """
     if not texts:
         return []
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} tells no "
+            f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} gives no "
             "character offsets: use one that comes with a tokenizer.json (a fast tokenizer)"
         )
     batch = tokenizer(
@@ -217,7 +216,7 @@ def tokenise(
 
 def _spoken(offsets: np.ndarray, turns: Sequence[Turn]) -> np.ndarray:
     """Which tokens are scored, [l]: those that cover a character of an answer, and those within
-    its closing mark. A BOS is neither: its offsets are (0, 0)."""
+    its end-of-turn marker. A BOS is neither: its offsets are (0, 0)."""
     scored = np.zeros(len(offsets), bool)
     begins, ends = offsets[:, 0], offsets[:, 1]
     for begin, end, closed in turns:

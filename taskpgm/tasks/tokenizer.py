@@ -1,4 +1,4 @@
-"""A tokenizer from a model folder, and whether a model has an embedding for all that it writes."""
+"""Loading a model's tokenizer, and checking that the model embeds every token it produces."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,19 +11,19 @@ if TYPE_CHECKING:  # importing transformers costs more than a second
     from transformers import PreTrainedTokenizerBase
 
 FILE = "tokenizer.json"
-VOCABULARIES = ("tokenizer.model", "vocab.json")  # what transformers can make one of
-# Words, numbers, spaces and signs: what pre-tokenizers treat differently.
+VOCABULARIES = ("tokenizer.model", "vocab.json")  # files that transformers can build one from
+# Words, numbers, spaces and punctuation, where pre-tokenizers differ.
 PROBE = "In 2024,  I'd say 12345 words;\n\n\tthe naïve naming: \u6771\u4eac x_y->z()"
 
 
 def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a Hugging Face folder: tokenizer.json is what is used, where there is one.
+    """The tokenizer of a Hugging Face folder: exactly its tokenizer.json, if it has one.
 
-    `transformers` would choose a class by the model's type and let it replace the pre-tokenizer of
-    tokenizer.json by its own. No code of the folder runs, and nothing is asked.
+    `AutoTokenizer` would choose a class by the model's type, and that class may replace the
+    pre-tokenizer of tokenizer.json. No code in the folder is run, and the user is asked nothing.
 
     Raises FileNotFoundError if the folder has no tokenizer, ValueError if its tokenizer_config.json
-    makes other tokens than its tokenizer.json.
+    leads to other tokens than its tokenizer.json.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -41,7 +41,7 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
         raise FileNotFoundError(f"no tokenizer at {path}: it needs {FILE} ({reason})") from error
     if own:
         _check_against_file(tokenizer, file)
-    tokenizer.init_kwargs.pop("auto_map", None)  # names code: not to be passed on with a model
+    tokenizer.init_kwargs.pop("auto_map", None)  # names code, which must not be saved with a model
     return tokenizer
 
 
@@ -57,9 +57,9 @@ def _check_against_file(tokenizer: "PreTrainedTokenizerBase", file: Path) -> Non
         wanted, got = alone.encode(text).ids, tokenizer(text, verbose=False)["input_ids"]
         if got != wanted:
             raise ValueError(
-                f"{file.with_name('tokenizer_config.json')}: overrules {FILE}: of {text!r} it makes"
-                f" the ids {got[:8]}, {FILE} makes {wanted[:8]}; remove split_special_tokens or"
-                " what else differs, so that both files say the same"
+                f"{file.with_name('tokenizer_config.json')}: contradicts {FILE}: for {text!r} it"
+                f" gives the ids {got[:8]}, {FILE} gives {wanted[:8]}; remove split_special_tokens,"
+                " or whatever differs, so that both files agree"
             )
 
 
@@ -69,10 +69,10 @@ def check_vocabulary(
     vocab_size: int,
     where: str,
 ) -> None:
-    """Raises ValueError, opening with `where`, for a token that the model has no embedding for.
+    """Raises ValueError, beginning with `where`, for a token that the model has no embedding for.
 
     ids: encoded texts. A tokenizer may be larger than the model as long as its extra tokens do not
-    occur: an id beyond the embedding would be read as NaN or as another token.
+    occur: JAX would read an id beyond the embedding as NaN or as another token.
     """
     for row in ids:
         beyond = np.asarray(row)[np.asarray(row) >= vocab_size]

@@ -56,9 +56,9 @@ def test_files_called_after_splits_are_one_task_of_their_folder(tmp_path):
         (["x/test.jsonl"], "x/test.jsonl: a test split without its training file"),
         (["a.jsonl", "a_test.jsonl"], "a_test.jsonl: looks like a split of a: call it a.test.jso"),
         (["a.jsonl", "a-dev.jsonl"], "a-dev.jsonl: looks like a split of a: call it a.dev.jsonl"),
-        (["a.jsonl", "a.csv"], "a.jsonl: a.csv beside it is the same split"),
-        (["a.jsonl", "a.dev.jsonl", "a.val.jsonl"], "a.val.jsonl: a.dev.jsonl beside it is the"),
-        (["train-00000-of-00002.jsonl"], "one of several pieces of a data set"),
+        (["a.jsonl", "a.csv"], "a.jsonl: a.csv next to it is the same split"),
+        (["a.jsonl", "a.dev.jsonl", "a.val.jsonl"], "a.val.jsonl: a.dev.jsonl next to it is the"),
+        (["train-00000-of-00002.jsonl"], "one of several shards of a data set"),
     ],
 )
 def test_names_that_could_be_trained_on_by_mistake_are_refused(tmp_path, names, message):
@@ -96,7 +96,7 @@ def test_links_are_followed_and_those_to_nothing_refused(tmp_path):
         "y": "family",
     }
     (data / "gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
-    assert one_line(data).startswith(f"{data}/gone.jsonl: a link to a file that is not there")
+    assert one_line(data).startswith(f"{data}/gone.jsonl: a link to a file that does not exist")
 
 
 @pytest.mark.parametrize(

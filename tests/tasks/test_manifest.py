@@ -266,7 +266,7 @@ MERGES = (
         (MERGES, "tasks.yaml"),  # newer versions of PyYAML merge each entry once
         ("tasks: " + "[" * 100_000, "malformed YAML"),
         ("tasks: &a [*a]", "task 1: must be a mapping"),
-        ("tasks: [{source: a, source: b}]", "malformed YAML: the key 'source' stands twice"),
+        ("tasks: [{source: a, source: b}]", "malformed YAML: the key 'source' appears twice"),
         ("tasks: [{source: a, labels: {x: *b}}]", "malformed YAML: found undefined alias"),
         ("tasks: [{source: !!python/object:os.system a}]", "malformed YAML: could not determine"),
         ("tasks: [{source: a, name: }]", "`name` must be text, not None"),

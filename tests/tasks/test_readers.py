@@ -72,7 +72,7 @@ BAD = {
     "one key twice": (
         "a.jsonl",
         '{"a": 1, "a": 2}',
-        ":1: malformed JSON: the key 'a' stands twice",
+        ":1: malformed JSON: the key 'a' appears twice",
     ),
     "deep array": ("a.json", "[" * 200_000, ":1: malformed JSON: nested too deeply"),
     "later line": ("a.json", "[\n{},\n{,}\n]", ":3: malformed JSON: "),

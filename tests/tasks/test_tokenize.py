@@ -160,7 +160,7 @@ def test_a_text_that_brings_its_own_marks_gets_no_second_ones(tokenizer, bare):
     assert encoded.scored[0].tolist() == encoded.scored[1].tolist()
     assert pieces(tokenizer, encoded, 2) == [("<s>", False), ("1", True), ("</s>", True)]
     assert encoded.notes == (
-        "2 of 3 rows begin with a <s> of their own: the tokenizer's is not put before it",
+        "2 of 3 rows begin with a <s> of their own: the tokenizer adds no second one",
     )
     assert encode(tokenizer, rows[1:2], 9).notes == ()
     # EOS is no BOS: it stands before an empty context alone, and never before a text.
@@ -203,7 +203,7 @@ def test_a_tokenizer_that_cannot_be_used_is_refused(tokenizer):
     class Slow:
         is_fast, eos_token_id, name_or_path = False, 0, "slow"
 
-    with pytest.raises(ValueError, match="the tokenizer slow tells no character offsets"):
+    with pytest.raises(ValueError, match="the tokenizer slow gives no character offsets"):
         encode(Slow(), [Example("a", "b")], 8)
 
 

@@ -1,4 +1,4 @@
-"""tokenizer.json is what is used, whatever class is named beside it; no code of a folder runs."""
+"""tokenizer.json is used whatever class the folder names; no code in the folder is run."""
 
 import json
 from pathlib import Path
@@ -70,8 +70,8 @@ def test_what_is_added_is_said_by_tokenizer_json_alone(tmp_path, bos, key, value
     assert (wanted[0] == 1) == bos
 
 
-def test_a_config_that_overrules_tokenizer_json_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="tokenizer_config.json: overrules tokenizer.json"):
+def test_a_config_that_contradicts_tokenizer_json_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="tokenizer_config.json: contradicts tokenizer.json"):
         load_tokenizer(save(tmp_path, split_special_tokens=True))
 
 
