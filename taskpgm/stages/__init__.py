@@ -1,6 +1,7 @@
-"""The flow from tasks to the page: each stage reads and writes the workdir, skipped when done.
+"""The flow from tasks to the report: each stage reads and writes the workdir, and is skipped when
+it is done.
 
-`launch.py` uses nothing but this package; this package alone knows all others.
+`launch.py` uses only this package, and only this package knows all others.
 """
 
 from taskpgm.multihost import fail

@@ -26,12 +26,13 @@ def adapter(context: Context, task: tasks.Task) -> Artefact:
 
 
 def adapter_key(context: Context, task: tasks.Task) -> str:
-    """Hash of all that decides the model of one task: nothing of any other task."""
+    """Hash of everything that the model of one task depends on, and of nothing of other tasks."""
     section = context.config.adapters.to_dict()
     if section["source"]:
         files = fingerprint(imported_folder(context, task), PEFT_FILES)
         return digest(context.proxy.key, section["lora"], files)
-    for free in ("source", "peft", "group", "memory", "checkpoint_every"):  # not what it becomes
+    # Keys that do not change the model.
+    for free in ("source", "peft", "group", "memory", "checkpoint_every"):
         del section[free]
     return digest(
         context.proxy.key,
@@ -43,17 +44,18 @@ def adapter_key(context: Context, task: tasks.Task) -> str:
 
 
 def examples_seen(context: Context, task: tasks.Task) -> float:
-    """How many examples the model of a task was trained on, repeats counted. Of an imported one
-    nobody knows: a single pass over the task is assumed."""
+    """How many examples the model of a task was trained on, counting repeats. For an imported model
+    that is unknown: one pass over the task is assumed."""
     return float(done_facts(adapter(context, task).folder)["examples"])
 
 
 def load_adapters(
     context: Context, config: models.DecoderConfig, names: Sequence[str]
 ) -> Callable[[Sequence[int]], Any]:
-    """The trained parts of some tasks' models: indices into `names` -> stacked [g ...], on devices.
+    """A function that puts the trained weights of some tasks' models on devices: g indices into
+    `names` -> arrays stacked along a new first axis, [g ...].
 
-    They wait in the host's memory: 316 whole GPT-2 are 150 GB, and a device needs a few at a time.
+    All are kept in host memory: 316 full GPT-2 models are 150 GB, and a device needs few at a time.
     """
     like = jax.eval_shape(
         partial(models.init_lora if config.lora else models.init_params, config), jax.random.key(0)
@@ -78,7 +80,7 @@ def imported_folder(context: Context, task: tasks.Task) -> Path:
     """The PEFT folder of a task below `adapters.source`.
 
     Raises:
-      ValueError: it is not there.
+      ValueError: it does not exist.
     """
     source = context.config.adapters.source
     folder = Path(source).expanduser() / task.name
@@ -95,7 +97,7 @@ def import_adapter(context: Context, config: models.DecoderConfig, task: tasks.T
     """The adapter in a task's PEFT folder, in the shape of `config.lora`.
 
     Raises:
-      ValueError: it is not plain LoRA, not of this model, or does not fit adapters.lora.
+      ValueError: it is not plain LoRA, is for another model, or does not fit adapters.lora.
     """
     folder = imported_folder(context, task)
     settings, lora = models.load_peft(folder, config)
@@ -106,7 +108,7 @@ def import_adapter(context: Context, config: models.DecoderConfig, task: tasks.T
 
 
 def check_import(context: Context) -> None:
-    """Refuses an `adapters.source` that lacks a task or, where the model is named, does not fit it.
+    """Refuses an `adapters.source` that lacks a task or does not fit a named model.
 
     Raises:
       ValueError: names the folder and what is wrong with it.
@@ -127,7 +129,7 @@ def adapted_config(context: Context) -> models.DecoderConfig:
 
 @dataclass(frozen=True)
 class ImportedModels(StageArtefact):
-    """adapters/TASK taken over from PEFT folders, which may have been trained anywhere."""
+    """adapters/TASK, imported from PEFT folders, which may have been trained anywhere."""
 
     def is_done(self) -> bool:
         return all(adapter(self.context, task).is_done() for task in self.context.tasks)
@@ -166,20 +168,20 @@ class ImportedModels(StageArtefact):
 
 @dataclass(frozen=True)
 class PeftFolders(StageArtefact):
-    """adapters/TASK/peft of every task: what `peft.PeftModel.from_pretrained` loads."""
+    """adapters/TASK/peft of every task, for `peft.PeftModel.from_pretrained`."""
 
     def folders(self) -> list[Path]:
         return [adapter(self.context, task).folder / "peft" for task in self.context.tasks]
 
     def is_done(self) -> bool:
-        # A model that is made anew takes its folder with it; adapter_config.json is written last.
+        # Training a model again removes its old folder; adapter_config.json is written last.
         return all((folder / PEFT_FILES[0]).is_file() for folder in self.folders())
 
     def begin(self) -> None:
-        """Nothing: the folders stand in those of the tasks."""
+        """Nothing: these folders are inside the tasks' folders."""
 
     def finish(self, **facts: Any) -> None:
-        """Nothing: a folder is whole when its adapter_config.json is there."""
+        """Nothing: a folder is complete once it has its adapter_config.json."""
 
     def make(self) -> dict[str, Any]:
         context, config = self.context, adapted_config(self.context)

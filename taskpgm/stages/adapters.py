@@ -32,7 +32,7 @@ SECTIONS = ("proxy", "adapters")
 
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
-    """All single-task models together: which of them train side by side is decided for all."""
+    """All single-task models as one artefact, because they are grouped for training together."""
     section, folder = context.config.adapters, context.folder / MADE
     key = digest([adapter_key(context, task) for task in context.tasks])
     kind = ImportedModels if section.source else SingleTaskModels
@@ -49,13 +49,13 @@ class SingleTaskModels(StageArtefact):
         return not self.missing()
 
     def begin(self) -> None:
-        """Nothing: what is there of other tasks stays."""
+        """Nothing: the finished models of other tasks stay."""
 
     def finish(self, **facts: Any) -> None:
         """Nothing: every task has its own mark."""
 
     def missing(self) -> list[tasks.Task]:
-        """The tasks whose model is not there."""
+        """The tasks that have no model yet."""
         return [task for task in self.context.tasks if not adapter(self.context, task).is_done()]
 
     def make(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class SingleTaskModels(StageArtefact):
             f"{len(steps)} x {each / 1e6:,.2f}M {section.mode} parameters, {group} side by side, "
             f"{min(steps)} to {max(steps)} steps, {tokens:,} tokens with padding",
             tokens * training.flops_per_token(config, length),
-            # the models, and two checkpoints of the group at hand, each with two moments a weight
+            # The models, and two checkpoints of one group, each with two moments per weight.
             FLOAT32 * each * (len(steps) + 2 * 3 * group),
             memory,
             problem,
@@ -104,7 +104,7 @@ class SingleTaskModels(StageArtefact):
 
 
 class GroupTraining:
-    """Trains groups of tasks: what they share is loaded once, each task's rows when needed."""
+    """Trains groups of tasks. The base is loaded once, each task's rows when they are needed."""
 
     def __init__(self, context: Context):
         self.context = context
@@ -151,7 +151,7 @@ class GroupTraining:
             each: list[Any] = [stream[k] for stream in streams]
             return {name: np.stack([b[name] for b in each]) for name in each[0]}
 
-        # All tasks begin at the same point: what differs between their models is their data.
+        # All tasks start from the same weights: their models differ only by their data.
         stack = partial(
             jax.tree.map, lambda x: np.broadcast_to(models.to_host(x), (len(group), *x.shape))
         )
@@ -184,7 +184,7 @@ class GroupTraining:
             per_row = len(task.train) / len(self.rows(task).tokens)
             examples = round(steps * section.batch_size * per_row, 1)
             one.finish(steps=steps, examples=examples, seconds=seconds)
-        # Weights and two moments of each: the adapters are saved, so nobody needs these any more.
+        # The group's checkpoints (weights and two moments): the adapters are saved now.
         remove(folder / "checkpoints")
 
 
@@ -195,10 +195,10 @@ def plan_groups(
     missing: Sequence[tasks.Task],
     steps: Mapping[str, int],
 ) -> list[list[str]]:
-    """The keys of groups: what an interrupted run had planned, then what it had not.
+    """The groups, as keys of adapters: first those that an interrupted run planned, then new ones.
 
-    The plan is kept, because a group of another size gives other last bits: resumed, a task trains
-    beside the same others as if nothing had happened.
+    The plan is stored because the last bits of a result depend on the size of its group: after a
+    restart a task must train in the same group, to end in the same bits.
     """
     wanted = {adapter_key(context, task): task for task in missing}
     known = {adapter_key(context, task) for task in context.tasks}
@@ -206,7 +206,7 @@ def plan_groups(
     before = read_json(path) if path.is_file() else []
     plan = [keys for keys in before if known >= set(keys) and wanted.keys() & set(keys)]
     fresh = [wanted[key] for key in wanted.keys() - {key for keys in plan for key in keys}]
-    # Tasks of like length share a group: none waits long for another.
+    # Tasks with similar numbers of steps share a group, so that none waits long for another.
     fresh.sort(key=lambda task: (-steps[task.name], task.name))
     if fresh:
         size = context.config.adapters.group or group_size(context, config, len(fresh))
@@ -225,10 +225,11 @@ def adapter_steps(rows: int, section: Any) -> int:
 def group_size(
     context: Context, config: models.DecoderConfig, count: int, estimate: Estimate | None = None
 ) -> int:
-    """How many tasks fit a device side by side, by the memory it has, in groups of like size.
+    """How many tasks to train side by side: as many as fit a device's memory, then evened out so
+    that all groups have about the same size.
 
     Raises:
-      ValueError: not even one does.
+      ValueError: not even one task fits.
     """
     section = context.config.adapters
     available = section.memory * 2**30 or (estimate.machine.memory if estimate else None)

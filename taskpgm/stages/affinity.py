@@ -1,4 +1,4 @@
-"""Stage `affinity`: how tasks relate. Every model on every held-out set, or a given matrix."""
+"""Stage `affinity`: how tasks relate, by scoring every model on every held-out set, or as given."""
 
 import hashlib
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ FREE = ("memory", "batch_size")  # how it is computed, not what
 
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
-    """The matrices of all kinds, scored or given."""
+    """The affinity matrices, computed from scores or read from a file."""
     yield affinities(context)
 
 
@@ -37,7 +37,7 @@ def affinities(context: Context) -> "ScoredAffinities | GivenAffinity":
     section, folder = context.config.affinity, context.folder / MADE
     if section.matrix:
         path = Path(section.matrix)
-        read_given(path, section.kind)  # what cannot be used is refused before anything is made
+        read_given(path, section.kind)  # a bad file is refused before anything is computed
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         settings = (section.kind, section.bootstrap, context.config.seed)
         return GivenAffinity(folder, digest(content, *settings), context)
@@ -51,7 +51,7 @@ class ScoredAffinities(StageArtefact):
     """pmi.npz and jsd.npz, with intervals and resamples, from the scores under scores/."""
 
     def begin(self) -> None:
-        # Not emptied: scores are stored by content, and one more task costs one row and column.
+        # Not emptied: scores are found by content, so a new task costs one row and one column.
         self.reopen()
 
     def make(self) -> dict[str, Any]:
@@ -105,7 +105,8 @@ class ScoredAffinities(StageArtefact):
 
 @dataclass(frozen=True)
 class GivenAffinity(StageArtefact):
-    """What follows from a file: an affinity, losses, or log-likelihoods (`affinity.kind`)."""
+    """The matrices that follow from a file of affinities, losses or likelihoods
+    (`affinity.kind`)."""
 
     uses_models: ClassVar[bool] = False
 
@@ -131,7 +132,7 @@ def read_given(path: Path, kind: str) -> tuple[list[str], np.ndarray | affinity.
     """The tasks of a file, and its affinity or its log-likelihoods, checked.
 
     Raises:
-      FileNotFoundError, ValueError: names the file, and says where losses were taken for another.
+      FileNotFoundError, ValueError: names the file, and suggests the `kind` that it looks like.
     """
     if kind == "loss":
         return load_losses(path)
@@ -152,7 +153,7 @@ def read_given(path: Path, kind: str) -> tuple[list[str], np.ndarray | affinity.
 
 
 def compute_scores(context: Context, folder: Path) -> affinity.Scores:
-    """Every single-task model on every held-out set; what is stored in `folder` is only read."""
+    """Scores of every single-task model on every held-out set; those in `folder` are reused."""
     section = context.config.affinity
     config, params = context.load_model(context.proxy)
     config = with_lora(config, context.config.adapters)

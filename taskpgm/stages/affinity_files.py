@@ -1,4 +1,4 @@
-"""The files of affinity/: written by the stage, read by those after it."""
+"""The files of affinity/, which stage `affinity` writes and later stages read."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from taskpgm.stages.matrix_file import BASE, load_matrix, save_arrays
 
 MADE = "affinity"  # the folder
 KINDS = ("pmi", "jsd")
-LAWS = 20  # resamples of the losses that the predicted loss is the average of
+LAWS = 20  # the predicted loss is the mean over this many resamples of the losses
 
 
 def save_pmi(context: Context, names: Sequence[str], scores: affinity.Scores) -> None:
@@ -23,7 +23,7 @@ def save_pmi(context: Context, names: Sequence[str], scores: affinity.Scores) ->
     draws = {"resamples": section.bootstrap, "seed": context.config.seed}
     pmi = affinity.pmi(affinity.likelihoods(scores, section.normalize), scores.task)
     resample = partial(affinity.resample_pmi, scores, normalize=section.normalize, **draws)
-    # One example of each task, as where mean losses are given, has nothing to resample.
+    # With one example per task (given mean losses) there is nothing to resample.
     save_affinity(context, "pmi", names, pmi, resample if len(scores.task) > len(names) else None)
 
 
@@ -34,7 +34,7 @@ def save_affinity(
     S: Float[np.ndarray, "n n"],
     resample: Callable[[], np.ndarray] | None,
 ) -> None:
-    """One matrix with its intervals, and the resamples that the mixtures' intervals need."""
+    """Saves a matrix with its intervals, and the resamples for the intervals of mixtures."""
     folder = context.folder / MADE
     arrays = {"affinity": S, "tasks": np.array(names)}
     if context.config.affinity.bootstrap and resample:
@@ -50,10 +50,10 @@ def save_transfer(
     scores: affinity.Scores,
     seen: Sequence[float] | None = None,
 ) -> None:
-    """transfer.npz and losses.csv: who helps whom, and every model's loss on every task.
+    """transfer.npz and losses.csv: how much each task's model helps each task, and its loss there.
 
-    Losses are per token of a task, as an evaluation has them. `seen` counts the examples that each
-    single-task model was trained on.
+    Losses are means over the tokens of a task, as in the evaluation. `seen` counts the examples
+    that each single-task model was trained on.
     """
     folder, seed, base = context.folder / MADE, context.config.seed, scores.base
     values, task, tokens = scores.log_likelihood, scores.task, scores.tokens
@@ -99,7 +99,7 @@ def read_affinities(folder: Path) -> dict[str, tuple[Float[np.ndarray, "n n"], l
     """{kind: (S [n, n], task names)} of the matrices in a workdir.
 
     Raises:
-      ValueError: there is none, or one is damaged; names the way out.
+      ValueError: there is none, or one is damaged; says what to remove.
     """
     found = {}
     for kind in KINDS:

@@ -1,4 +1,4 @@
-"""Readers of the arguments of a row of `compare`: text to value, or what it has to be."""
+"""Parsers for the arguments of a row of `compare`; their ValueError says what is allowed."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def whole(text: str) -> int:
 
 
 def choice(*allowed: str) -> Callable[[str], str]:
-    """Reads one of some words."""
+    """Reads one of the words `allowed`."""
 
     def read(text: str) -> str:
         if text not in allowed:
@@ -48,7 +48,7 @@ def choice(*allowed: str) -> Callable[[str], str]:
 
 
 def file(text: str) -> str:
-    """Reads the path of a file that is there."""
+    """Reads the path of an existing file."""
     if not Path(text).is_file():
         raise ValueError("the path of a file, and there is none")
     return text

@@ -1,5 +1,5 @@
-"""Stage `base`: the model that mixtures fine-tune. A folder that the user names, or a small one
-that is pretrained here, in base/."""
+"""Stage `base`: the model that is fine-tuned on mixtures. The user names it; otherwise a small one
+is pretrained, in base/."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ MADE = "base"
 
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
-    """The base, named or pretrained; a named proxy is said."""
+    """The base, named or pretrained; and the proxy, if the config names one."""
     if context.config.proxy.path:
         yield NamedBase(context.proxy.path, context.proxy.key, context, "proxy")
     kind = NamedBase if context.config.base.path else EmbeddedBase
@@ -43,10 +43,10 @@ class NamedBase(StageArtefact):
 
 @dataclass(frozen=True)
 class EmbeddedBase(StageArtefact):
-    """A small Llama trained from nothing, in base/.
+    """A small Llama trained from scratch, in base/.
 
-    It reads Python's documentation and a thin sample of every task's training examples, so that
-    the prompts' formats are not strange to it; a held-out or test row is never seen.
+    It is trained on Python's documentation and a small sample of every task's training examples, so
+    that it knows the formats of the prompts; it never sees a held-out or test row.
     """
 
     def is_done(self) -> bool:
@@ -119,10 +119,11 @@ class EmbeddedBase(StageArtefact):
 
 @on_primary
 def embedded_text(context: Context) -> tuple[list[str], Any]:
-    """Python's documentation, which differs a little between versions, and a tokenizer for it."""
+    """Python's documentation and a tokenizer for it. The primary alone makes them, because the
+    documentation differs a little between Python versions."""
     section = context.config.embedded
     documentation = tasks.corpus.documentation(context.config.seed)
-    # Pieces of words are cheap to learn, so the tokenizer reads more of the training rows.
+    # Training a tokenizer is cheap, so it gets more of the training rows than the model.
     read = [x for task in context.tasks for x in task.train[: 4 * section.examples_per_task]]
     texts = documentation + [x.prompt + x.response for x in read]
     return documentation, tasks.corpus.train_tokenizer(texts, section.vocab_size)

@@ -1,4 +1,4 @@
-"""What is refused before anything is spent: other configs, other hosts, inputs that fit nothing."""
+"""Checks before any expensive work: another config's workdir, hosts that differ, bad inputs."""
 
 import errno
 import fnmatch
@@ -22,8 +22,8 @@ from taskpgm.stages.schema import flatten
 from taskpgm.tasks import check_vocabulary, encode
 from taskpgm.training import check_board
 
-# What may differ at any time: where and how fast things run, how often they are saved or logged,
-# and which further mixtures are compared. None of it changes an artefact that exists.
+# Keys that may change at any time: where and how fast things run, how often they are saved or
+# logged, and which mixtures are compared. None of them changes an artefact that exists.
 FREE = (
     "mesh.*",
     "log_every",
@@ -40,12 +40,12 @@ FREE = (
     "evaluation.harness_batch_size",
     "affinity.bootstrap",
 )
-VERSION = "artefacts"  # beside the config in config.json: the version of what is in the workdir
+VERSION = "artefacts"  # key of config.json next to those of the config: the version of the formats
 
 
 @on_primary
 def check_inputs(context: Context) -> None:
-    """Refuses what some stage would find out late: mixtures, budgets, a harness that is missing.
+    """Refuses what a stage would find out late: bad mixtures or budgets, a missing harness.
 
     Raises:
       ValueError: names the key.
@@ -57,7 +57,7 @@ def check_inputs(context: Context) -> None:
 
 
 def problems_of_start(context: Context) -> Iterator[Exception]:
-    """What `check_inputs` refuses."""
+    """The errors that `check_inputs` raises."""
     matrix = bool(context.config.affinity.matrix)
     try:
         compare.check(context.config, None if matrix else context.sizes)
@@ -74,10 +74,10 @@ def problems_of_start(context: Context) -> Iterator[Exception]:
 
 @on_primary
 def begin_workdir(folder: Path) -> None:
-    """Makes the workdir, and sees that it can be written.
+    """Makes the workdir, and checks that it is writable.
 
     Raises:
-      OSError: it cannot, or the disk is full.
+      OSError: it is not, or the disk is full.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,10 +94,10 @@ def begin_workdir(folder: Path) -> None:
 
 
 def check_hosts(context: Context) -> None:
-    """Makes sure that all processes have been told and have found the same.
+    """Checks that all processes have the same config and have found the same tasks and models.
 
     Raises:
-      ValueError: says what differs, or that the workdir is not shared.
+      ValueError: names what differs, or says that the workdir is not shared.
     """
     if not several():
         return
@@ -109,20 +109,20 @@ def check_hosts(context: Context) -> None:
             "process 0 has written: the workdir has to be a folder that all hosts share"
         )
     if not config.affinity.matrix:
-        on_primary(lambda: context.tasks_key)()  # and downloads them, for all who share that
+        on_primary(lambda: context.tasks_key)()  # downloads them once, if hosts share a cache
         assert_same_on_all_hosts(context.tasks_key, "the tasks")
         assert_same_on_all_hosts(context.base.key + context.proxy.key, "the base model")
 
 
 @on_primary
 def check_resumable(folder: Path, config: ConfigDict, stages: Mapping[str, ModuleType]) -> None:
-    """Lets a workdir go on only if what it holds was made by this config and this version.
+    """Refuses a workdir whose artefacts were made by another config or another version.
 
-    A difference that concerns only stages not begun yet is no obstacle: `--stage=affinity` first
-    and another `mixture.ratio` later is fine.
+    Keys of stages that have not begun may differ: to run `--stage=affinity` first and to change
+    `mixture.ratio` afterwards is fine.
 
     Raises:
-      ValueError: names the first differing keys and the ways out.
+      ValueError: names the first keys that differ, and what to do.
     """
     if not (folder / "config.json").is_file():
         if folder.is_dir() and any((folder / stage.MADE).exists() for stage in stages.values()):
@@ -131,7 +131,7 @@ def check_resumable(folder: Path, config: ConfigDict, stages: Mapping[str, Modul
     try:
         old = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        # Not made again like other files: nothing else tells what the workdir was made by.
+        # Not written again like other files: nothing else says which config made the workdir.
         raise ValueError(
             f"{folder / 'config.json'} is damaged ({error}): put a copy of it back, or choose "
             "another --workdir"
@@ -182,7 +182,7 @@ def check_models(context: Context) -> None:
 
 
 def check_model(context: Context, source: Source, where: str) -> None:
-    """`check_models` of one model, which `where` names."""
+    """Does `check_models` for one model, which `where` names."""
     decoder = models.DecoderConfig.from_hf(source.path)
     length = context.config.tasks.length
     if length > decoder.max_position:
@@ -193,7 +193,7 @@ def check_model(context: Context, source: Source, where: str) -> None:
     tokenizer = context.tokenizer(source)
     larger = len(tokenizer) > decoder.vocab_size
     for task in context.tasks:
-        # A tokenizer that fits its model is tried on one example: does it have EOS, a template?
+        # If no id can be too large, one example shows whether there are an EOS and a template.
         examples = (*task.train, *task.heldout, *task.test) if larger else task.train[:1]
         try:
             ids = encode(tokenizer, examples, length).ids

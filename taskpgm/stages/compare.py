@@ -1,8 +1,8 @@
 """The table of mixtures that can be compared: `config.compare` names its rows, with arguments.
 
 A name is `ROW` or `ROW:KEY=VALUE,KEY=VALUE`, as in `taskpgm-pmi:r=4`. Each row is a function of
-`Inputs` and returns a Solution of what it minimises, a Selection of tasks, or plain weights. A new
-one is a function (in `mixture/baselines/`, a file) and a line of ROWS.
+`Inputs` that returns a Solution (if it minimises something), a Selection of tasks, or weights. To
+add one, write the function (in a file of `mixture/baselines/`) and a line of ROWS.
 """
 
 import difflib
@@ -30,10 +30,10 @@ class MixtureRow:
     """A way to choose a mixture.
 
     Attributes:
-      make: from the inputs to the mixture.
-      affinity: the kind whose energy it minimises, and which explains it; None: none.
-      arguments: by name, what reads the text after `=`; ValueError says what it should be.
-      needs: arguments without which the row has no meaning.
+      make: computes the mixture from the inputs.
+      affinity: the kind of affinity whose energy it minimises, which then explains it; or None.
+      arguments: by name, the parser of the text after `=`; its ValueError says what is allowed.
+      needs: arguments that must be given.
     """
 
     make: Callable[[Inputs], Weighted]
@@ -43,14 +43,14 @@ class MixtureRow:
 
 
 # --- Rows ----------------------------------------------------------------------------------------
-# How an energy is minimised. The closed form knows no caps (method 5); allocation respects them.
+# How an energy is minimised. The closed form ignores caps (method 5); the allocation keeps them.
 SOLVERS: dict[str, Callable[[mixture.Energy, np.ndarray | None], mixture.Solution]] = {
     "exact": lambda energy, cap: mixture.solve_exact(energy, cap),
     "closed_form": lambda energy, cap: mixture.solve_closed_form(energy),
 }
-NO_LOSSES = ("pmi", "jsd")  # of affinity.kind: a matrix of these says nothing of losses
+NO_LOSSES = ("pmi", "jsd")  # values of affinity.kind whose matrices do not give losses
 PSD = ("simplex", "shift", "clip")
-# Arguments that stand for keys of `mixture` in this row alone.
+# Arguments that replace keys of the section `mixture`, in this row only.
 KEYS = {"r": "ratio", "psd": "psd", "floor": "floor", "method": "method"}
 RATIO = {"r": ratio, "psd": choice(*PSD), "floor": number(0, strict=True)}
 
@@ -62,7 +62,7 @@ def taskpgm(kind: str) -> MixtureRow:
 
 
 def closed_form(kind: str) -> MixtureRow:
-    """The paper's own mixture, beside the exact one."""
+    """The paper's closed form, to compare with the exact mixture."""
     return MixtureRow(lambda x: mixture.solve_closed_form(x.energy(kind)), kind, RATIO)
 
 
@@ -79,7 +79,7 @@ def select(kind: str) -> MixtureRow:
 
 
 def predicted(x: Inputs) -> mixture.Solution:
-    """The mixture of least predicted loss, pulled towards what matters (method 12)."""
+    """The mixture of least predicted loss, regularised towards the importance (method 12)."""
     n = x.law.supply.shape[0]
     prior = x.importance if x.importance.min() > 0 else np.full(n, 1.0 / n)
     return x.law.minimise(x.importance, x.cap, prior=prior, **x.arguments)
@@ -100,7 +100,7 @@ def pure_diversity(kind: str) -> MixtureRow:
 
 
 def permuted(kind: str) -> MixtureRow:
-    """A control: the exact mixture of an affinity whose tasks have changed places."""
+    """A control: the exact mixture of an affinity whose tasks are permuted at random."""
 
     def make(x: Inputs) -> np.ndarray:
         S = baselines.permuted_affinity(x.affinity(kind), seed=x.seed)
@@ -116,20 +116,20 @@ def size_proportional(x: Inputs) -> np.ndarray:
 
 
 def random_instances(x: Inputs) -> np.ndarray:
-    """Examples drawn from the union of all tasks, whichever task they are of."""
+    """Examples drawn at random from the union of all tasks."""
     counts = baselines.random_instances(sizes_of(x), x.config["budget"], seed=x.seed)
     return counts / counts.sum()
 
 
 def uniform_families(x: Inputs) -> np.ndarray:
-    """Every family alike, and its tasks alike."""
+    """Equal weights for all families, and for all tasks within a family."""
     if not all(x.families):
         raise ValueError("uniform-families: the tasks have no families here; drop it from compare")
     return baselines.uniform_families(x.families)
 
 
 def given_weights(x: Inputs) -> np.ndarray:
-    """A JSON object {task: weight}; tasks that it does not name have none."""
+    """Weights from a JSON object {task: weight}; tasks that are not in it have weight 0."""
     path = x.arguments["file"]
     try:
         given = {str(k): float(v) for k, v in json.loads(Path(path).read_text("utf-8")).items()}
@@ -178,10 +178,10 @@ for _kind in ("pmi", "jsd"):
 
 # --- Names ---------------------------------------------------------------------------------------
 def parse(name: str) -> tuple[MixtureRow, dict[str, Any]]:
-    """The row of a name like `taskpgm-pmi:r=4`, and its arguments, read.
+    """The row that a name like `taskpgm-pmi:r=4` refers to, and its parsed arguments.
 
     Raises:
-      ValueError: no such row or argument, or a value that it cannot have; names what there is.
+      ValueError: no such row or argument, or a bad value; lists what is allowed.
     """
     head, _, tail = name.partition(":")
     check_choice("compare", head, ROWS)
@@ -202,7 +202,7 @@ def parse(name: str) -> tuple[MixtureRow, dict[str, Any]]:
 
 
 def make(name: str, inputs: Inputs) -> tuple[MixtureRow, Inputs, Weighted]:
-    """The mixture of that name, its row, and the inputs as its arguments have changed them."""
+    """The row of that name, the inputs with the row's arguments applied, and the mixture."""
     row, arguments = parse(name)
     own = {KEYS[key]: value for key, value in arguments.items() if key in KEYS}
     others = {key: value for key, value in arguments.items() if key not in KEYS}
@@ -211,13 +211,13 @@ def make(name: str, inputs: Inputs) -> tuple[MixtureRow, Inputs, Weighted]:
 
 
 def folder_name(name: str) -> str:
-    """The name of a mixture as a folder's: what a path cannot hold becomes `_`."""
+    """The folder of a mixture: its name, with `_` for characters that a path should not have."""
     return re.sub(r"[^\w.=:,+-]", "_", name)
 
 
 # --- Checks before anything is spent -------------------------------------------------------------
 def caps(size: np.ndarray, budget: int, max_epochs: float) -> Float[np.ndarray, "n"]:
-    """The largest weight of each task: floor(max_epochs N_i) examples of the budget (method 6).
+    """The largest weight of each task, floor(max_epochs N_i) / budget (method 6).
 
     Raises:
       ValueError: the budget is larger than the data allow.
@@ -233,7 +233,7 @@ def caps(size: np.ndarray, budget: int, max_epochs: float) -> Float[np.ndarray, 
 
 
 def check(config: Any, size: np.ndarray | None) -> None:
-    """Refuses, before anything is trained, what no mixture could be made of.
+    """Refuses, before anything is trained, comparisons that cannot be made.
 
     Raises:
       ValueError: an unknown mixture or method, or a budget larger than the data allow.
@@ -256,7 +256,7 @@ def check(config: Any, size: np.ndarray | None) -> None:
 def check_without_losses(
     name: str, row: MixtureRow, arguments: Mapping[str, Any], ratio: str
 ) -> None:
-    """Refuses what needs the losses of single-task models where only an affinity is given."""
+    """Refuses a mixture that needs losses of single-task models if only an affinity is given."""
     if row.affinity == TRANSFER or row.make is predicted:
         raise ValueError(
             f"compare: {name!r} needs the losses of single-task models, and affinity.matrix holds "
@@ -271,7 +271,7 @@ def check_without_losses(
 
 
 def check_choice(key: str, name: str, table: Mapping[str, Any]) -> None:
-    """Raises ValueError when `name` is no row of the table; names those that are."""
+    """Raises ValueError, listing what there is, if `name` is not in the table."""
     if name not in table:
         near = difflib.get_close_matches(str(name), list(table), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

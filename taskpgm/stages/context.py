@@ -1,4 +1,4 @@
-"""What the stages share: the config, the workdir, and what is loaded from them once."""
+"""What all stages share: the config, the workdir, and tasks and models loaded from them."""
 
 import time
 import zlib
@@ -21,14 +21,14 @@ from taskpgm.stages.pretrained import Source, pretrained
 from taskpgm.tasks import Example, Rows, Task, encode, load_tasks, load_tokenizer, pack
 from taskpgm.tasks.messages import printable
 
-SAMPLE = 64  # examples of a task that stand for all of them where tokens are only counted
+SAMPLE = 64  # examples of a task from which its mean number of tokens is estimated
 
-# When something was last said, for `flow.Heartbeat`.
+# When a stage last printed a line, for `flow.heartbeat`.
 _said_at = time.monotonic()
 
 
 def say(stage: str, text: str) -> None:
-    """One line about a stage, from the primary process only."""
+    """Prints a line about a stage, in the primary process only."""
     global _said_at
     _said_at = time.monotonic()
     if jax.process_index() == 0:
@@ -36,28 +36,28 @@ def say(stage: str, text: str) -> None:
 
 
 def silence() -> float:
-    """Seconds since a stage last said something."""
+    """Seconds since a stage last printed a line."""
     return time.monotonic() - _said_at
 
 
 class Context:
-    """A run: its config and workdir, and lazily what several stages need.
+    """A run: its config and workdir, and what several stages need, loaded when first used.
 
     Keys (see `taskpgm.artefact`) chain forward only: tasks -> base -> adapters -> affinity ->
     mixture -> runs -> evaluation.
     """
 
     def __init__(self, config: ConfigDict, folder: Path, command: Sequence[str]):
-        self.config: Any = config  # its attributes are its keys, which no type checker knows
+        self.config: Any = config  # its keys are attributes, which a type checker cannot know
         self.folder = folder
         self.command = list(command)
         self._tokenizers = {}
-        self._said: set[str] = set()  # what was said of examples, said once
+        self._said: set[str] = set()  # notes on examples that were printed already
 
     # --- Tasks ---------------------------------------------------------------------------------
     @cached_property
     def tasks(self) -> list[Task]:
-        """All tasks, with at most `tasks.max_heldout` and `tasks.max_test` rows to measure by."""
+        """All tasks, with at most `tasks.max_heldout` held-out and `tasks.max_test` test rows."""
         section = self.config.tasks
         loaded = load_tasks(
             section.source,
@@ -95,7 +95,7 @@ class Context:
 
     @cached_property
     def proxy(self) -> Source:
-        """What single-task models start from: the base, unless the config names another."""
+        """The model that single-task models start from: the base, unless the config names one."""
         path = self.config.proxy.path
         return pretrained(path, "proxy.path") if path else self.base
 
@@ -112,8 +112,7 @@ class Context:
 
     @contextmanager
     def reading(self, source: Source) -> Iterator[None]:
-        """Inside, the files of a model are read: what is wrong with one that a stage has made ends
-        in the way out."""
+        """Inside, errors of reading a model that this run has made end in a recovery hint."""
         try:
             yield
         except (ValueError, FileNotFoundError) as error:
@@ -133,7 +132,7 @@ class Context:
         )
 
     def tokenizer(self, source: Source):
-        """The tokenizer of a model, read once; where it has no chat template, the config's."""
+        """The tokenizer of a model, read once, with the config's chat template if it has none."""
         if source not in self._tokenizers:
             with self.reading(source):
                 tokenizer = load_tokenizer(source.path)
@@ -145,7 +144,7 @@ class Context:
 
     # --- Rows ----------------------------------------------------------------------------------
     def rows(self, source: Source, examples: Sequence[Example], name: str) -> Rows:
-        """Packed rows of some examples of the task `name`.
+        """Examples of the task `name`, packed into rows.
 
         Raises:
           ValueError: no example fits a row.
@@ -172,7 +171,7 @@ class Context:
         return pack(encoded, length)
 
     def say_answers_cut_off(self) -> None:
-        """Says, once, which tasks' answers are longer than what is generated of them."""
+        """Reports, once, the tasks with answers longer than `evaluation.max_new_tokens`."""
         most = self.config.evaluation.max_new_tokens
         for line in answers_cut_off(self.tokenizer(self.base), self.tasks, most):
             if line not in self._said:
@@ -181,14 +180,14 @@ class Context:
 
     @cached_property
     def test_rows(self) -> list[Rows]:
-        """Every task's test examples, packed for the base's tokenizer."""
+        """Every task's test examples, packed into rows with the base's tokenizer."""
         self.say_answers_cut_off()
         return [self.rows(self.base, task.test, task.name) for task in self.tasks]
 
     @cached_property
     def tokens_per_example(self) -> float:
-        """Tokens of a training example under the base's tokenizer: the mean over tasks, of each
-        from at most SAMPLE examples spread evenly over it. It depends on no mixture."""
+        """Mean tokens of a training example with the base's tokenizer: a mean over tasks, each
+        estimated from at most SAMPLE evenly spaced examples. It depends on no mixture."""
         means = []
         for task in self.tasks:
             picked = [task.train[i] for i in spread(len(task.train), SAMPLE)]
@@ -197,7 +196,7 @@ class Context:
         return float(np.mean(means))
 
     def seed_of(self, *names: str) -> int:
-        """A seed of its own for each purpose, from `config.seed` and names."""
+        """A seed for one purpose, from `config.seed` and the names of the purpose."""
         return zlib.crc32("/".join((str(self.config.seed), *names)).encode())
 
 
@@ -207,7 +206,7 @@ def spread(size: int, most: int) -> list[int]:
 
 
 def embedded_config(context: Context, tokenizer: Any = None) -> models.DecoderConfig:
-    """The small Llama that is pretrained where no base is named; a plan has no tokenizer yet."""
+    """The small Llama that is pretrained if no base is named. A plan has no tokenizer yet."""
     section = context.config.embedded
     return models.DecoderConfig.from_hf(
         {
@@ -232,7 +231,7 @@ def embedded_config(context: Context, tokenizer: Any = None) -> models.DecoderCo
 
 
 def with_lora(config: models.DecoderConfig, section: Any) -> models.DecoderConfig:
-    """`config` with the LoRA of a config section whose mode asks for it."""
+    """`config` with the LoRA settings of a section, if its `mode` is "lora"."""
     if section.mode != "lora":
         return config
     return replace(config, lora=models.LoraConfig(**section.lora.to_dict()))

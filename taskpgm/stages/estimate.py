@@ -1,7 +1,7 @@
-"""What a plan counts with: devices, models that do not exist yet, tokens, and what fits.
+"""Estimates for a plan: devices, models that do not exist yet, tokens, and whether memory suffices.
 
-Counts of tokens are exact where the tokenizer exists already, else estimated from bytes ("about").
-FLOPs follow `training.flops_per_token`, memory `training.estimate_memory`.
+Tokens are counted exactly if the tokenizer exists already, and are else estimated from bytes. FLOPs
+are those of `training.flops_per_token`, memory is that of `training.estimate_memory`.
 """
 
 import math
@@ -20,16 +20,16 @@ from taskpgm.training.memory import SHARE
 
 BYTES_PER_TOKEN = 3.0  # of English text under a vocabulary of some ten thousand pieces
 EMBEDDED_BYTES_PER_TOKEN = 1.5  # of the embedded suite, whose answers are words and digits
-MOST_EXAMPLES = 100_000  # more are not tokenized for a plan
+MOST_EXAMPLES = 100_000  # more than these are not tokenised for a plan, but estimated
 FLOAT32 = 4
 GIB = 2**30
-MFU = 0.4  # of a device's peak that training is planned with
+MFU = 0.4  # the model FLOPs utilisation that a plan assumes
 
 
 # --- Devices -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Machine:
-    """Devices that a plan is for. Peak in dense bf16 FLOPs a second, memory in bytes a device."""
+    """The devices of a plan: peak in dense bf16 FLOP/s of all, memory in bytes of one device."""
 
     name: str
     count: int
@@ -38,9 +38,9 @@ class Machine:
     host_memory: float
 
 
-# Of one device: peak dense bf16 FLOPs a second, GiB of memory, GiB of its host's per device. From
-# the vendors' data sheets: NVIDIA H100/H200/A100 SXM; cloud.google.com/tpu/docs (v4, v5e, v5p, v6e:
-# host memory of a VM over its chips). A CPU core: 16 float32 multiply-adds a cycle at 2.5 GHz.
+# Of one device: peak dense bf16 FLOP/s, GiB of memory, GiB of host memory per device. From the
+# vendors' data sheets: NVIDIA H100/H200/A100 SXM; cloud.google.com/tpu/docs (v4, v5e, v5p, v6e:
+# host memory of a VM over its chips). A CPU core: 16 float32 multiply-adds per cycle at 2.5 GHz.
 DEVICES = {
     "h200": (989e12, 141, 256),
     "h100": (989e12, 80, 256),
@@ -54,10 +54,10 @@ DEVICES = {
 
 
 def machine(name: str | None) -> Machine:
-    """`h100x8`, `v5e-64`, `cpu2`; None is the machine at hand.
+    """The machine that a name like `h100x8`, `v5e-64` or `cpu2` means; None means this machine.
 
     Raises:
-      ValueError: no such device; names those that are known.
+      ValueError: no such device; lists the known ones.
     """
     if name is None:
         device, count = jax.devices()[0], len(jax.devices())
@@ -82,7 +82,7 @@ def machine(name: str | None) -> Machine:
 
 
 def mesh_shape(config: Any, count: int) -> tuple[dict[str, int], str | None]:
-    """Sizes of the mesh's axes over `count` devices; and what is wrong with it, if anything is."""
+    """Sizes of the mesh's axes over `count` devices, and what is wrong with them, or None."""
     sizes = dict(config.mesh.to_dict())
     fixed = math.prod(size for size in sizes.values() if size != -1)
     for name, size in sizes.items():
@@ -97,13 +97,13 @@ def mesh_shape(config: Any, count: int) -> tuple[dict[str, int], str | None]:
 # --- Costs ---------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Cost:
-    """What making an artefact takes; None where a number makes no sense.
+    """What it takes to make an artefact; None where a number makes no sense.
 
     Attributes:
       work: in words.
       disk: bytes written. memory: bytes on one device.
-      problem: why it cannot be made like this, and which key mends it.
-      done: (parts that are there, all parts), of an artefact in parts.
+      problem: why it cannot be made with this config, and which key to change.
+      done: (finished parts, all parts), of an artefact that has parts.
     """
 
     work: str
@@ -114,7 +114,7 @@ class Cost:
     done: tuple[int, int] | None = None
 
 
-# Tokens that a model reads for a benchmark, by lm_eval's default prompts: requests x tokens each.
+# Tokens that a model reads for a benchmark with lm_eval's default prompts: requests x tokens each.
 HARNESS = {
     "mmlu": 4 * 14_042 * 110,  # each of four answers to a question; no examples before it
     "bbh": 6_511 * (900 + 512),  # three worked examples, then a generated chain of thought
@@ -128,25 +128,25 @@ HARNESS = {
 
 
 def harness_tokens(names: Sequence[str]) -> tuple[int, list[str]]:
-    """Tokens of some benchmarks, and those whose size is not known."""
+    """Tokens of the named benchmarks together, and the names whose size is unknown."""
     return sum(HARNESS.get(name, 0) for name in names), [n for n in names if n not in HARNESS]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Of a split: by task all tokens, and over all tasks those that are scored."""
+    """Tokens of one split: all tokens of each task, and the scored ones of all tasks together."""
 
     by_task: tuple[int, ...]
     scored: int
 
     def padded(self, length: int, batch_size: int) -> int:
-        """Positions computed: whole rows, in whole batches, task by task."""
+        """Tokens computed with padding: whole rows in whole batches, task by task."""
         rows = [max(1, -(-count // length)) for count in self.by_task]
         return sum(-(-count // batch_size) * batch_size for count in rows) * length
 
 
 class Estimate:
-    """Sizes that several stages' costs need, of one run on one machine."""
+    """Sizes that the costs of several stages need, for one run on one machine."""
 
     def __init__(self, context: Context, on: Machine):
         self.context = context
@@ -160,7 +160,7 @@ class Estimate:
         return self.context.decoder_config(embedded_config(self.context))
 
     def count(self, source: Source, examples: Sequence[tasks.Example]) -> tuple[int, int]:
-        """Tokens of some examples, prompts, responses and ends; and those that are scored."""
+        """Tokens of some examples (prompts, responses, EOS), and how many of them are scored."""
         section = self.context.config
         if (source.path / "tokenizer.json").is_file() and len(examples) <= MOST_EXAMPLES:
             encoded = tasks.encode(self.context.tokenizer(source), examples, section.tasks.length)
@@ -176,7 +176,7 @@ class Estimate:
 
     @cached_property
     def adapter_rows(self) -> list[int]:
-        """Packed rows of every task's training split, for the proxy."""
+        """How many packed rows each task's training split has with the proxy's tokenizer."""
         length, proxy = self.context.config.tasks.length, self.context.proxy
         counts = [self.count(proxy, task.train)[0] for task in self.context.tasks]
         return [max(1, -(-count // length)) for count in counts]
@@ -188,7 +188,7 @@ class Estimate:
 
     @cached_property
     def tokens_per_example(self) -> float:
-        """As `Context.tokens_per_example`, of a tokenizer that may not exist yet."""
+        """As `Context.tokens_per_example`, for a tokenizer that may not exist yet."""
         means = []
         for task in self.context.tasks:
             picked = [task.train[i] for i in spread(len(task.train), SAMPLE)]
@@ -196,7 +196,7 @@ class Estimate:
         return float(np.mean(means))
 
     def generated(self, examples: int, new_tokens: int) -> int:
-        """Tokens read and written to answer `examples` of every task's test prompts (0: all)."""
+        """Tokens read and generated to answer `examples` test prompts of every task (0: all)."""
         whole, read, answers = self.split(self.context.base, "test").by_task, 0.0, 0
         for task, count in zip(self.context.tasks, whole, strict=True):
             asked = min(examples or len(task.test), len(task.test))
@@ -206,7 +206,7 @@ class Estimate:
 
 
 def fits(estimate: Estimate, memory: float, keys: str) -> str | None:
-    """None where `memory` bytes fit a device; else what does not, and which keys mend it."""
+    """None if `memory` bytes fit a device; else what is needed, and which keys to change."""
     limit = SHARE * estimate.machine.memory
     if memory <= limit:
         return None
@@ -215,12 +215,12 @@ def fits(estimate: Estimate, memory: float, keys: str) -> str | None:
 
 # --- Words ---------------------------------------------------------------------------------------
 def amount(x: float | None) -> str:
-    """1.2e+15 FLOPs, or nothing."""
+    """A number of FLOPs like 1.2e+15; "" for None."""
     return "" if x is None else f"{x:.1e}"
 
 
 def size(x: float | None) -> str:
-    """Bytes in the unit that suits."""
+    """A number of bytes in a readable unit; "" for None."""
     if x is None:
         return ""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -231,7 +231,7 @@ def size(x: float | None) -> str:
 
 
 def hours(flops: float | None, on: Machine) -> str:
-    """Of computing at MFU of the machine's peak; nothing where that is not known."""
+    """Hours of computing at MFU of the machine's peak; "" if that is unknown."""
     if flops is None or on.peak is None:
         return ""
     return f"{flops / (MFU * on.peak) / 3600:.2f} h"

@@ -1,4 +1,4 @@
-"""Stage `evaluation`: what each mixture was worth. evaluation/NAME a model, and results.json."""
+"""Stage `evaluation`: how good each mixture's model is, in evaluation/NAME and results.json."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ RESULTS = "results.json"
 
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
-    """The measures of the base and of every run's model, each kept, so that one more mixture costs
-    one more evaluation; then what they come to."""
+    """The measures of the base and of every run's model, each an artefact, so that one more mixture
+    costs one more evaluation; then their summary."""
     yield measured(context, "base", context.base)
     runs = planned_runs(context)
     for run in runs:
@@ -30,13 +30,13 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
 
 
 def run_source(context: Context, run: Run) -> Source:
-    """The model of a run; its key is "" while there is none."""
+    """The model of a run; its key is "" until the run is finished."""
     folder = context.folder / RUNS / run.name
     return Source(folder / "hf", done_key(folder) or "")
 
 
 def measured(context: Context, name: str, source: Source) -> "MeasuredModel":
-    """The artefact with the measures of one model."""
+    """The artefact that holds the measures of one model."""
     section = context.config.evaluation.to_dict()
     for free in ("batch_size", "harness_batch_size"):
         del section[free]
@@ -109,7 +109,7 @@ class MeasuredModel(StageArtefact):
 
 @dataclass(frozen=True)
 class Summary(MadeAnew):
-    """results.json: made anew each time, from what is kept."""
+    """results.json, written again by each run from the measures of the models."""
 
     def make(self) -> dict[str, Any]:
         context = self.context
@@ -144,7 +144,7 @@ SPENT = ("steps", "epochs", "examples", "tokens", "seconds")
 def result(
     seeds: list[Measures], families: dict[str, str], facts: dict[str, Any] | None = None
 ) -> ModelResult:
-    """A model's averages over its seeds, and each seed's own."""
+    """A mixture's measures averaged over its seeds, and the averages of each seed."""
     per_task = {
         task: {
             **first,
@@ -162,6 +162,6 @@ def result(
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean; None where nothing was measured."""
+    """The mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

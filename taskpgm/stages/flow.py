@@ -1,8 +1,8 @@
-"""The flow: which stages there are, in which order, and the only loop that skips or makes.
+"""The flow: the stages in their order, and the only loop that skips or makes an artefact.
 
-A stage is a module with `artefacts(context)`, which yields what it leaves in the workdir, SECTIONS
-(of the config, that decide what it makes) and MADE (the folder or file that it fills). A new one is
-a file and a name in STAGES.
+A stage is a module with `artefacts(context)`, which yields its artefacts in the workdir, SECTIONS
+(the sections of the config that they depend on) and MADE (the folder or file that it writes). To
+add one, write the module and name it in STAGES.
 """
 
 import contextlib
@@ -61,10 +61,10 @@ STAGES: dict[str, ModuleType] = {
     "evaluation": evaluation,
     "report": report,
 }
-# With a matrix from a file there is nothing to train: weights and page follow from it.
+# With a matrix from a file nothing is trained: the weights and the report follow from it.
 MATRIX_STAGES = ("affinity", "mixture", "report")
 
-QUIET = 8.0  # seconds of silence after which a stage says that it is still at work
+QUIET = 8.0  # seconds without a line after which a stage says that it is still at work
 
 
 def run(
@@ -77,14 +77,14 @@ def run(
     command: Sequence[str] = (),
     distributed: tuple[str | None, int | None, int | None] = (None, None, None),
 ) -> None:
-    """Runs the stages of `config` in `workdir`, up to `last`, resuming whatever is there.
+    """Runs the stages of `config` in `workdir`, up to `last`; finished artefacts are kept.
 
     Args:
-      dry_run: only print what it would do and cost; `device` names another machine to plan for.
+      dry_run: only print the plan and its cost; `device` names another machine to plan for.
 
     Raises:
-      ValueError: no such stage, a value that no stage can use, or the workdir is another config's.
-      OSError: the workdir cannot be written.
+      ValueError: no such stage, a bad value, or the workdir was made by another config.
+      OSError: the workdir is not writable.
     """
     validate(config)
     stages = stages_until(config, last)
@@ -108,7 +108,7 @@ def run(
         write_json(context.folder / "config.json", told)
         check_inputs(context)
         check_hosts(context)
-        # JAX_COMPILATION_CACHE_DIR is somebody's own choice.
+        # Unless the user has chosen one, as by JAX_COMPILATION_CACHE_DIR.
         if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
             cache = (context.folder / ".cache").absolute()
             jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -119,7 +119,7 @@ def run(
 
 
 def make(stage: str, each: StageArtefact) -> None:
-    """Skips an artefact that is there, or makes it, and says which."""
+    """Makes an artefact unless it is done, and prints which of the two it was."""
     end_if_asked()
     title = f"{each.title}: " if each.title else ""
     if each.is_done():
@@ -139,7 +139,7 @@ def make(stage: str, each: StageArtefact) -> None:
 
 @contextlib.contextmanager
 def heartbeat(stage: str, title: str) -> Iterator[None]:
-    """Inside, a long silence is broken: by a line after QUIET seconds, then at twice the time."""
+    """Inside, prints a line after QUIET seconds without one, then after twice as long each time."""
     done, start = threading.Event(), time.monotonic()
 
     def beat() -> None:
@@ -163,7 +163,7 @@ def heartbeat(stage: str, title: str) -> Iterator[None]:
 def print_plan(context: Context, stages: Mapping[str, ModuleType], device: str | None) -> None:
     """Prints what every stage would do and cost, the totals, and what does not fit.
 
-    It refuses nothing but inputs that cannot be read: what would be refused is said at the end.
+    Only inputs that cannot be read are refused; other problems are listed at the end.
     """
     estimate = Estimate(context, machine(device))
     problems = [estimate.mesh_problem, *map(str, problems_of_start(context))]
@@ -194,8 +194,8 @@ def print_plan(context: Context, stages: Mapping[str, ModuleType], device: str |
 
 
 def plan_line(name: str, costs: Sequence[tuple[bool, Cost]], estimate: Estimate) -> tuple[str, ...]:
-    """One line of the plan, of all artefacts of a stage."""
-    # Beside what is computed, a summary costs nothing and is always made anew.
+    """One line of the plan, for all artefacts of a stage."""
+    # Leave out summaries, which cost nothing and are never done, if the stage has anything else.
     costs = [(done, cost) for done, cost in costs if cost.flops is not None] or list(costs)
     done, count = sum(done for done, _ in costs), len(costs)
     parts = [cost.done for _, cost in costs if cost.done]
@@ -220,7 +220,7 @@ def plan_line(name: str, costs: Sequence[tuple[bool, Cost]], estimate: Estimate)
 
 # --- Before anything is spent --------------------------------------------------------------------
 def stages_until(config: ConfigDict, last: str | None) -> dict[str, ModuleType]:
-    """The stages that a config asks for, in order, up to `last`.
+    """The stages that a config needs, in order, up to `last`.
 
     Raises:
       ValueError: there is no such stage.

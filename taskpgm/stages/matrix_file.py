@@ -1,7 +1,7 @@
-"""Numbers that people bring: an affinity, losses of models on tasks, or log-likelihoods.
+"""Matrices from the user: an affinity, losses of models on tasks, or log-likelihoods.
 
-A matrix is a .npy, .npz, .csv or .tsv file. Text files name their columns in a first row, or their
-rows in a first column, or both: then rows are matched with columns by name.
+A matrix is a .npy, .npz, .csv or .tsv file. Text files name their columns in the first row, their
+rows in the first column, or both: then rows are matched with columns by name.
 """
 
 import csv
@@ -17,7 +17,7 @@ from taskpgm.affinity import Scores
 from taskpgm.artefact import write_bytes
 
 Named = tuple[Float[np.ndarray, "n n"], list[str]]
-# What is raised for files of these kinds that are damaged, or of another kind.
+# What readers raise for a file that is damaged or has another format.
 UNREADABLE = (*artefact.UNREADABLE, csv.Error)
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (".npy", ".npz", *DELIMITERS)
@@ -26,7 +26,7 @@ BASE = "base"  # the row of the model that was not fine-tuned
 
 @dataclass(frozen=True)
 class NamedMatrix:
-    """A matrix with the names that its file gives to rows and columns; [] where it gives none."""
+    """A matrix with its file's names of rows and columns; [] if it has none."""
 
     values: Float[np.ndarray, "rows columns"]
     rows: list[str]
@@ -34,18 +34,18 @@ class NamedMatrix:
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """An .npz file, all or nothing."""
+    """Writes an .npz file, whole or not at all."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
 def load_matrix(path: Path) -> Named:
-    """(S [n, n], task names) of an affinity's file; tasks without names are numbered.
+    """(S [n, n], task names) of a file with an affinity; tasks without names are numbered.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: not such a file, or not a matrix; names the file and what was expected.
+      ValueError: not such a file, or not a square matrix; names the file and what was expected.
     """
     table = _read(path, "affinity")
     if table.values.shape[0] != table.values.shape[1]:
@@ -58,9 +58,10 @@ def load_matrix(path: Path) -> Named:
 
 
 def load_losses(path: Path) -> tuple[list[str], Scores]:
-    """Mean held-out losses of every model (row) on every task (column), as if of one example each.
+    """Mean held-out losses of every model (row) on every task (column), as scores of one example
+    per task.
 
-    One more row is the base model's: the one named "base", or the first where rows have no names.
+    An additional row is the base model's: the one named "base", or the first if rows have no names.
 
     Raises:
       FileNotFoundError, ValueError: as for `load_matrix`.
@@ -91,7 +92,8 @@ def load_losses(path: Path) -> tuple[list[str], Scores]:
 
 
 def load_likelihoods(path: Path) -> tuple[list[str], Scores]:
-    """Arrays `log_likelihood` [n, m] and `task` [m] of an .npz; `base` and `tokens` [m], `tasks`.
+    """Log-likelihoods of n models on m examples, from an .npz file with the arrays
+    `log_likelihood` [n, m] and `task` [m], and optionally `base` [m], `tokens` [m] and `tasks` [n].
 
     Raises:
       FileNotFoundError, ValueError: as for `load_matrix`.
@@ -121,7 +123,7 @@ def load_likelihoods(path: Path) -> tuple[list[str], Scores]:
 def _scores(
     values: np.ndarray, task: np.ndarray, base: np.ndarray | None, tokens: np.ndarray | None
 ) -> Scores:
-    """Scores without distributions; without `tokens` every example counts as one."""
+    """Scores without distributions; without `tokens` every example counts as one token."""
     return Scores(
         log_likelihood=np.asarray(values, np.float64),
         base=None if base is None else np.asarray(base, np.float64),
@@ -138,7 +140,7 @@ def _none_stored(k: int) -> np.ndarray:
 
 # --- Files ---------------------------------------------------------------------------------------
 def _read(path: Path, array: str) -> NamedMatrix:
-    """The table of a file; of an .npz the array of that name."""
+    """The matrix in a file; `array` is its name in an .npz."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such matrix file; set --config.affinity.matrix")
     if path.suffix not in ENDINGS:
@@ -177,9 +179,9 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
 
 
 def _text(path: Path, delimiter: str) -> NamedMatrix:
-    """A first row that is no row of numbers names columns, a first column of the same kind rows.
+    """A first row that is not all numbers names the columns, such a first column names the rows.
 
-    Without any names it is refused: a lost first row would look like names, and nobody would know.
+    A file without names is refused, because names that are numbers would look like a row.
     """
     text = path.read_text(encoding="utf-8-sig").removeprefix("#")
     lines = [
@@ -190,7 +192,7 @@ def _text(path: Path, delimiter: str) -> NamedMatrix:
     if not lines:
         raise ValueError("it is empty")
     numeric = [[_is_number(cell) for cell in line] for line in lines]
-    # A name in the first cell alone is a row's.
+    # If only the first cell is not a number, it is the name of a row.
     header = not all(numeric[0][1:] or numeric[0])
     body = lines[1:] if header else lines
     if not body:
@@ -203,7 +205,7 @@ def _text(path: Path, delimiter: str) -> NamedMatrix:
     columns = lines[0] if header else []
     width = len(cells[0])
     if len(columns) == width + 1 and named:
-        columns = columns[1:]  # the corner: empty, or the word for what rows are
+        columns = columns[1:]  # the corner cell: empty, or a heading of the row names
     for number, line in enumerate(cells, 2 if header else 1):
         if len(line) != width or (header and len(columns) != width):
             raise ValueError(
@@ -225,7 +227,7 @@ def _is_number(text: str) -> bool:
 
 # --- Names ---------------------------------------------------------------------------------------
 def _names(path: Path, given: list[str], n: int) -> list[str]:
-    """The tasks' names, numbered where none are given."""
+    """The tasks' names; they are numbered if none are given."""
     names = given or [f"task {i}" for i in range(n)]
     if len(names) != n or len(set(names)) != n or not all(names):
         raise ValueError(f"{path}: {n} tasks need as many different names")
@@ -233,7 +235,7 @@ def _names(path: Path, given: list[str], n: int) -> list[str]:
 
 
 def _by_name(path: Path, table: NamedMatrix, names: list[str]) -> NamedMatrix:
-    """With its rows in the order of the columns."""
+    """The matrix with its rows in the order of its columns."""
     if not table.rows:
         return table
     if sorted(table.rows) != sorted(names):

@@ -1,4 +1,4 @@
-"""Stage `mixture`: what follows from the affinities for the proportions. mixture/weights.json."""
+"""Stage `mixture`: the mixtures that follow from the affinities, in mixture/weights.json."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -50,7 +50,7 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
 
 @dataclass(frozen=True)
 class Mixtures(StageArtefact):
-    """Every row of `compare`: weights, counts, certificate and explanation."""
+    """For every row of `compare`: weights, counts, certificate and explanation."""
 
     uses_models: ClassVar[bool] = False
 
@@ -85,7 +85,7 @@ def read_weights(folder: Path) -> Weights:
     """The mixtures of a workdir.
 
     Raises:
-      ValueError: the file is missing or damaged; names it and the way out.
+      ValueError: the file is missing or damaged; names it and says what to remove.
     """
     path = folder / MADE / FILE
     value = read_json(path)
@@ -96,7 +96,7 @@ def read_weights(folder: Path) -> Weights:
 
 
 def sizes(context: Context, names: list[str]) -> np.ndarray | None:
-    """Training examples per task [n]; None when they are not known (a matrix from a file)."""
+    """Training examples per task [n]; None if they are unknown (a matrix from a file)."""
     section = context.config.affinity
     if not section.matrix:
         return context.sizes
@@ -119,7 +119,7 @@ def sizes(context: Context, names: list[str]) -> np.ndarray | None:
 
 
 def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray]]:
-    """All mixtures of `compare`, and the whole ratio path of each affinity as arrays."""
+    """All mixtures of `compare`, and the ratio path of each affinity as arrays (`ratio_paths`)."""
     config, given = context.config, read_affinities(context.folder)
     names = next(iter(given.values()))[1]
     size = sizes(context, names)
@@ -152,7 +152,8 @@ def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray]]:
 
 
 def ratio_paths(inputs: Inputs) -> dict[str, np.ndarray]:
-    """KIND_ratios [k], KIND_weights [k, n], KIND_effective [k] and KIND_predicted [k], nats."""
+    """The ratio path of each affinity, as arrays KIND_ratios [k], KIND_weights [k, n],
+    KIND_effective [k] (effective tasks) and, where losses are known, KIND_predicted [k] in nats."""
     found = {}
     for kind in (*inputs.affinities, *([] if inputs.share is None else [TRANSFER])):
         path = inputs.path(kind)
@@ -171,7 +172,7 @@ def ratio_paths(inputs: Inputs) -> dict[str, np.ndarray]:
 def predicted_loss(
     config: Any, learnt: Mapping[str, np.ndarray], size: np.ndarray | None
 ) -> mixture.PredictedLoss:
-    """The law of method 12, from the losses of resampled held-out sets where there are any."""
+    """The predicted loss of a mixture (method 12), averaged over resampled held-out sets."""
     seen = learnt.get("seen")
     return mixture.PredictedLoss.from_losses(
         learnt["loss_samples"],
@@ -218,9 +219,9 @@ def solve_mixture(name: str, inputs: Inputs) -> MixtureRecord:
 def explain(
     kind: str, inputs: Inputs, weights: np.ndarray, solution: mixture.Solution | None
 ) -> ExplanationRecord:
-    """What method 11 asks of a mixture, tasks in the order of the matrix.
+    """The explanation of a mixture (method 11), tasks in the order of the matrix.
 
-    Intervals (method 10) are those of the exact mixture, so no other is given any.
+    The intervals (method 10) hold for the exact mixture, so other mixtures have none.
     """
     drawn = None
     if solution and solution.method == "exact" and kind in inputs.resamples:

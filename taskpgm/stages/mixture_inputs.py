@@ -1,4 +1,4 @@
-"""What the rows of `compare` are made from: affinities, transfer, the predicted loss, sizes."""
+"""What the mixtures of `compare` are computed from: affinities, transfer, predicted loss, sizes."""
 
 import functools
 import json
@@ -14,25 +14,25 @@ from taskpgm import affinity, mixture
 from taskpgm.mixture import baselines
 from taskpgm.stages.ratio import AUTO, TRANSFER, read_ratio
 
-RATIO_MAX = 16.0  # as far as "auto" looks: there a mixture is a few tasks
+RATIO_MAX = 16.0  # the largest ratio that "auto" considers; its mixture has only a few tasks
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a mixture can be made from.
+    """Everything that a mixture can be computed from.
 
     Attributes:
       names: of the tasks, in the order of the matrices.
-      families: of each task; all "" where only a matrix was given.
+      families: of each task; all "" if only a matrix was given.
       affinities: S by kind ("pmi", "jsd"), each [n, n].
-      resamples: S of resampled held-out sets by kind, each [b, n, n]; none with a matrix's file.
-      sizes: training examples per task [n], or None for a matrix from a file.
-      cap: the largest weight each task can have, budget and sizes being what they are [n], or None.
-      config: the section `mixture`, changed by the row's own arguments.
-      seed: for the random ones.
+      resamples: S of resampled held-out sets by kind, each [b, n, n]; empty for a given matrix.
+      sizes: training examples per task [n], or None if unknown.
+      cap: the largest weight of each task [n] (`compare.caps`), or None if sizes are unknown.
+      config: the section `mixture`, with the row's own arguments applied.
+      seed: for mixtures that draw at random.
       share: G, how much the model of a task (row) helps each task (column), [n, n], or None.
-      predicted: the law that predicts the loss of a mixture, or None without losses.
-      arguments: the row's own that are no keys of `mixture`.
+      predicted: predicts the loss of a mixture; None without losses.
+      arguments: those of the row that are not keys of `mixture`.
     """
 
     names: list[str]
@@ -53,7 +53,7 @@ class Inputs:
 
     @functools.cached_property
     def importance(self) -> Float[np.ndarray, "n"]:
-        """How much each task matters, with sum 1 (`mixture.importance`)."""
+        """How much each task matters; sums to 1 (`config.mixture.importance`)."""
         return read_importance(self.config["importance"], self.names, self.families)
 
     def affinity(self, kind: str) -> Float[np.ndarray, "n n"]:
@@ -73,7 +73,7 @@ class Inputs:
         """G (method 12).
 
         Raises:
-          ValueError: there are no losses that it could be measured from.
+          ValueError: there are no losses to measure it from.
         """
         if self.share is None:
             raise ValueError(
@@ -87,7 +87,7 @@ class Inputs:
         """The predicted loss (method 12).
 
         Raises:
-          ValueError: there are no losses that it could be made from.
+          ValueError: there are no losses to compute it from.
         """
         if self.predicted is None:
             raise ValueError(
@@ -97,8 +97,8 @@ class Inputs:
         return self.predicted
 
     def parts(self, kind: str) -> dict[str, Any]:
-        """What the energy of an affinity is made of beside S and r."""
-        # Scaled so that at r = 1 every task is to get 1/n of its own training.
+        """Arguments of an affinity's energy other than S and r."""
+        # Scaled so that at r = 1 each task should get 1/n of what its own training gives it.
         judged = np.maximum(self.transfer, 0.0) / self.n if kind == TRANSFER else None
         keys = {key: self.config[key] for key in ("psd", "floor")}
         alike = self.config["importance"] == "tasks"
@@ -108,7 +108,7 @@ class Inputs:
         """r of an affinity: the config's, or the one of least predicted loss on its path.
 
         Raises:
-          ValueError: it is "auto" and there is no predicted loss.
+          ValueError: the ratio is "auto" and there is no predicted loss.
         """
         given = read_ratio(str(self.config["ratio"]))
         value = given.get(kind, given.get("", AUTO))
@@ -127,10 +127,11 @@ class Inputs:
 
 
 def read_importance(value: str, names: list[str], families: list[str]) -> Float[np.ndarray, "n"]:
-    """How much each task's loss counts, with sum 1.
+    """How much each task's loss counts; sums to 1.
 
-    `tasks`: all alike. `families`: every family alike, and its tasks alike. Else a JSON file of
-    {task or family: weight}; a family's weight is shared by its tasks, what is not named has none.
+    `tasks`: all tasks alike. `families`: all families alike, and within a family all tasks. Else a
+    JSON file of {task or family: weight}: a family's weight is divided equally among its tasks, and
+    tasks without a weight count 0.
 
     Raises:
       ValueError: names the file, and what is wrong with it.

@@ -1,4 +1,4 @@
-"""The models that a user names: where they are, by folder or hub id, and what identifies them."""
+"""Models that the user names, by folder or hub id: their local folders and their keys."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +9,18 @@ from taskpgm.artefact import fingerprint
 
 @dataclass(frozen=True)
 class Source:
-    """A pretrained model as a Hugging Face folder: where it is, and a key that identifies it."""
+    """A pretrained model: its Hugging Face folder, and a key that identifies its content."""
 
     path: Path
     key: str
 
 
 def pretrained(name: str, key: str) -> Source:
-    """The model that the config's `key` names, by folder or hub id, identified by what is in it.
+    """The model `name`, a folder or hub id; errors say that the config's `key` names it.
 
     Raises:
-      FileNotFoundError: there is none, or it has no weights.
-      ValueError: not a model that can be loaded, as its config.json and headers tell.
+      FileNotFoundError: no such model, or it has no weights.
+      ValueError: its config.json or the headers of its weights show that it cannot be loaded.
     """
     folder = models.find_model(name, key)
     models.check_hf(folder)

@@ -1,4 +1,4 @@
-"""The ratio of unary to pairwise term, as the config and the rows of `compare` write it."""
+"""The ratio of unary to pairwise term, as written in the config and in rows of `compare`."""
 
 import math
 
@@ -8,10 +8,11 @@ KINDS = ("pmi", "jsd", TRANSFER)  # affinities that a mixture can be made from
 
 
 def read_ratio(text: str) -> dict[str, float | str]:
-    """The ratio of every affinity, "" for those not named: `0.5`, `auto`, `pmi=0.5,jsd=auto`.
+    """{affinity: ratio} of a text like `0.5`, `auto` or `pmi=0.5,jsd=auto`; the key "" holds for
+    all affinities that are not named.
 
     Raises:
-      ValueError: says what it has to be.
+      ValueError: says what is allowed.
     """
     found: dict[str, float | str] = {}
     for part in text.split(","):

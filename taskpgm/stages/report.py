@@ -1,4 +1,4 @@
-"""Stage `report`: the page that shows it, in report/, and the table on the terminal."""
+"""Stage `report`: the page with the results, in report/, and a table on the terminal."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
 
 @dataclass(frozen=True)
 class Page(MadeAnew):
-    """index.html and its pictures: made anew each time, the same bytes from the same artefacts."""
+    """index.html and its figures, written again by each run: the same artefacts give the same
+    bytes."""
 
     def make(self) -> dict[str, Any]:
         report.write_page(self.context.folder, command=self.context.command)

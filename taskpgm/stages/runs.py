@@ -1,4 +1,4 @@
-"""Stage `runs`: the base fine-tuned on every mixture, under every seed, in runs/NAME."""
+"""Stage `runs`: the base fine-tuned on every mixture with every seed, in runs/NAME."""
 
 import time
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from taskpgm.stages.stage_artefact import StageArtefact
 
 SECTIONS = ("train",)
 MADE = "runs"
-# How a model is trained, not what it becomes; steps count as what they come to.
+# Keys that do not change the trained model; the resulting number of steps is hashed by itself.
 FREE = ("checkpoint_every", "keep", "log", "steps", "epochs", "seeds")
 
 
@@ -28,7 +28,7 @@ FREE = ("checkpoint_every", "keep", "log", "steps", "epochs", "seeds")
 class Run:
     """One model to train: a mixture's counts of examples, and a seed for their draw and order.
 
-    counts: None while the mixture is not known (`--dry_run` before it is solved).
+    counts: None until the mixture is solved (in a `--dry_run`).
     """
 
     mixture: str
@@ -37,13 +37,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its folder in runs/: the mixture's, and its seed's number but for the first."""
+        """The name of its folder in runs/: the mixture's, and the seed unless that is 0."""
         name = folder_name(self.mixture)
         return name if self.seed == 0 else f"{name}.seed{self.seed}"
 
 
 def planned_runs(context: Context) -> list[Run]:
-    """Every mixture under every seed, the first seed of all mixtures first."""
+    """Every mixture with every seed: first all mixtures with the first seed, then the next."""
     (mixtures,) = mixture.artefacts(context)
     counts: dict[str, tuple[int, ...] | None] = dict.fromkeys(context.config.compare)
     if mixtures.is_done():
@@ -57,9 +57,11 @@ def planned_runs(context: Context) -> list[Run]:
 
 
 def run_steps(context: Context, tokens_per_example: float | None = None) -> int:
-    """Steps of every run, whatever its mixture: `epochs` of the budget spread evenly over tasks.
+    """Steps of every run, the same for all mixtures: `epochs` of the budget, spread evenly over
+    tasks.
 
-    From budget, batch and data alone: one more mixture in `compare` changes no other's run.
+    They follow from budget, batch size and data only, so that one more mixture in `compare` changes
+    no other run.
     """
     section = context.config.train
     if section.steps:
@@ -70,7 +72,7 @@ def run_steps(context: Context, tokens_per_example: float | None = None) -> int:
 
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
-    """A model for each run."""
+    """The model of each run."""
     config = context.config
     low = config.train.mode == "full" and jax.numpy.dtype(config.base.param_dtype).itemsize == 2
     if low:
@@ -86,7 +88,7 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
 
 
 def run_key(context: Context, run: Run, steps: int) -> str:
-    """Hash of all that decides the model of a run."""
+    """Hash of everything that the model of a run depends on."""
     section = {k: v for k, v in context.config.train.to_dict().items() if k not in FREE}
     return digest(
         context.base.key,
@@ -102,7 +104,7 @@ def run_key(context: Context, run: Run, steps: int) -> str:
 
 @dataclass(frozen=True)
 class RunModel(StageArtefact):
-    """checkpoints, metrics.jsonl and hf/, a folder that `transformers` opens."""
+    """Checkpoints, metrics.jsonl, and hf/, a folder that `transformers` loads."""
 
     run: Run = Run("", 0, None)
     steps: int = 0
@@ -125,8 +127,8 @@ class RunModel(StageArtefact):
         }
 
     def rows(self) -> list[tasks.Rows]:
-        """Packed rows of each task's share: counts [n] examples, seeded, none twice within an
-        epoch of its task."""
+        """Packed rows of `counts` examples of each task, drawn by a seed, without repeats within an
+        epoch of the task."""
         context, chosen = self.context, []
         for task, count in zip(context.tasks, self.run.counts or (), strict=True):
             if count:
@@ -191,7 +193,7 @@ class RunModel(StageArtefact):
             f"{config.num_params / 1e6:,.2f}M parameters ({section.mode}), {steps} steps, "
             f"{tokens:,} tokens with padding",
             tokens * training.flops_per_token(config, length),
-            # the model, and a checkpoint with two moments for each trained weight
+            # The model, and if all weights are trained a checkpoint with two moments for each.
             FLOAT32 * config.num_params * (4 if config.lora is None else 1),
             memory,
             fits(

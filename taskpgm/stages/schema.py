@@ -1,4 +1,4 @@
-"""What a key of the config is: a default, what it may be, and a meaning; and sections of them."""
+"""Keys of the config, each with a default, its allowed values and a meaning; and their sections."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,8 @@ class Key:
     """A key of the config.
 
     Attributes:
-      default: its value, whose type is its type.
-      allowed: in words, for the table and for errors.
+      default: its default value, whose type all values must have.
+      allowed: the allowed values in words, for the table of keys and for errors.
       holds: whether a value of that type is allowed.
       meaning: one sentence.
     """
@@ -25,7 +25,7 @@ class Key:
 
 
 # --- What a key may be ---------------------------------------------------------------------------
-MOST = 2**53  # no count here comes near, and beyond it a float64 no longer counts by ones
+MOST = 2**53  # far above any count here; above it float64 cannot represent every integer
 
 
 def integer(default: int, least: int, meaning: str, most: int = MOST) -> Key:
@@ -43,7 +43,7 @@ def number(
     most: float = math.inf,
     below: bool = False,
 ) -> Key:
-    """A finite number between bounds, which `above` and `below` leave out."""
+    """A finite number from `least` to `most`; `above` and `below` exclude these two."""
     words = f"a number {'>' if above else '>='} {least:g}"
     if most < math.inf:
         words += f" and {'<' if below else '<='} {most:g}"
@@ -56,12 +56,12 @@ def number(
 
 
 def choice(default: str, allowed: Sequence[str], meaning: str) -> Key:
-    """One of some words."""
+    """One of the words `allowed`."""
     return Key(default, " or ".join(map(repr, allowed)), lambda x: x in allowed, meaning)
 
 
 def text(default: str, meaning: str, empty: bool = True) -> Key:
-    """Any text; control characters are in no path and no name."""
+    """Any text without control characters, which no path and no name has."""
     return Key(
         default,
         "text" if empty else "text, not empty",
@@ -71,7 +71,7 @@ def text(default: str, meaning: str, empty: bool = True) -> Key:
 
 
 def file(meaning: str) -> Key:
-    """The path of a file that is there, or ""."""
+    """The path of an existing file, or ""."""
     return Key("", 'an existing file, or ""', lambda x: not x or Path(x).is_file(), meaning)
 
 
@@ -81,7 +81,7 @@ def switch(default: bool, meaning: str) -> Key:
 
 
 def words(default: tuple[str, ...], meaning: str, allowed: Sequence[str] | None = None) -> Key:
-    """Different names, in a tuple: of `allowed` where that is given, and then at least one."""
+    """A tuple of different names. If `allowed` is given: at least one, and only of these."""
     told = f"some of {', '.join(allowed)}" if allowed else "a tuple of different names"
 
     def holds(x: Sequence[Any]) -> bool:
@@ -97,7 +97,7 @@ Section = Mapping[str, "Key | Section"]
 
 
 def keys_of(section: Section, prefix: str = "") -> dict[str, Key]:
-    """{"tasks.source": Key, ...}, in order."""
+    """{"tasks.source": Key, ...} of a section and those inside it, in order."""
     found = {}
     for name, value in section.items():
         if isinstance(value, Key):
@@ -108,7 +108,7 @@ def keys_of(section: Section, prefix: str = "") -> dict[str, Key]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}, lists and tuples being values."""
+    """{"a": {"b": 1}} -> {"a.b": 1}; lists and tuples are values."""
     flat = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
@@ -119,7 +119,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def allows(key: Key, value: Any) -> bool:
-    """Whether a value is of the key's type, and one that it may be."""
+    """Whether a value has the key's type and is allowed."""
     kind = type(key.default)
     if kind is tuple:
         return isinstance(value, list | tuple) and key.holds(value)

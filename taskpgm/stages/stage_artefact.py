@@ -1,4 +1,4 @@
-"""What a stage yields: an artefact that can make itself, knows what that costs, and how to tell."""
+"""What a stage yields: an artefact that can make itself, and describe its cost and its content."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,9 +13,9 @@ class StageArtefact(Artefact):
     """An artefact of a stage; `flow.py` decides whether it is made.
 
     Attributes:
-      title: names it among those of its stage; "" where it is alone.
-      uses_models: whether all processes make it together, on the run's mesh; else the primary
-        makes it, and the others have what it returned.
+      title: its name within the stage; "" if it is the only one.
+      uses_models: whether all processes make it together, on the run's mesh; otherwise only the
+        primary makes it, and the other processes get what it returned.
     """
 
     context: Context = field(repr=False)
@@ -23,24 +23,24 @@ class StageArtefact(Artefact):
     uses_models: ClassVar[bool] = True
 
     def make(self) -> dict[str, Any]:
-        """Fills the folder; returns facts to be kept with its mark."""
+        """Fills the folder; returns facts to be stored in its done.json."""
         raise NotImplementedError
 
     def cost(self, estimate: Estimate) -> Cost:
-        """What making it would take."""
+        """What it would take to make it."""
         raise NotImplementedError
 
     def found(self) -> str:
-        """What is said where there is nothing to make."""
+        """The line to print if there is nothing to make."""
         return "done already"
 
     def summary(self) -> str:
-        """One line of what it holds, once it is made."""
+        """The line to print once it is made."""
         return "done"
 
 
 class MadeAnew(StageArtefact):
-    """Cheap, and made from what is kept: each run makes it again, so it has no mark."""
+    """An artefact that is cheap, so that each run makes it again; it has no done.json."""
 
     uses_models: ClassVar[bool] = False
 
@@ -48,7 +48,7 @@ class MadeAnew(StageArtefact):
         return False
 
     def begin(self) -> None:
-        """Nothing: what is there stays until it is replaced."""
+        """Nothing: the old one stays until it is replaced."""
 
     def finish(self, **facts: Any) -> None:
-        """Nothing to mark."""
+        """Nothing: it has no done.json."""

@@ -1,4 +1,4 @@
-"""Stage `tasks`: what is mixed. Writes tasks.json."""
+"""Stage `tasks`: loads the tasks to mix, and writes tasks.json."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
 
 @dataclass(frozen=True)
 class TaskFile(StageArtefact):
-    """tasks.json. It has no folder of its own, so its key is inside it."""
+    """tasks.json, which contains its own key, since it has no folder of its own."""
 
     uses_models: ClassVar[bool] = False
 
@@ -60,7 +60,7 @@ class TaskFile(StageArtefact):
         except ValueError as error:
             if "damaged" in str(error):
                 raise
-            return None  # of an older version: written anew
+            return None  # from an older version, and will be replaced
 
     def _now(self) -> TaskList:
         return TaskList(
@@ -81,7 +81,7 @@ class TaskFile(StageArtefact):
 
 
 def say_changes(before: TaskList, now: TaskList) -> None:
-    """Says which tasks came, went or changed since the workdir was last used."""
+    """Prints which tasks are new, gone or changed since the workdir was last used."""
     old = {task.name: task.hash for task in before.tasks}
     new = {task.name: task.hash for task in now.tasks}
     for verb, names in {

@@ -1,4 +1,4 @@
-"""Is a config one that the stages can use? Checked whole, before the first of them."""
+"""Checks a whole config before the first stage starts."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ from taskpgm.stages.schema import allows, flatten
 
 
 def validate(config: ConfigDict) -> ConfigDict:
-    """The config, once it is sure that it has the keys of the schema and values that they allow.
+    """Returns the config if it has exactly the keys of the schema, with allowed values.
 
     Raises:
-      ValueError: a key is unknown, missing, or has a value that no stage can use; names the key
-        and what is allowed.
+      ValueError: a key is unknown or missing, or has a bad value; names the key and what is
+        allowed.
     """
     known, given = keys(), flatten(config.to_dict())
     for name in given.keys() - known.keys():
@@ -35,7 +35,7 @@ def validate(config: ConfigDict) -> ConfigDict:
 
 
 def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(key, what is wrong) of values that are allowed alone, but not together."""
+    """(key, what is wrong) for values that are allowed each, but not together."""
     found = []
 
     def multiple(of: str, by: str, times: int = 1) -> None:
@@ -64,7 +64,7 @@ def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def misspelt(argv: Sequence[str]) -> str:
-    """What to say of the `--config.a.b=value` in argv whose key does not exist."""
+    """The message for the first `--config.a.b=value` in argv whose key does not exist."""
     for argument in argv:
         key = argument.lstrip("-").split("=")[0].removeprefix("config.")
         if argument.lstrip("-").startswith("config.") and key not in keys():
@@ -73,7 +73,7 @@ def misspelt(argv: Sequence[str]) -> str:
 
 
 def unknown_key(key: str) -> str:
-    """ "no such key", and which one was meant: one of that last name, or else one spelt like it."""
+    """ "no such key", with a suggestion: a key with the same last part, or else a similar name."""
     known = list(keys())
     namesakes = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
     near = difflib.get_close_matches(key, namesakes or known, 1, 0.0 if namesakes else 0.6)
