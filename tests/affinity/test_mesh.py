@@ -1,13 +1,15 @@
 """Scoring under a mesh: the same numbers, the rows shared out among its devices."""
 
+import dataclasses
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
-from taskpgm.models import DecoderConfig, LoraConfig, init_lora, init_params, logical_axes, scoring
+from taskpgm.models import LoraConfig, init_lora, init_params, logical_axes, scoring
 from taskpgm.training import init_sharded, make_mesh
+from tests.tiny_decoder import TINY
 
 pytestmark = pytest.mark.slow
 
@@ -22,20 +24,8 @@ def compile_quickly():
 
 
 def decoder(attention):
-    return DecoderConfig(
-        architecture="llama",
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        max_position=LENGTH,
-        initializer_range=0.2,
-        lora=LoraConfig(rank=4, alpha=8.0),
-        attention=attention,
-    )
+    lora = LoraConfig(rank=4, alpha=8.0)
+    return dataclasses.replace(TINY, max_position=LENGTH, lora=lora, attention=attention)
 
 
 def window():

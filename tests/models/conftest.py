@@ -8,19 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taskpgm.models import DecoderConfig, LoraConfig, RopeScaling, init_lora, init_params
+from taskpgm.models import LoraConfig, RopeScaling, init_lora, init_params
+from tests.tiny_decoder import TINY
 
-SHAPE = dict(
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=48,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    max_position=64,
-    initializer_range=0.2,
-)
 FAMILIES = {
     "llama": dict(architecture="llama"),
     "llama3": dict(
@@ -49,7 +39,12 @@ FAMILIES = {
 @pytest.fixture
 def tiny():
     """tiny(family, **changes) -> DecoderConfig."""
-    return lambda family="llama", **changes: DecoderConfig(**SHAPE | FAMILIES[family] | changes)
+    shape = {"intermediate_size": 48}
+
+    def make(family="llama", **changes):
+        return dataclasses.replace(TINY, **shape | FAMILIES[family] | changes)
+
+    return make
 
 
 @pytest.fixture(params=FAMILIES)

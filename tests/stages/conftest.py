@@ -8,13 +8,13 @@ from tests.stages.launching import launch, write_tasks
 
 
 @pytest.fixture(scope="session")
-def tasks_folder(tmp_path_factory) -> Path:
-    return write_tasks(tmp_path_factory.mktemp("data"))
+def tasks_folder(made_once) -> Path:
+    return made_once("tasks", write_tasks)
 
 
 @pytest.fixture(scope="session")
-def finished(tasks_folder, tmp_path_factory) -> Path:
-    """The workdir of a whole, uninterrupted run."""
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    launch(workdir, f"--config.tasks.source={tasks_folder}")
-    return workdir
+def finished(made_once, tasks_folder) -> Path:
+    """The workdir of a whole, uninterrupted run. Tests that write into it do so in a copy."""
+    return made_once(
+        "finished", lambda folder: launch(folder, f"--config.tasks.source={tasks_folder}")
+    )

@@ -47,7 +47,9 @@ def environment(devices: int = 1) -> dict[str, str]:
     return inherited | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
 
 
-def launch(workdir, *options, config=TINY, code=0, devices=1) -> subprocess.CompletedProcess:
+def launch(
+    workdir, *options, config=TINY, code=0, devices=1, timeout=300
+) -> subprocess.CompletedProcess:
     """Runs launch.py to its end and checks its exit code."""
     done = subprocess.run(
         command(workdir, *options, config=config),
@@ -55,7 +57,7 @@ def launch(workdir, *options, config=TINY, code=0, devices=1) -> subprocess.Comp
         text=True,
         cwd=ROOT,
         env=environment(devices),
-        timeout=300,
+        timeout=timeout,
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done

@@ -68,10 +68,11 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_bits(finished, tasks_folde
         assert without_times[0] == without_times[1]
 
 
-def test_what_is_done_is_not_done_again(finished, tasks_folder):
-    before = {p: p.stat().st_mtime_ns for p in finished.rglob("done.json")}
-    said = launch(finished, f"--config.tasks.source={tasks_folder}").stdout
-    assert {p: p.stat().st_mtime_ns for p in finished.rglob("done.json")} == before
+def test_what_is_done_is_not_done_again(finished, tasks_folder, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("done.json")}
+    said = launch(workdir, f"--config.tasks.source={tasks_folder}").stdout
+    assert {p: p.stat().st_mtime_ns for p in workdir.rglob("done.json")} == before
     for stage in ("tasks", "base", "adapters", "affinity", "mixture"):
         assert f"{stage}  done already" in said
     assert said.count("done already") >= 5 + 4 + 5  # and each run, and each evaluation

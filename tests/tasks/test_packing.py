@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskpgm.models import Decoder, DecoderConfig, init_params
+from taskpgm.models import Decoder, init_params
 from taskpgm.tasks import Encoded, encode, pack
 from taskpgm.tasks import packing as packing_module
+from tests.tiny_decoder import TINY
 
 
 def encoded_of(lengths, seed=0, vocab=50):
@@ -84,22 +85,11 @@ def test_packing_is_dense(suite, tokenizer):
 def test_no_token_sees_another_segment():
     """A decoder's logits for a packed example are those it gives the example alone; and no other
     example, when its tokens change, moves them by a single bit."""
-    config = DecoderConfig(
-        architecture="llama",
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=32,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=2,
-        head_dim=8,
-        max_position=64,
-    )
-    params = init_params(config, jax.random.key(0))
+    params = init_params(TINY, jax.random.key(0))
 
     @jax.jit
     def logits(tokens, positions, segment_ids):
-        return Decoder(config).apply(
+        return Decoder(TINY).apply(
             {"params": params}, tokens, positions=positions, segment_ids=segment_ids
         )
 

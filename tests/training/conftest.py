@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from taskpgm.models import DecoderConfig, LoraConfig, init_params
+from taskpgm.models import LoraConfig, init_params
+from tests.tiny_decoder import TINY
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,19 +20,8 @@ def compile_quickly():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A Llama-shaped decoder of 2 layers."""
-    return DecoderConfig(
-        architecture="llama",
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
-        max_position=64,
-        initializer_range=0.2,
-    )
+    """A Llama of two layers."""
+    return TINY
 
 
 @pytest.fixture(scope="session")

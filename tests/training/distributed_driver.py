@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from taskpgm.models import (
-    DecoderConfig,
     LoraConfig,
     init_lora,
     init_params,
@@ -37,20 +36,9 @@ from taskpgm.training import (
     unstack,
 )
 from taskpgm.training.metrics import read
+from tests.tiny_decoder import TINY
 
-CONFIG = DecoderConfig(
-    architecture="llama",
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=64,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    max_position=64,
-    initializer_range=0.2,
-)
-ADAPTED = dataclasses.replace(CONFIG, lora=LoraConfig(rank=4, alpha=8.0))
+ADAPTED = dataclasses.replace(TINY, lora=LoraConfig(rank=4, alpha=8.0))
 
 
 def rows(k):
@@ -71,11 +59,11 @@ def train(folder, stops=(3, 6), **options):
     optimizer = make_optimizer({"lr": 3e-3})
     with jax.set_mesh(make_mesh({"data": 2, "fsdp": 4})):
         for steps in stops:
-            make = partial(init_params, CONFIG)
-            params = init_sharded(make, jax.random.key(0), axes=logical_axes(CONFIG))
+            make = partial(init_params, TINY)
+            params = init_sharded(make, jax.random.key(0), axes=logical_axes(TINY))
             state = create_state(optimizer, params)
             fit(
-                make_train_step(CONFIG, optimizer, state, chunk=8),
+                make_train_step(TINY, optimizer, state, chunk=8),
                 state,
                 rows,
                 steps=steps,
