@@ -144,6 +144,11 @@ class Measures:
     tasks: dict[str, dict[str, Any]]
     harness: dict[str, Any] | None = None
 
+    @property
+    def losses(self) -> dict[str, float | None]:
+        """The test loss of each task."""
+        return {task: report["loss"] for task, report in self.tasks.items()}
+
 
 @dataclass(frozen=True)
 class ModelResult:
@@ -175,9 +180,61 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class SweepPoint:
+    """The models of a row of `compare` under `settings` ({key of the config: value}), of as many
+    `seeds`: means over these, the standard deviation `sd` of the loss, and the probability that it
+    is the `best` of all rows of the same budget and training. What was spent is of one model."""
+
+    name: str
+    row: str
+    settings: dict[str, Any]
+    seeds: int
+    loss: float | None
+    sd: float | None
+    family_loss: float | None
+    exact_match: float | None
+    best: float | None
+    examples: int | None
+    tokens: int | None
+    steps: int | None
+
+
+@dataclass(frozen=True)
+class PairComparison:
+    """Mean test loss of `first` minus that of `second`, nats per token: below 0 `first` is better.
+    `low` and `high` bound a 95% interval; it has `wins` and `ties` among the tasks or families."""
+
+    first: str
+    second: str
+    difference: float
+    low: float | None  # None where there is nothing to draw from: one seed of one task
+    high: float | None
+    wins: int
+    ties: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs against each other, over `parts` tasks or families and `seeds` seeds: `ranked` best
+    first, all pairs, the probability that each is the `best`, and how many seeds would tell the
+    first two apart. None is what one seed cannot tell; `left_out` are runs without a loss."""
+
+    ranked: list[str]
+    parts: int
+    seeds: int
+    pairs: list[PairComparison]
+    best: dict[str, float] | None = None
+    seeds_needed: int | None = None
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Results:
-    """Everything measured: the base, each mixture, and a few answers to read."""
+    """Everything measured: the base, each mixture, how these compare over "tasks" and "families",
+    and a few answers to read; where the workdir holds models of several settings, all of them."""
 
     base: ModelResult
     runs: dict[str, ModelResult]
     samples: list[Sample] = field(default_factory=list)
+    comparison: dict[str, Comparison] = field(default_factory=dict)
+    sweep: list[SweepPoint] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from taskpgm.evaluation.aggregate import aggregate, samples
 from taskpgm.evaluation.benchmarks import check_harness, run_harness
+from taskpgm.evaluation.comparison import compare_runs
 from taskpgm.evaluation.harness import HarnessModel
 from taskpgm.evaluation.measure import answers_cut_off, evaluate, task_losses
 
@@ -10,6 +11,7 @@ __all__ = [
     "aggregate",
     "answers_cut_off",
     "check_harness",
+    "compare_runs",
     "evaluate",
     "run_harness",
     "samples",

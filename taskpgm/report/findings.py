@@ -1,14 +1,15 @@
-"""What the results say, in a sentence and in tables of plain values: no HTML, no drawing."""
+"""What the results say, in a few sentences and in plain values: no HTML, no drawing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from taskpgm.records import PairComparison
 from taskpgm.report.study import Study
 
 BASE = "base, not fine-tuned"
-RESAMPLES = 2000
+MANY = 1000  # seeds, at which counting them ends
 
 
 class Column(NamedTuple):
@@ -34,16 +35,6 @@ class ResultRow(NamedTuple):
     name: str
     values: tuple[float | None, ...]
     effective: float | None
-
-
-class Comparison(NamedTuple):
-    """Mean test loss of one run minus another's, paired by task; negative is better."""
-
-    difference: float
-    low: float  # bounds of a 95% interval from resampling tasks
-    high: float
-    wins: int
-    tasks: int
 
 
 def results_rows(study: Study) -> list[ResultRow]:
@@ -87,17 +78,36 @@ def task_losses(run: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def compare(study: Study, run: str, other: str, seed: int = 0) -> Comparison | None:
-    """How `run` fares against `other` in test loss; None without common tasks."""
-    ours, theirs = task_losses(study.runs[run]), task_losses(study.runs[other])
-    common = [task for task in ours if task in theirs]
-    if not common:
-        return None
-    difference = np.array([ours[task] - theirs[task] for task in common])
-    draws = np.random.default_rng(seed).integers(len(common), size=(RESAMPLES, len(common)))
-    low, high = np.quantile(difference[draws].mean(axis=1), (0.025, 0.975))
-    wins = int((difference < 0).sum())
-    return Comparison(float(difference.mean()), float(low), float(high), wins, len(common))
+def compared(study: Study, run: str, other: str, over: str = "tasks") -> PairComparison | None:
+    """How `run` fares against `other` in test loss, over "tasks" or "families"."""
+    found = study.comparison.get(over)
+    for pair in found.pairs if found else ():
+        if (pair.first, pair.second) == (run, other):
+            return pair
+        if (pair.first, pair.second) == (other, run):
+            parts = found.parts if found else 0
+            return PairComparison(
+                first=run,
+                second=other,
+                difference=-pair.difference,
+                low=None if pair.high is None else -pair.high,
+                high=None if pair.low is None else -pair.low,
+                wins=parts - pair.wins - pair.ties,
+                ties=pair.ties,
+            )
+    return None
+
+
+def interval(pair: PairComparison) -> str:
+    """The bounds of a difference's interval; "" where it has none."""
+    if pair.low is None or pair.high is None:
+        return ""
+    return f"{pair.low:+.4f} to {pair.high:+.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def may_be_chance(pair: PairComparison) -> bool:
+    """Whether the interval holds zero."""
+    return pair.low is None or pair.high is None or pair.low <= 0 <= pair.high
 
 
 def is_taskpgm(study: Study, name: str) -> bool:
@@ -133,6 +143,7 @@ def finding(study: Study) -> str:
     sentences = [
         f"Of {len(ranked)} mixtures, {first} has the lowest mean test loss: "
         f"{loss[first]:.4f} nats per token, {_apart(loss, first, ranked[1])}, the next.",
+        *_how_sure(study, ranked),
         *_over_families(study, first),
         *_about_taskpgm(study, ranked, loss),
     ]
@@ -143,6 +154,8 @@ def finding(study: Study) -> str:
             f"Over {seeds(study)} seeds the mean loss of one mixture varies by "
             f"{np.sqrt(np.mean(np.square(noise))):.4f} (standard deviation)."
         )
+    if lost := left_out(study):
+        sentences.append(f"{', '.join(lost)} has no loss on some task, and is not compared.")
     if seeds(study) == 1:
         sentences.append(
             "Each was trained once, and one seed cannot tell such mixtures apart: set train.seeds "
@@ -183,27 +196,61 @@ def _about_taskpgm(study: Study, ranked: list[str], loss: Mapping[str, float]) -
     other = reference_run(study) if won else ranked[0]
     if other is None or other == ours:
         return []
-    against = compare(study, ours, other)
+    against = compared(study, ours, other)
     if against is None:
         return []
+    found = study.comparison["tasks"]
     if won:
         apart = "" if other == ranked[1] else f"{_apart(loss, ours, other)}, "
-        text = f"{ours} is {apart}lower than {other}'s on {against.wins} of {against.tasks} tasks"
+        text = f"{ours} is {apart}lower than {other}'s on {against.wins} of {found.parts} tasks"
     else:
         text = (
             f"TaskPGM does not win here: {ours}, its best mixture, is "
-            f"{_apart(loss, ours, other)}, and lower on {against.wins} of {against.tasks} tasks"
+            f"{_apart(loss, ours, other)}, and lower on {against.wins} of {found.parts} tasks"
         )
-    interval = f"{against.low:+.4f} to {against.high:+.4f}".replace("-", "\N{MINUS SIGN}")
-    text += f" (95% interval of the mean difference over tasks: {interval}"
-    if against.low <= 0 <= against.high:
+    told = seeds(study) > 1 and {ours, other} == set(ranked[:2])  # by `_how_sure`
+    if against.low is None or told:
+        return [text + "."]
+    seen = "seeds and tasks" if seeds(study) > 1 else "tasks alone"
+    text += f" (95% interval of the mean difference over {seen}: {interval(against)}"
+    if may_be_chance(against):
         text += ", which holds zero: it may be chance"
     return [text + ")."]
+
+
+def left_out(study: Study) -> list[str]:
+    """Runs that could not be compared."""
+    found = study.comparison.get("tasks")
+    return list(found.left_out) if found else []
+
+
+def _how_sure(study: Study, ranked: Sequence[str]) -> list[str]:
+    """Whether the seeds tell the first two apart, and if not, how many would."""
+    found, pair = study.comparison.get("tasks"), compared(study, ranked[0], ranked[1])
+    if found is None or found.best is None or pair is None or pair.low is None:
+        return []
+    text = (
+        f"The 95% interval of that difference, over {found.seeds} seeds and {found.parts} tasks, "
+        f"is {interval(pair)}"
+    )
+    if may_be_chance(pair):
+        text += ", which holds zero: they cannot be told apart"
+        needed = found.seeds_needed
+        if needed is not None and needed > found.seeds:
+            many = f"{needed} or more" if needed >= MANY else f"about {needed}"
+            text += f", {many} seeds would be needed for it"
+        elif needed is not None:
+            text += " on other tasks than these"
+    return [
+        f"{text}; {ranked[0]} is the best mixture with probability {found.best[ranked[0]]:.2f}."
+    ]
 
 
 def _apart(loss: Mapping[str, float], name: str, other: str) -> str:
     """By how much the loss of one is below or above that of the other."""
     difference = loss[name] - loss[other]
+    if difference == 0:
+        return f"the same as {other}"
     side = "below" if difference < 0 else "above"
     return f"{abs(difference):.4f} ({abs(difference) / loss[other]:.1%}) {side} {other}"
 
@@ -220,57 +267,3 @@ def _without_runs(study: Study) -> str:
         f"{mixture.weights[top]:.1%}. No model was trained on it, so what it is worth is not "
         "known from this page."
     )
-
-
-def results_text(study: Study) -> str:
-    """The results table for a terminal; an asterisk marks the best of a column."""
-    rows = results_rows(study)
-    if not rows:
-        return _weights_text(study)
-    marked = [
-        best([row.values[j] for row in rows], column.lower_is_better)
-        for j, column in enumerate(COLUMNS)
-    ]
-    table = [["mixture", "loss", "(families)", "exact match", "(families)", "effective tasks"]]
-    for i, row in enumerate(rows):
-        cells = [row.name]
-        for j, value in enumerate(row.values):
-            text = "-" if value is None else f"{value:.4f}" if j < 2 else f"{value:.1%}"
-            error = spread(study.runs.get(row.name, {}), COLUMNS[j])
-            if error is not None:
-                text += f" ±{error:.4f}" if j < 2 else f" ±{error:.1%}"
-            cells.append(text + ("*" if i in marked[j] else " "))
-        table.append([*cells, "-" if row.effective is None else f"{row.effective:.1f}"])
-    note = "* best; loss in nats per scored token, lower is better"
-    if seeds(study) > 1:
-        note += f"; means and standard deviations of {seeds(study)} seeds"
-    return aligned(table) + "\n" + note + "\n"
-
-
-def _weights_text(study: Study, limit: int = 20) -> str:
-    """The heaviest tasks of the main mixture, where no model was trained."""
-    mixture = study.mixtures.get(study.main or "")
-    if mixture is None:
-        return "no results yet\n"
-    order = np.argsort(-mixture.weights, kind="stable")
-    kept = [i for i in order if mixture.weights[i] > 0]
-    table = [["task", "weight", "examples"]]
-    for i in kept[:limit]:
-        count = "-" if mixture.counts is None else f"{mixture.counts[i]:,}"
-        table.append([study.tasks[i], f"{mixture.weights[i]:.2%}", count])
-    more = f"... and {len(kept) - limit} more\n" if len(kept) > limit else ""
-    return aligned(table) + "\n" + more + f"{len(order) - len(kept)} tasks have weight zero\n"
-
-
-def aligned(table: Sequence[Sequence[str]]) -> str:
-    """Columns under each other: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if j == 0 else cell.rjust(width)
-            for j, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)

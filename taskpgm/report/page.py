@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taskpgm.artefact import write_bytes
-from taskpgm.report import figures, findings, tables, transfer, worth
+from taskpgm.report import (
+    figures,
+    findings,
+    records_tables,
+    sweep,
+    tables,
+    terminal,
+    transfer,
+    worth,
+)
 from taskpgm.report.heatmap import heat_map
 from taskpgm.report.optimality import optimality
 from taskpgm.report.study import Study, read_study
 from taskpgm.report.style import LIGHT, THEMES, family_colours
+from taskpgm.report.table_files import write_tables
 
 TEMPLATES = Path(__file__).parent / "templates"
 PACKAGES = (
@@ -43,7 +53,7 @@ class Picture(NamedTuple):
 
 
 def write_page(workdir: str | Path, command: Sequence[str] = ()) -> Path:
-    """Writes report/index.html and its PNGs from what the workdir holds.
+    """Writes report/index.html, its PNGs and the tables' files from what the workdir holds.
 
     What is missing is left out. The same artefacts give the same bytes.
 
@@ -68,6 +78,7 @@ def write_page(workdir: str | Path, command: Sequence[str] = ()) -> Path:
             write_bytes(folder / f"{name}{suffix}.png", image)
         light, dark = map(_data_uri, images)
         pictures[name] = Picture(name, light, dark, alt)
+    write_tables(study, folder)
     page = folder / "index.html"
     write_bytes(page, render(study, pictures, command).encode())
     return page
@@ -76,7 +87,7 @@ def write_page(workdir: str | Path, command: Sequence[str] = ()) -> Path:
 def results_table(workdir: str | Path) -> str:
     """The results for a terminal: the finding, then the table."""
     study = read_study(workdir)
-    return findings.results_text(study) + "\n" + findings.finding(study) + "\n"
+    return terminal.results_text(study) + "\n" + findings.finding(study) + "\n"
 
 
 def plan(study: Study) -> Iterator[tuple[str, str, Any]]:
@@ -132,6 +143,7 @@ def plan(study: Study) -> Iterator[tuple[str, str, Any]]:
             f"test loss against {reference}, task by task",
             lambda theme: figures.gains(study, reference, theme),
         )
+    yield from sweep.figures(study)
     if study.curves:
         yield "training", "training loss of each run", lambda theme: figures.training(study, theme)
 
@@ -165,6 +177,13 @@ def render(study: Study, pictures: Mapping[str, Picture], command: Sequence[str]
         script=(TEMPLATES / "sort.js").read_text(encoding="utf-8"),
         columns=findings.COLUMNS,
         results=tables.results_cells(study),
+        spent=[head.title for _, head in records_tables.SPENT],
+        against_first=tables.against_first(study),
+        compared=study.comparison.get("tasks"),
+        all_pairs=records_tables.pairs(study).text(),
+        counts=records_tables.COUNTS,
+        swept=[sweep.title(key) for key in sweep.swept_keys(study)],
+        sweep=sweep.table(study).text() if study.sweep else [],
         seeds=findings.seeds(study),
         runs=list(study.runs),
         reference=findings.reference_run(study),

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from taskpgm.artefact import read_arrays, recovery_hint
-from taskpgm.records import Results, TaskList, Weights, from_json, to_json
+from taskpgm.records import Comparison, Results, SweepPoint, TaskList, Weights, from_json, to_json
 
 T = TypeVar("T")
 
@@ -102,6 +102,8 @@ class Study:
     curves: Mapping[str, Float[np.ndarray, "k 2"]]
     transfer: StudyTransfer | None = None
     paths: Mapping[str, RatioPath] = field(default_factory=dict)
+    comparison: Mapping[str, Comparison] = field(default_factory=dict)  # over tasks, over families
+    sweep: tuple[SweepPoint, ...] = ()
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -155,6 +157,8 @@ def read_study(workdir: str | Path) -> Study:
         curves=_curves(workdir / "runs", list(results.runs if results else mixtures)),
         transfer=_transfer(workdir / "affinity" / "transfer.npz"),
         paths=_paths(workdir / "mixture" / "paths.npz"),
+        comparison=results.comparison if results else {},
+        sweep=tuple(results.sweep) if results else (),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm.report import findings
+from taskpgm.report import findings, records_tables
 from taskpgm.report.study import Mixture, Study
 
 TINT = 0.10  # a relative difference that has the full tint
@@ -44,24 +44,59 @@ def facts(study: Study) -> list[tuple[str, str]]:
     return found
 
 
-def results_cells(study: Study) -> list[tuple[str, list[Cell], str, str]]:
-    """Rows of the results table: (name, measures, effective tasks, epochs and seconds)."""
+def results_cells(study: Study) -> list[tuple[str, list[Cell], list[str]]]:
+    """Rows of the results table: (name, measures, probabilities of being best, effective tasks and
+    what was spent)."""
     rows = findings.results_rows(study)
     winners = [
         findings.best([row.values[j] for row in rows], column.lower_is_better)
         for j, column in enumerate(findings.COLUMNS)
     ]
+    sure = [records_tables.best(study, over) for over in ("tasks", "families")]
     table = []
     for i, row in enumerate(rows):
         cells = [
             Cell(_number(value, column.measure), _spread(study, row.name, column), i in winners[j])
             for j, (value, column) in enumerate(zip(row.values, findings.COLUMNS, strict=True))
         ]
-        effective = "" if row.effective is None else f"{row.effective:.1f}"
+        probability = [f"{each[row.name]:.2f}" if row.name in each else "–" for each in sure]
+        effective = "–" if row.effective is None else f"{row.effective:.1f}"
         run = study.runs.get(row.name, {})
-        spent = [f"{run['epochs']:.2f} epochs"] if run.get("epochs") is not None else []
-        spent += [f"{run['seconds']:,.0f} s"] if run.get("seconds") is not None else []
-        table.append((row.name, cells, effective, ", ".join(spent)))
+        spent = [records_tables.shown(run.get(key), head) for key, head in records_tables.SPENT]
+        table.append((row.name, cells, [*probability, effective, *spent]))
+    return table
+
+
+class AgainstFirst(NamedTuple):
+    """A mixture's difference to the first over tasks, or over families."""
+
+    difference: str
+    interval: str
+    wins: str
+    sure: bool  # the interval leaves out zero
+
+
+def against_first(study: Study) -> list[tuple[str, list[AgainstFirst]]]:
+    """Every mixture but the first: over tasks and over families, how it differs from that."""
+    found = study.comparison.get("tasks")
+    table = []
+    for name in found.ranked[1:] if found else ():
+        cells = []
+        for over, comparison in study.comparison.items():
+            pair = findings.compared(study, name, found.ranked[0], over) if found else None
+            if pair is None:
+                cells.append(AgainstFirst("–", "–", "–", False))
+                continue
+            tied = f", {pair.ties} tied" if pair.ties else ""
+            cells.append(
+                AgainstFirst(
+                    f"{pair.difference:+.4f}".replace("-", "\N{MINUS SIGN}"),
+                    findings.interval(pair) or "–",
+                    f"{pair.wins} of {comparison.parts}{tied}",
+                    not findings.may_be_chance(pair),
+                )
+            )
+        table.append((name, cells))
     return table
 
 
@@ -70,8 +105,9 @@ def _spread(study: Study, name: str, column: findings.Column) -> str:
     return "" if error is None else f"± {_number(error, column.measure)}"
 
 
-def loss_cells(study: Study, section: str) -> list[tuple[str, str, list[Cell]]]:
-    """Loss and exact match of each family or task under each run: (name, family, cells).
+def loss_cells(study: Study, section: str) -> list[tuple[str, str, list[Cell], list[str]]]:
+    """Loss and exact match of each family or task under each run: (name, family, cells, counts of
+    examples and tokens of a task).
 
     The tint is the difference to the reference run, relative to it.
     """
@@ -101,7 +137,9 @@ def loss_cells(study: Study, section: str) -> list[tuple[str, str, list[Cell]]]:
                     max(-1.0, min(1.0, tint)) if report is not reports[0] or not study.base else 0,
                 )
             )
-        table.append((name, study.family.get(name, name), cells))
+        counts = records_tables.task_counts(study, runs, name) if section == "tasks" else []
+        told = ["–" if count is None else f"{count:,}" for count in counts]
+        table.append((name, study.family.get(name, name), cells, told))
     return table
 
 

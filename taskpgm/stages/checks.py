@@ -15,7 +15,7 @@ from taskpgm import artefact, models
 from taskpgm.affinity import choose_kernel
 from taskpgm.evaluation import check_harness
 from taskpgm.multihost import assert_same_on_all_hosts, on_primary, several
-from taskpgm.stages import compare
+from taskpgm.stages import sweep
 from taskpgm.stages.context import Context
 from taskpgm.stages.pretrained import Source
 from taskpgm.stages.schema import flatten
@@ -28,10 +28,11 @@ FREE = (
     "mesh.*",
     "log_every",
     "compare",
-    "train.seeds",
+    "export",
+    "mixture.*",  # mixtures and models of other settings have names of their own
+    "train.*",
+    "sweep.*",
     "*.checkpoint_every",
-    "*.keep",
-    "train.log",
     "*.memory",
     "adapters.group",
     "adapters.peft",
@@ -60,7 +61,7 @@ def problems_of_start(context: Context) -> Iterator[Exception]:
     """The errors that `check_inputs` raises."""
     matrix = bool(context.config.affinity.matrix)
     try:
-        compare.check(context.config, None if matrix else context.sizes)
+        sweep.check(context.config, None if matrix else context.sizes, context.folder)
         if context.config.evaluation.harness and not matrix:
             section = context.config.evaluation
             check_harness(list(section.harness), section.harness_path)

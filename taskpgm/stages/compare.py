@@ -177,8 +177,11 @@ for _kind in ("pmi", "jsd"):
 
 
 # --- Names ---------------------------------------------------------------------------------------
-def parse(name: str) -> tuple[MixtureRow, dict[str, Any]]:
+def parse(name: str, needs: bool = True) -> tuple[MixtureRow, dict[str, Any]]:
     """The row that a name like `taskpgm-pmi:r=4` refers to, and its parsed arguments.
+
+    Args:
+      needs: whether all that the row needs has to be there.
 
     Raises:
       ValueError: no such row or argument, or a bad value; lists what is allowed.
@@ -196,7 +199,7 @@ def parse(name: str) -> tuple[MixtureRow, dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"compare: {name!r}: {key}={text} has to be {error}") from error
     missing = [key for key in row.needs if key not in arguments]
-    if missing:
+    if missing and needs:
         raise ValueError(f"compare: {name!r} needs {missing[0]}, as in {head}:{missing[0]}=...")
     return row, arguments
 
@@ -212,7 +215,7 @@ def make(name: str, inputs: Inputs) -> tuple[MixtureRow, Inputs, Weighted]:
 
 def folder_name(name: str) -> str:
     """The folder of a mixture: its name, with `_` for characters that a path should not have."""
-    return re.sub(r"[^\w.=:,+-]", "_", name)
+    return re.sub(r"[^\w.=:,+@-]", "_", name)
 
 
 # --- Checks before anything is spent -------------------------------------------------------------

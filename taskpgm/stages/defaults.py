@@ -4,7 +4,7 @@ Sections belong to stages (see `flow.py`): changing a key concerns that stage an
 `python -m taskpgm.stages.defaults` prints the table of keys that is docs/config.md.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 
@@ -19,11 +19,13 @@ from taskpgm.stages.schema import (
     number,
     switch,
     text,
+    tuples_of,
     words,
 )
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DTYPES = ("float32", "bfloat16", "float16")
+EXPORTS = ("jsonl", "trl", "axolotl", "llama-factory", "open-instruct", "nemo")
 ATTENTION = ("auto", "reference", "cudnn", "splash")
 
 
@@ -178,6 +180,12 @@ SCHEMA: Section = {
         lambda x: len(x) > 0 and all(isinstance(name, str) and name.strip() for name in x),
         "the mixtures compared, as in `taskpgm-pmi:r=4`",
     ),
+    "export": words(
+        (),
+        "the mixtures' examples as files for other trainers; mixture/NAME.jsonl",
+        EXPORTS,
+        least=0,
+    ),
     # --- The models trained on the mixtures
     "train": {
         "mode": choice("full", ("full", "lora"), "what is trained: all weights, or adapters"),
@@ -225,6 +233,22 @@ SCHEMA: Section = {
     "log_every": integer(20, 1, "steps between two lines of metrics.jsonl"),
 }
 
+# --- What is swept -------------------------------------------------------------------------------
+# How a model is trained, and not what it becomes.
+HOW = ("train.seeds", "train.checkpoint_every", "train.keep", "train.log")
+SCHEMA = {
+    **SCHEMA,
+    "sweep": {
+        "k": Key((), "a tuple of whole numbers", lambda x: True, "of rows that keep k tasks"),
+        **{
+            name: value
+            for of in ("mixture", "train")
+            for name, value in tuples_of(cast(Section, SCHEMA[of]), f"{of}.").items()
+            if f"{of}.{name}" not in HOW[1:]
+        },
+    },
+}
+
 
 def default_config() -> ConfigDict:
     """The whole schema. Keys can be set, by a recipe or as `--config.a.b=value`, but not added."""
@@ -238,6 +262,15 @@ def _values(section: Section) -> dict[str, Any]:
 def keys() -> dict[str, Key]:
     """{"seed": Key, "tasks.source": Key, ...}, in order."""
     return keys_of(SCHEMA)
+
+
+# Keys that decide what a model becomes, beside its row and seed; and what sweeps each of them.
+RUN_KEYS = tuple(
+    key for key in keys() if key.split(".")[0] in ("mixture", "train") and key not in HOW
+)
+SWEPT = {"sweep.k": "k"} | {
+    f"sweep.{key.split('.', 1)[1]}": key for key in (*RUN_KEYS, "train.seeds")
+}
 
 
 # --- The table -----------------------------------------------------------------------------------

@@ -1,21 +1,21 @@
 """Stage `evaluation`: how good each mixture's model is, in evaluation/NAME and results.json."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskpgm import evaluation, training
-from taskpgm.artefact import digest, done_facts, done_key, read_json, write_json
-from taskpgm.records import Measures, ModelResult, Results, Sample, from_json, to_json
-from taskpgm.stages.context import Context, Source
-from taskpgm.stages.estimate import Cost, Estimate, harness_tokens
-from taskpgm.stages.runs import MADE as RUNS
-from taskpgm.stages.runs import Run, planned_runs
+from taskpgm import evaluation
+from taskpgm.artefact import write_json
+from taskpgm.records import Comparison, Measures, ModelResult, Results, Sample, from_json, to_json
+from taskpgm.stages.context import Context
+from taskpgm.stages.estimate import Cost, Estimate
+from taskpgm.stages.measured import MADE, mean, measured, run_source
+from taskpgm.stages.runs import planned_runs
 from taskpgm.stages.stage_artefact import MadeAnew, StageArtefact
+from taskpgm.stages.sweep import own_group
+from taskpgm.stages.sweep_results import Tried, asked_for, sweep_points
 
 SECTIONS = ("evaluation",)
-MADE = "evaluation"
-FILE = "measures.json"
 RESULTS = "results.json"
 
 
@@ -23,88 +23,9 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
     """The measures of the base and of every run's model, each an artefact, so that one more mixture
     costs one more evaluation; then their summary."""
     yield measured(context, "base", context.base)
-    runs = planned_runs(context)
-    for run in runs:
-        yield measured(context, run.name, run_source(context, run))
+    for run in planned_runs(context):
+        yield measured(context, run.name, run_source(context, run.name))
     yield Summary(context.folder / MADE, "", context)
-
-
-def run_source(context: Context, run: Run) -> Source:
-    """The model of a run; its key is "" until the run is finished."""
-    folder = context.folder / RUNS / run.name
-    return Source(folder / "hf", done_key(folder) or "")
-
-
-def measured(context: Context, name: str, source: Source) -> "MeasuredModel":
-    """The artefact that holds the measures of one model."""
-    section = context.config.evaluation.to_dict()
-    for free in ("batch_size", "harness_batch_size"):
-        del section[free]
-    key = digest(source.key, section, context.config.tasks.length, context.tasks_key)
-    return MeasuredModel(context.folder / MADE / name, key, context, name, source)
-
-
-@dataclass(frozen=True)
-class MeasuredModel(StageArtefact):
-    """The measures of one model on every task's test rows, and on the harness's benchmarks."""
-
-    source: Source | None = None
-
-    def make(self) -> dict[str, Any]:
-        context, section, source = self.context, self.context.config.evaluation, self.source
-        if source is None or not source.key:
-            raise ValueError(f"{self.title}: no finished run: run the stage `runs` first")
-        config, params = context.load_model(source)
-        tokenizer = context.tokenizer(source)
-        per_task = evaluation.evaluate(
-            config,
-            params,
-            tokenizer,
-            context.tasks,
-            context.test_rows,
-            batch_size=section.batch_size,
-            max_new_tokens=section.max_new_tokens,
-            exact_match_examples=section.exact_match_examples or None,
-        )
-        benchmarks = None
-        if section.harness:
-            shots = section.harness_num_fewshot
-            benchmarks = evaluation.run_harness(
-                config,
-                params,
-                tokenizer,
-                list(section.harness),
-                path=section.harness_path,
-                batch_size=section.harness_batch_size,
-                num_fewshot=shots if shots >= 0 else None,
-                limit=section.harness_limit or None,
-                chat_template=section.harness_chat_template,
-            )
-        write_json(self.folder / FILE, to_json(Measures(per_task, benchmarks)))
-        return {}
-
-    def read(self) -> Measures:
-        """What was measured."""
-        return from_json(Measures, read_json(self.folder / FILE))
-
-    def cost(self, estimate: Estimate) -> Cost:
-        context, section = self.context, self.context.config.evaluation
-        config, length = estimate.decoder(context.base), context.config.tasks.length
-        counts = estimate.split(context.base, "test")
-        read = counts.padded(length, 1)  # rows of all tasks share batches
-        generated = estimate.generated(section.exact_match_examples, section.max_new_tokens)
-        benchmarks, unknown = harness_tokens(section.harness)
-        each = training.forward_flops_per_token(config, length)
-        text = f"{read:,} test tokens with padding, {generated:,} to generate answers"
-        if section.harness:
-            text += f", {benchmarks:,} of {', '.join(section.harness)}"
-        if unknown:
-            text += f" ({', '.join(unknown)} not counted)"
-        return Cost(text, (read + generated + benchmarks) * each)
-
-    def summary(self) -> str:
-        loss = mean(m["loss"] for m in self.read().tasks.values())
-        return f"mean test loss {loss:.4f} nats per token"
 
 
 @dataclass(frozen=True)
@@ -115,18 +36,24 @@ class Summary(MadeAnew):
         context = self.context
         families = {task.name: task.family for task in context.tasks}
         base = measured(context, "base", context.base).read()
-        seeds: dict[str, list[Measures]] = {}
-        facts: dict[str, dict[str, Any]] = {}
-        for run in planned_runs(context):
-            model = measured(context, run.name, run_source(context, run))
-            seeds.setdefault(run.mixture, []).append(model.read())
-            facts[run.mixture] = done_facts(context.folder / RUNS / run.name)
+        asked = asked_for(context)
+        own, groups = own_group(context), [each.group for each in asked]
+        group = own if own in groups else groups[0]
+        most: dict[str, Tried] = {}  # where the number of seeds is swept, all of them
+        for each in asked:
+            known = most.get(each.label)
+            if each.group == group and (known is None or len(each.models) > len(known.models)):
+                most[each.label] = each
+        seeds = {name: [m.measures for m in each.models] for name, each in most.items()}
+        facts = {name: [m.facts for m in each.models] for name, each in most.items()}
         first = {"base": base.tasks} | {name: each[0].tasks for name, each in seeds.items()}
         samples = evaluation.samples(context.tasks, first)
         results = Results(
             base=result([base], families),
             runs={name: result(each, families, facts[name]) for name, each in seeds.items()},
             samples=[from_json(Sample, sample) for sample in samples],
+            comparison=compared(seeds, families),
+            sweep=sweep_points(context, asked),
         )
         write_json(self.folder / RESULTS, to_json(results))
         return {}
@@ -138,13 +65,26 @@ class Summary(MadeAnew):
         return f"{self.folder / RESULTS}"
 
 
+def compared(
+    seeds: Mapping[str, Sequence[Measures]], families: Mapping[str, str]
+) -> dict[str, Comparison]:
+    """All pairs of mixtures, over tasks and over families."""
+    losses = {name: [each.losses for each in models] for name, models in seeds.items()}
+    return {
+        "tasks": evaluation.compare_runs(losses),
+        "families": evaluation.compare_runs(losses, families),
+    }
+
+
 SPENT = ("steps", "epochs", "examples", "tokens", "seconds")
 
 
 def result(
-    seeds: list[Measures], families: dict[str, str], facts: dict[str, Any] | None = None
+    seeds: Sequence[Measures],
+    families: dict[str, str],
+    facts: Sequence[Mapping[str, Any]] = (),
 ) -> ModelResult:
-    """A mixture's measures averaged over its seeds, and the averages of each seed."""
+    """A model's averages over its seeds, and each seed's own; `facts`: what each of them took."""
     per_task = {
         task: {
             **first,
@@ -152,16 +92,15 @@ def result(
         }
         for task, first in seeds[0].tasks.items()
     }
-    averages = [evaluation.aggregate(seed.tasks, families) for seed in seeds]
+    own = []
+    for seed in seeds if facts else ():
+        averages = evaluation.aggregate(seed.tasks, families)
+        kept = {name: averages[name] for name in ("mean", "family_mean")}
+        own.append({**kept, "losses": seed.losses})
+    spent: dict[str, Any] = {name: mean(each[name] for each in facts) for name in SPENT if facts}
+    for name in ("steps", "examples", "tokens"):
+        if spent.get(name) is not None:
+            spent[name] = round(spent[name])
     return ModelResult(
-        **evaluation.aggregate(per_task, families),
-        harness=seeds[0].harness,
-        seeds=[{k: each[k] for k in ("mean", "family_mean")} for each in averages] if facts else [],
-        **{k: facts[k] for k in SPENT} if facts else {},
+        **evaluation.aggregate(per_task, families), harness=seeds[0].harness, seeds=own, **spent
     )
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that are not None; None if there are none."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

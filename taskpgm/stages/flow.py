@@ -30,6 +30,7 @@ from taskpgm.stages import (
     affinity,
     base,
     evaluation,
+    export,
     mixture,
     report,
     runs,
@@ -48,6 +49,7 @@ from taskpgm.stages.checks import (
 from taskpgm.stages.context import Context, say, silence
 from taskpgm.stages.estimate import Cost, Estimate, amount, hours, machine, size
 from taskpgm.stages.stage_artefact import StageArtefact
+from taskpgm.stages.sweep import keep_first_settings
 from taskpgm.stages.validation import validate
 from taskpgm.training import quiet_orbax
 
@@ -57,6 +59,7 @@ STAGES: dict[str, ModuleType] = {
     "adapters": adapters,
     "affinity": affinity,
     "mixture": mixture,
+    "export": export,
     "runs": runs,
     "evaluation": evaluation,
     "report": report,
@@ -104,6 +107,7 @@ def run(
     begin_workdir(context.folder)
     with owned(context.folder):
         remove_leftovers(context.folder)
+        keep_first_settings(context.folder, config)
         told = {VERSION: artefact.VERSION} | config.to_dict()
         write_json(context.folder / "config.json", told)
         check_inputs(context)
@@ -170,6 +174,8 @@ def print_plan(context: Context, stages: Mapping[str, ModuleType], device: str |
     lines, total, written, free = [], 0.0, 0.0, 0.0
     for name, stage in stages.items():
         costs = [(each.is_done(), each.cost(estimate)) for each in stage.artefacts(context)]
+        if not costs:
+            continue
         todo = [cost for done, cost in costs if not done]
         total += sum(cost.flops or 0 for cost in todo)
         written += sum(cost.disk or 0 for cost in todo)

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from taskpgm.records import (
     Weights,
     from_json,
 )
-from taskpgm.stages import compare
+from taskpgm.stages import compare, sweep
 from taskpgm.stages.affinity import affinities
 from taskpgm.stages.affinity_files import read_affinities, read_resamples, read_transfer
 from taskpgm.stages.context import Context, say
@@ -40,8 +41,7 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
         affinities(context).key,
         config.affinity.bootstrap,
         config.affinity.sizes and Path(config.affinity.sizes).read_text("utf-8"),
-        config.mixture.to_dict(),
-        list(config.compare),
+        [(name, row, section.to_dict()) for name, row, section in sweep.mixtures(context)],
         config.seed,
         None if config.affinity.matrix else context.sizes.tolist(),
     )
@@ -71,14 +71,18 @@ class Mixtures(StageArtefact):
                 compare.caps(self.context.sizes, config.mixture.budget, config.mixture.max_epochs)
             except ValueError as error:
                 problem = str(error)
+        planned = list(sweep.mixtures(self.context))
+        told = {
+            key: ", ".join(dict.fromkeys(str(section[key]) for _, _, section in planned))
+            for key in ("budget", "ratio")
+        }
         return Cost(
-            f"{len(config.compare)} mixtures of {config.mixture.budget:,} examples, ratio "
-            f"{config.mixture.ratio}",
+            f"{len(planned)} mixtures of {told['budget']} examples, ratio {told['ratio']}",
             problem=problem,
         )
 
     def summary(self) -> str:
-        return f"{len(self.context.config.compare)} mixtures in {self.folder / FILE}"
+        return f"{len(list(sweep.mixtures(self.context)))} mixtures in {self.folder / FILE}"
 
 
 def read_weights(folder: Path) -> Weights:
@@ -132,15 +136,13 @@ def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray]]:
         affinities={kind: S for kind, (S, _) in given.items()},
         resamples=read_resamples(context.folder),
         sizes=size,
-        cap=None
-        if size is None
-        else compare.caps(size, config.mixture.budget, config.mixture.max_epochs),
+        cap=None,
         config=config.mixture.to_dict(),
         seed=config.seed,
         share=None if learnt is None else learnt["share"],
-        predicted=None if learnt is None else predicted_loss(config, learnt, size),
     )
-    made = {name: solve_mixture(name, inputs) for name in config.compare}
+    under, planned = partial(inputs_under, inputs, learnt), list(sweep.mixtures(context))
+    made = {name: solve_mixture(row, under(section)) for name, row, section in planned}
     weights = Weights(
         tasks=names,
         families=None if matrix_only else inputs.families,
@@ -148,7 +150,18 @@ def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray]]:
         main=next((name for name, m in made.items() if m.gap is not None), next(iter(made))),
         mixtures=made,
     )
-    return weights, ratio_paths(inputs)
+    return weights, ratio_paths(under(planned[0][2]))
+
+
+def inputs_under(inputs: Inputs, learnt: Mapping[str, np.ndarray] | None, section: Any) -> Inputs:
+    """The inputs under a section `mixture`: its caps, and the losses that its budget promises."""
+    size = inputs.sizes
+    return replace(
+        inputs,
+        config=section.to_dict(),
+        cap=None if size is None else compare.caps(size, section.budget, section.max_epochs),
+        predicted=None if learnt is None else predicted_loss(section, learnt, size),
+    )
 
 
 def ratio_paths(inputs: Inputs) -> dict[str, np.ndarray]:
@@ -170,14 +183,14 @@ def ratio_paths(inputs: Inputs) -> dict[str, np.ndarray]:
 
 
 def predicted_loss(
-    config: Any, learnt: Mapping[str, np.ndarray], size: np.ndarray | None
+    section: Any, learnt: Mapping[str, np.ndarray], size: np.ndarray | None
 ) -> mixture.PredictedLoss:
     """The predicted loss of a mixture (method 12), averaged over resampled held-out sets."""
     seen = learnt.get("seen")
     return mixture.PredictedLoss.from_losses(
         learnt["loss_samples"],
         learnt.get("base_samples"),
-        budget=None if seen is None else config.mixture.budget,
+        budget=None if seen is None else section.budget,
         sizes=None if seen is None else size,
         seen=seen,
     )

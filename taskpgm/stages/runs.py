@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from taskpgm.stages.compare import folder_name
 from taskpgm.stages.context import Context, say, trained_axes, with_lora
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
 from taskpgm.stages.stage_artefact import StageArtefact
+from taskpgm.stages.sweep import Point, points
 
 SECTIONS = ("train",)
 MADE = "runs"
@@ -31,50 +32,63 @@ class Run:
     counts: None until the mixture is solved (in a `--dry_run`).
     """
 
-    mixture: str
+    point: Point
     seed: int
     counts: tuple[int, ...] | None
 
     @property
     def name(self) -> str:
-        """The name of its folder in runs/: the mixture's, and the seed unless that is 0."""
-        name = folder_name(self.mixture)
-        return name if self.seed == 0 else f"{name}.seed{self.seed}"
+        """Of its folder in runs/."""
+        return run_name(self.point.label, self.seed)
+
+
+def run_name(label: str, seed: int) -> str:
+    """The point's, and its seed's number but for the first."""
+    name = folder_name(label)
+    return name if seed == 0 else f"{name}.seed{seed}"
 
 
 def planned_runs(context: Context) -> list[Run]:
-    """Every mixture with every seed: first all mixtures with the first seed, then the next."""
+    """Every point under every seed, the first seed of all points first."""
     (mixtures,) = mixture.artefacts(context)
-    counts: dict[str, tuple[int, ...] | None] = dict.fromkeys(context.config.compare)
+    counts: dict[str, tuple[int, ...] | None] = {}
     if mixtures.is_done():
         weights = mixture.read_weights(context.folder)
         counts = {name: tuple(record.counts or ()) for name, record in weights.mixtures.items()}
+    of_label: dict[str, Point] = {}
+    for point in points(context):
+        known = of_label.setdefault(point.label, point)
+        if point.seeds > known.seeds:
+            of_label[point.label] = point
     return [
-        Run(name, seed, count)
-        for seed in range(context.config.train.seeds)
-        for name, count in counts.items()
+        Run(point, seed, counts.get(point.name))
+        for seed in range(max(point.seeds for point in of_label.values()))
+        for point in of_label.values()
+        if seed < point.seeds
     ]
 
 
-def run_steps(context: Context, tokens_per_example: float | None = None) -> int:
-    """Steps of every run, the same for all mixtures: `epochs` of the budget, spread evenly over
-    tasks.
+def run_steps(context: Context, config: Any = None, tokens_per_example: float | None = None) -> int:
+    """Steps of every run of one `config` (the context's, or a point's), whatever its mixture:
+    `epochs` of the budget spread evenly over tasks.
 
     They follow from budget, batch size and data only, so that one more mixture in `compare` changes
     no other run.
     """
-    section = context.config.train
+    config = context.config if config is None else config
+    section = config.train
     if section.steps:
         return section.steps
     each = context.tokens_per_example if tokens_per_example is None else tokens_per_example
-    rows = max(1, np.ceil(each * context.config.mixture.budget / context.config.tasks.length))
+    rows = max(1, np.ceil(each * config.mixture.budget / config.tasks.length))
     return -(-int(np.ceil(section.epochs * rows)) // section.batch_size)
 
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
     """The model of each run."""
     config = context.config
-    low = config.train.mode == "full" and jax.numpy.dtype(config.base.param_dtype).itemsize == 2
+    modes = {point.config.train.mode for point in points(context)}
+    low = "full" in modes and jax.numpy.dtype(config.base.param_dtype).itemsize == 2
     if low:
         say(
             "runs",
@@ -82,14 +96,15 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
             "lost. config.base.param_dtype=float32 keeps it (config.base.dtype may stay)",
         )
     for run in planned_runs(context):
-        steps = run_steps(context) if run.counts else 0
+        steps = run_steps(context, run.point.config) if run.counts else 0
         key = run_key(context, run, steps)
-        yield RunModel(context.folder / MADE / run.name, key, context, run.name, run, steps)
+        folder = context.folder / MADE / run.name
+        yield RunModel(folder, key, context, run.name, run=run, steps=steps)
 
 
 def run_key(context: Context, run: Run, steps: int) -> str:
     """Hash of everything that the model of a run depends on."""
-    section = {k: v for k, v in context.config.train.to_dict().items() if k not in FREE}
+    section = {k: v for k, v in run.point.config.train.to_dict().items() if k not in FREE}
     return digest(
         context.base.key,
         section,
@@ -102,22 +117,46 @@ def run_key(context: Context, run: Run, steps: int) -> str:
     )
 
 
+def drawn(context: Context, task: tasks.Task, count: int, seed: int) -> list[tasks.Example]:
+    """`count` training examples of a task, the same for every mixture that has as many."""
+    index = tasks.draw(len(task.train), count, seed=context.seed_of("draw", task.name, str(seed)))
+    return [task.train[i] for i in index]
+
+
+def inputs_key(context: Context) -> str:
+    """Hash of what all runs of a workdir have in common."""
+    length, seed = context.config.tasks.length, context.config.seed
+    return digest(context.base.key, length, seed, context.tasks_key)
+
+
 @dataclass(frozen=True)
 class RunModel(StageArtefact):
     """Checkpoints, metrics.jsonl, and hf/, a folder that `transformers` loads."""
 
-    run: Run = Run("", 0, None)
+    run: Run = field(kw_only=True)
     steps: int = 0
 
+    @property
+    def section(self) -> Any:
+        """`train`, under the run's settings."""
+        return self.run.point.config.train
+
     def make(self) -> dict[str, Any]:
-        section, start = self.context.config.train, time.monotonic()
+        section, start = self.section, time.monotonic()
         rows = self.rows()
         count = sum(len(part.tokens) for part in rows)
         scored = int(sum((part.weights > 0).sum() for part in rows))
         epochs = self.steps * section.batch_size / count
         say("runs", f"{self.title}: {self.steps} steps, {epochs:.2f} epochs of {count} rows")
         self.train(rows)
+        point = self.run.point
         return {
+            "label": point.label,
+            "row": point.row,
+            "settings": dict(point.settings),
+            "group": point.group,
+            "seed": self.run.seed,
+            "inputs": inputs_key(self.context),
             "steps": self.steps,
             "epochs": round(epochs, 4),
             "rows": count,
@@ -132,15 +171,13 @@ class RunModel(StageArtefact):
         context, chosen = self.context, []
         for task, count in zip(context.tasks, self.run.counts or (), strict=True):
             if count:
-                seed = context.seed_of("draw", task.name, str(self.run.seed))
-                index = tasks.draw(len(task.train), count, seed=seed)
-                picked = [task.train[i] for i in index]
+                picked = drawn(context, task, count, self.run.seed)
                 chosen.append(context.rows(context.base, picked, task.name))
         return chosen
 
     def train(self, rows: list[tasks.Rows]) -> None:
         """Fine-tunes the base and saves it in hf/, adapters merged, with its tokenizer."""
-        context, section = self.context, self.context.config.train
+        context, section = self.context, self.section
         seed = context.seed_of("runs", str(self.run.seed))
         config, params = context.load_model(context.base)
         config = with_lora(config, section)
@@ -177,10 +214,10 @@ class RunModel(StageArtefact):
         on_primary(tokenizer.save_pretrained)(self.folder / "hf")
 
     def cost(self, estimate: Estimate) -> Cost:
-        context, section = self.context, self.context.config.train
+        context, section = self.context, self.section
         length = context.config.tasks.length
         config = with_lora(estimate.decoder(context.base), section)
-        steps = run_steps(context, estimate.tokens_per_example)
+        steps = run_steps(context, self.run.point.config, estimate.tokens_per_example)
         tokens = steps * section.batch_size * length
         memory = training.estimate_memory(
             config,

@@ -80,13 +80,15 @@ def switch(default: bool, meaning: str) -> Key:
     return Key(default, "True or False", lambda x: True, meaning)
 
 
-def words(default: tuple[str, ...], meaning: str, allowed: Sequence[str] | None = None) -> Key:
-    """A tuple of different names. If `allowed` is given: at least one, and only of these."""
+def words(
+    default: tuple[str, ...], meaning: str, allowed: Sequence[str] | None = None, least: int = 1
+) -> Key:
+    """Different names, in a tuple: of `allowed` where that is given, and then at least `least`."""
     told = f"some of {', '.join(allowed)}" if allowed else "a tuple of different names"
 
     def holds(x: Sequence[Any]) -> bool:
         named = all(isinstance(name, str) and name.strip() for name in x)
-        known = allowed is None or (len(x) > 0 and all(name in allowed for name in x))
+        known = allowed is None or (len(x) >= least and all(name in allowed for name in x))
         return named and known and len(set(x)) == len(x)
 
     return Key(default, told, holds, meaning)
@@ -104,6 +106,18 @@ def keys_of(section: Section, prefix: str = "") -> dict[str, Key]:
             found[prefix + name] = value
         else:
             found |= keys_of(value, f"{prefix}{name}.")
+    return found
+
+
+def tuples_of(section: Section, prefix: str) -> Section:
+    """The same keys, each a tuple of values of the key that it names."""
+    found: dict[str, Key | Section] = {}
+    for name, key in section.items():
+        if isinstance(key, Key):
+            meaning = f"values of `{prefix}{name}` to try, each beside the others"
+            found[name] = Key((), "a tuple of its values", lambda x: True, meaning)
+        else:
+            found[name] = tuples_of(key, f"{prefix}{name}.")
     return found
 
 

@@ -55,6 +55,8 @@ def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
             found.append((name, "is of LoRA adapters: set adapters.mode=lora"))
     if given["tasks.heldout_fraction"] + given["tasks.test_fraction"] >= 1:
         found.append(("tasks.heldout_fraction", "leaves nothing to train on, with test_fraction"))
+    if given["export"] and given["affinity.matrix"]:
+        found.append(("export", "needs the tasks' examples, and affinity.matrix has none"))
     axes = [name for name in given if name.startswith("mesh.") and given[name] == -1]
     if len(axes) > 1:
         found.append((axes[1], f"only one axis can be what is left, and {axes[0]} is"))
@@ -73,8 +75,8 @@ def misspelt(argv: Sequence[str]) -> str:
 
 
 def unknown_key(key: str) -> str:
-    """ "no such key", with a suggestion: a key with the same last part, or else a similar name."""
-    known = list(keys())
+    """ "no such key", and which one was meant: one of that last name, or else one spelt like it."""
+    known = [k for k in keys() if k.startswith("sweep.") == key.startswith("sweep")]
     namesakes = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
     near = difflib.get_close_matches(key, namesakes or known, 1, 0.0 if namesakes else 0.6)
     return f"no such key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from taskpgm.evaluation import compare_runs
+from taskpgm.records import to_json
+
 FAMILIES = ("strings", "numbers", "dates", "encodings", "unicode", "network", "markup", "logic")
 MIXTURES = ("uniform", "size-proportional", "taskpgm-pmi", "taskpgm-jsd")
 
@@ -27,7 +30,26 @@ def solve(matrix: np.ndarray, ratio: float) -> tuple[np.ndarray, np.ndarray]:
     return shifted, p / p.sum()
 
 
-def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-pmi") -> Path:
+def compare_again(results: dict, family: dict[str, str]) -> None:
+    """What the stage says of how the runs compare, from the losses of their tasks and seeds."""
+    losses = {}
+    for name, run in results["runs"].items():
+        own = {task: report["loss"] for task, report in run["tasks"].items()}
+        losses[name] = [each["losses"] for each in run.get("seeds", ())] or [own]
+    results["comparison"] = {
+        "tasks": to_json(compare_runs(losses)),
+        "families": to_json(compare_runs(losses, family)),
+    }
+
+
+def make(
+    workdir: Path,
+    n: int = 26,
+    families: int = 8,
+    winner: str = "taskpgm-pmi",
+    seeds: int = 1,
+    spread: float = 0.004,
+) -> Path:
     rng = np.random.default_rng(0)
     sizes_of = np.maximum(1, rng.multinomial(n - families, [1 / families] * families) + 1)
     sizes_of[-1] += n - sizes_of.sum()
@@ -179,7 +201,19 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
     runs = {}
     for i, name in enumerate(MIXTURES):
         runs[name] = report(-0.05 if name == winner else -0.02 + 0.01 * i)
-        runs[name] |= {"steps": 400, "epochs": 1.0, "seconds": 61.5 + i}
+        spent = {"steps": 400, "epochs": 1.0, "seconds": 61.5 + i, "examples": budget}
+        runs[name] |= {**spent, "tokens": 41 * budget, "seeds": []}
+        shifts = spread * np.linspace(-1, 1, seeds) * (1 + i) if seeds > 1 else []
+        for shift in shifts:
+            losses = {t: r["loss"] + shift for t, r in runs[name]["tasks"].items()}
+            means = {
+                section: {
+                    "loss": runs[name][section]["loss"] + shift,
+                    "exact_match": runs[name][section]["exact_match"],
+                }
+                for section in ("mean", "family_mean")
+            }
+            runs[name]["seeds"].append({**means, "losses": losses})
         folder = workdir / "runs" / name
         folder.mkdir(parents=True)
         loss = 1 + 2 * np.exp(-np.arange(100) / 15) + 0.08 * rng.normal(size=100) + 0.1 * i
@@ -187,22 +221,21 @@ def make(workdir: Path, n: int = 26, families: int = 8, winner: str = "taskpgm-p
             json.dumps({"step": 4 * k, "loss": float(v), "tokens": 100}) for k, v in enumerate(loss)
         ]
         (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 40')
-    _dump(
-        workdir / "evaluation" / "results.json",
-        {
-            "base": report(1.4),
-            "runs": runs,
-            "samples": [
-                {
-                    "task": names[0],
-                    "family": family[0],
-                    "prompt": "upper: <b>&amp;</b>\nanswer:",
-                    "response": "YES",
-                    "predictions": {name: "YES" if name == winner else "no" for name in MIXTURES},
-                }
-            ],
-        },
-    )
+    results = {
+        "base": report(1.4),
+        "runs": runs,
+        "samples": [
+            {
+                "task": names[0],
+                "family": family[0],
+                "prompt": "upper: <b>&amp;</b>\nanswer:",
+                "response": "YES",
+                "predictions": {name: "YES" if name == winner else "no" for name in MIXTURES},
+            }
+        ],
+    }
+    compare_again(results, dict(zip(names, family, strict=True)))
+    _dump(workdir / "evaluation" / "results.json", results)
     return workdir
 
 

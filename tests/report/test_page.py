@@ -132,6 +132,31 @@ def test_every_pair_has_its_interval_and_the_closest_come_first(whole, kind):
     assert "All pairs (45)" in text
 
 
+def test_how_sure_it_is_stands_below_the_results(make_workdir, tmp_path):
+    workdir = make_workdir(tmp_path, 10, 3, seeds=3)
+    study, text = read_study(workdir), write_page(workdir).read_text()
+    by_tasks, by_families = study.comparison["tasks"], study.comparison["families"]
+    first, *others = by_tasks.ranked
+    assert f"<th>loss minus that of {first}</th>" in text
+    for name in others:
+        pair = next(p for p in by_tasks.pairs if (p.first, p.second) == (first, name))
+        shown = f"{-pair.difference:+.4f}".replace("-", "\N{MINUS SIGN}")
+        wins = f"{10 - pair.wins} of 10"
+        assert len(rows_of(text, name, shown, wins)) == 1
+        assert rows_of(text, name, f"{by_tasks.best[name]:.2f}", f"{by_families.best[name]:.2f}")
+    assert "All pairs (6)" in text
+    spent = [
+        "1.00",
+        "400",
+        f"{study.runs[first]['tokens']:,}",
+        f"{study.runs[first]['examples']:,}",
+    ]
+    assert len(rows_of(text, first, *spent)) == 1
+    task = study.tasks[0]
+    counts = [f"{n[task]:,}" for n in (study.train, study.heldout, study.test)]
+    assert len(rows_of(text, task, *counts, "240")) == 1  # tokens that its loss is over
+
+
 def test_many_pairs_are_cut_and_pairs_without_interval_shown(make_workdir, tmp_path, monkeypatch):
     monkeypatch.setattr("taskpgm.report.tables.PAIRS", 20)
     workdir = make_workdir(tmp_path, 10, 3)

@@ -36,9 +36,9 @@ def workdir_of(tmp_path, config, *made):
 def test_a_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
     config = default_config()
     folder = workdir_of(tmp_path, config, "base", "adapters", "affinity", "mixture", "runs")
-    config.mixture.ratio = "4.0"
+    config.affinity.normalize = "sequence"
     with pytest.raises(
-        ValueError, match=r"mixture.ratio was 'auto' and is now '4.0'.*remove .*mixture"
+        ValueError, match=r"normalize was 'token' and is now 'sequence'.*remove .*affinity"
     ):
         check_resumable(folder, config, STAGES)
 
@@ -65,6 +65,9 @@ def test_keys_that_change_no_artefact_may_change(tmp_path):
     config.mesh.fsdp = 2
     config.train.checkpoint_every = 7
     config.compare = ("uniform",)
+    config.mixture.ratio = "4.0"  # mixtures and runs are named by what differs
+    config.train.optimizer.lr = 1.0
+    config.sweep.budget = (10, 20)
     check_resumable(folder, config, STAGES)
 
 

@@ -1,0 +1,92 @@
+"""A sweep on the page: every setting in the table, a figure for each swept key."""
+
+import csv
+import json
+
+import pytest
+
+from taskpgm.report import results_table, write_page
+from taskpgm.report.study import read_study
+from taskpgm.report.sweep import swept_keys, table
+
+
+def point(row, settings, loss, **told):
+    given = {
+        "name": row + str(settings),
+        "row": row,
+        "settings": settings,
+        "seeds": 2,
+        "loss": loss,
+        "sd": 0.01,
+        "family_loss": loss,
+        "exact_match": None,
+        "best": 0.5,
+        "examples": 100,
+        "tokens": 4000,
+        "steps": 30,
+    }
+    return given | told
+
+
+POINTS = [
+    point("taskpgm-pmi", {"mixture.ratio": ratio, "mixture.budget": budget}, 1 / (1 + i + budget))
+    for i, ratio in enumerate(("4", "0", "0.5", "auto"))
+    for budget in (25_000, 100_000)
+] + [point("uniform", {"mixture.budget": budget}, 0.5) for budget in (25_000, 100_000)]
+
+
+@pytest.fixture
+def swept(make_workdir, tmp_path):
+    workdir = make_workdir(tmp_path, 8, 2)
+    path = workdir / "evaluation" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sweep": POINTS}))
+    return workdir
+
+
+def test_settings_stand_in_their_order(swept):
+    study = read_study(swept)
+    assert swept_keys(study) == ["mixture.ratio", "mixture.budget"]
+    rows = [row[:3] for row in table(study).rows]
+    assert rows[:4] == [
+        ("taskpgm-pmi", "0", "25000"),
+        ("taskpgm-pmi", "0", "100000"),
+        ("taskpgm-pmi", "0.5", "25000"),
+        ("taskpgm-pmi", "0.5", "100000"),
+    ]
+    assert rows[6:] == [
+        ("taskpgm-pmi", "auto", "25000"),
+        ("taskpgm-pmi", "auto", "100000"),
+        ("uniform", "any", "25000"),
+        ("uniform", "any", "100000"),
+    ]
+
+
+def test_the_page_and_the_terminal_and_a_file_show_it(swept):
+    text = write_page(swept).read_text()
+    assert '<section id="sweep">' in text and "over ratio, budget." in text
+    for name in ("sweep-ratio", "sweep-budget"):
+        assert (swept / "report" / f"{name}.png").stat().st_size > 5000
+        assert f'alt="test loss of every mixture against {name.removeprefix("sweep-")}"' in text
+    with (swept / "report" / "sweep.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert [float(row["loss, mean over tasks"]) for row in read[-2:]] == [0.5, 0.5]
+    said = results_table(swept)
+    assert "all settings of this workdir" in said
+    assert (
+        sum(line.startswith("taskpgm-pmi ") for line in said.split("workdir")[1].splitlines()) == 8
+    )
+
+
+def test_one_setting_is_no_sweep(make_workdir, tmp_path):
+    text = write_page(make_workdir(tmp_path, 8, 2)).read_text()
+    assert 'id="sweep"' not in text
+
+
+def test_a_point_without_a_loss_is_shown_as_such(swept):
+    path = swept / "evaluation" / "results.json"
+    results = json.loads(path.read_text())
+    results["sweep"][0] |= {"loss": None, "sd": None, "family_loss": None, "best": None}
+    path.write_text(json.dumps(results))
+    write_page(swept)
+    row = next(row for row in table(read_study(swept)).text() if row[1:3] == ["4", "25000"])
+    assert row[4:7] == ["–", "–", "–"]
