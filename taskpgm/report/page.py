@@ -180,7 +180,7 @@ def render(study: Study, pictures: Mapping[str, Picture], command: Sequence[str]
         spent=[head.title for _, head in records_tables.SPENT],
         against_first=tables.against_first(study),
         compared=study.comparison.get("tasks"),
-        all_pairs=records_tables.pairs(study).text(),
+        all_pairs=tables.all_pairs(study),
         counts=records_tables.COUNTS,
         swept=[sweep.title(key) for key in sweep.swept_keys(study)],
         sweep=sweep.table(study).text() if study.sweep else [],

@@ -43,9 +43,9 @@ def shown(value: Value, head: Head) -> str:
 
 SPENT = (
     ("examples", Head("examples", ",d")),
-    ("epochs", Head("epochs", ".2f")),
     ("tokens", Head("tokens", ",d")),
     ("steps", Head("steps", ",d")),
+    ("epochs", Head("epochs", ".2f")),
     ("seconds", Head("seconds", ",.0f")),
 )
 

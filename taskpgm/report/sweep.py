@@ -82,16 +82,16 @@ def curves(study: Study, key: str, theme: Theme) -> bytes:
     values = sorted({_sortable(p.settings[key]) for p in known if key in p.settings})
     numbers = all(order == 0 for order, *_ in values)
     at = {value: value[1] if numbers else float(i) for i, value in enumerate(values)}
-    rows = list(dict.fromkeys(p.row for p in known))
-    colours = mixture_colours(rows, [row for row in rows if is_taskpgm(study, row)], theme)
+    lines: dict[str, list[SweepPoint]] = {}
+    for p in known:
+        lines.setdefault(_line(p, others), []).append(p)
+    ours = [label for label, points in lines.items() if is_taskpgm(study, points[0].row)]
+    colours = mixture_colours(list(lines), ours, theme)
     with figure(WIDTH, 3.9, theme) as drawn:
         axes = drawn.subplots()
         drawn.subplots_adjust(left=0.08, right=0.7, top=0.97, bottom=0.13)
-        lines: dict[str, list[SweepPoint]] = {}
-        for p in known:
-            lines.setdefault(_line(p, others), []).append(p)
         for i, (label, points) in enumerate(lines.items()):
-            style = {"color": colours[points[0].row], "label": shortened(label)}
+            style = {"color": colours[label], "label": shortened(label)}
             if key not in points[0].settings:
                 axes.axhline(_height(points[0]), linestyle="--", linewidth=1.0, **style)
                 continue

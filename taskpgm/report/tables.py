@@ -45,7 +45,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
 
 
 def results_cells(study: Study) -> list[tuple[str, list[Cell], list[str]]]:
-    """Rows of the results table: (name, measures, probabilities of being best, effective tasks and
+    """Rows of the results table: (name, measures, probability of being best, effective tasks and
     what was spent)."""
     rows = findings.results_rows(study)
     winners = [
@@ -59,16 +59,16 @@ def results_cells(study: Study) -> list[tuple[str, list[Cell], list[str]]]:
             Cell(_number(value, column.measure), _spread(study, row.name, column), i in winners[j])
             for j, (value, column) in enumerate(zip(row.values, findings.COLUMNS, strict=True))
         ]
-        probability = [f"{each[row.name]:.2f}" if row.name in each else "–" for each in sure]
+        probability = " / ".join(f"{each[row.name]:.2f}" for each in sure if row.name in each)
         effective = "–" if row.effective is None else f"{row.effective:.1f}"
         run = study.runs.get(row.name, {})
         spent = [records_tables.shown(run.get(key), head) for key, head in records_tables.SPENT]
-        table.append((row.name, cells, [*probability, effective, *spent]))
+        table.append((row.name, cells, [probability or "–", effective, *spent]))
     return table
 
 
-class AgainstFirst(NamedTuple):
-    """A mixture's difference to the first over tasks, or over families."""
+class Difference(NamedTuple):
+    """How the loss of one mixture differs from that of another, over tasks or over families."""
 
     difference: str
     interval: str
@@ -76,28 +76,38 @@ class AgainstFirst(NamedTuple):
     sure: bool  # the interval leaves out zero
 
 
-def against_first(study: Study) -> list[tuple[str, list[AgainstFirst]]]:
-    """Every mixture but the first: over tasks and over families, how it differs from that."""
-    found = study.comparison.get("tasks")
-    table = []
-    for name in found.ranked[1:] if found else ():
-        cells = []
-        for over, comparison in study.comparison.items():
-            pair = findings.compared(study, name, found.ranked[0], over) if found else None
-            if pair is None:
-                cells.append(AgainstFirst("–", "–", "–", False))
-                continue
-            tied = f", {pair.ties} tied" if pair.ties else ""
-            cells.append(
-                AgainstFirst(
-                    f"{pair.difference:+.4f}".replace("-", "\N{MINUS SIGN}"),
-                    findings.interval(pair) or "–",
-                    f"{pair.wins} of {comparison.parts}{tied}",
-                    not findings.may_be_chance(pair),
-                )
+def differences(study: Study, name: str, other: str) -> list[Difference]:
+    """Over tasks and over families, the loss of `name` less that of `other`."""
+    cells = []
+    for over, comparison in study.comparison.items():
+        pair = findings.compared(study, name, other, over)
+        if pair is None:
+            cells.append(Difference("–", "–", "–", False))
+            continue
+        tied = f", {pair.ties} tied" if pair.ties else ""
+        cells.append(
+            Difference(
+                f"{pair.difference:+.4f}".replace("-", "\N{MINUS SIGN}"),
+                findings.interval(pair) or "–",
+                f"{pair.wins} of {comparison.parts}{tied}",
+                not findings.may_be_chance(pair),
             )
-        table.append((name, cells))
-    return table
+        )
+    return cells
+
+
+def against_first(study: Study) -> list[tuple[str, list[Difference]]]:
+    """Every mixture but the first, against that."""
+    found = study.comparison.get("tasks")
+    ranked = found.ranked if found else []
+    return [(name, differences(study, name, ranked[0])) for name in ranked[1:]]
+
+
+def all_pairs(study: Study) -> list[tuple[str, str, list[Difference]]]:
+    """Every pair, the better one over tasks first."""
+    found = study.comparison.get("tasks")
+    names = [(pair.first, pair.second) for pair in found.pairs] if found else []
+    return [(first, second, differences(study, first, second)) for first, second in names]
 
 
 def _spread(study: Study, name: str, column: findings.Column) -> str:

@@ -110,7 +110,7 @@ def test_one_mixture_and_none(make_workdir, tmp_path):
 def test_the_table_is_aligned_and_marks_the_best(make_workdir, tmp_path):
     lines = results_table(make_workdir(tmp_path, 12, 4)).splitlines()
     assert lines[0].split()[0] == "mixture"
-    assert lines[0].split()[-5:] == ["examples", "epochs", "tokens", "steps", "seconds"]
+    assert lines[0].split()[-5:] == ["examples", "tokens", "steps", "epochs", "seconds"]
     assert [line.split("  ")[0] for line in lines[2:7]] == [
         "base, not fine-tuned",
         "uniform",

@@ -143,7 +143,7 @@ def test_how_sure_it_is_stands_below_the_results(make_workdir, tmp_path):
         shown = f"{-pair.difference:+.4f}".replace("-", "\N{MINUS SIGN}")
         wins = f"{10 - pair.wins} of 10"
         assert len(rows_of(text, name, shown, wins)) == 1
-        assert rows_of(text, name, f"{by_tasks.best[name]:.2f}", f"{by_families.best[name]:.2f}")
+        assert rows_of(text, name, f"{by_tasks.best[name]:.2f} / {by_families.best[name]:.2f}")
     assert "All pairs (6)" in text
     spent = [
         "1.00",

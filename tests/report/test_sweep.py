@@ -29,7 +29,11 @@ def point(row, settings, loss, **told):
 
 
 POINTS = [
-    point("taskpgm-pmi", {"mixture.ratio": ratio, "mixture.budget": budget}, 1 / (1 + i + budget))
+    point(
+        "taskpgm-pmi",
+        {"mixture.ratio": ratio, "mixture.budget": budget},
+        1 + 0.1 * i - 1e-6 * budget,
+    )
     for i, ratio in enumerate(("4", "0", "0.5", "auto"))
     for budget in (25_000, 100_000)
 ] + [point("uniform", {"mixture.budget": budget}, 0.5) for budget in (25_000, 100_000)]
