@@ -44,7 +44,7 @@ def get_config():
     config.affinity.batch_size = 8
     config.affinity.memory = 0.5
 
-    config.mixture.budget = 3000
+    config.mixture.budget = 6000
     config.mixture.max_epochs = 4.0
 
     config.compare = (
@@ -58,10 +58,10 @@ def get_config():
     )
 
     config.train.mode = "full"
-    config.train.optimizer.lr = 2e-3
+    config.train.optimizer.lr = 3e-3
     config.train.seeds = 3
-    config.train.batch_size = 16
-    config.train.checkpoint_every = 50
+    config.train.batch_size = 8
+    config.train.checkpoint_every = 200
 
     config.evaluation.exact_match_examples = 16
     config.evaluation.max_new_tokens = 16

@@ -4,14 +4,13 @@ rows -> batches."""
 from taskpgm.tasks import corpus
 from taskpgm.tasks.formats import load_tasks
 from taskpgm.tasks.packing import Rows, pack
-from taskpgm.tasks.stdlib import NEAR_DUPLICATES, stdlib_tasks
+from taskpgm.tasks.stdlib import stdlib_tasks
 from taskpgm.tasks.stream import draw, stream
 from taskpgm.tasks.task import Example, Task
 from taskpgm.tasks.tokenize import Encoded, encode, encode_text
 from taskpgm.tasks.tokenizer import check_vocabulary, load_tokenizer
 
 __all__ = [
-    "NEAR_DUPLICATES",
     "Encoded",
     "Example",
     "Rows",

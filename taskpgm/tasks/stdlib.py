@@ -1,29 +1,29 @@
 """The embedded suite: small tasks whose answers Python's standard library computes.
 
-It needs no download, and how its tasks relate is known. A family is one question whose input is
-written in different ways (a date as 14.03.1987 or as 19870314), so its tasks share the answers and
-the rule behind them, and learning one helps with another. Families have unequal sizes, training
-sizes differ by a factor of twenty, and two pairs of tasks ask the same in other words. So an
-affinity has something to find, and uniform, size-proportional and TaskPGM mixtures really differ.
+It needs no download, and it is redundant as real collections are: 193 of the 316 tasks of the paper
+are templates of a few data sets (T0), the same question in other words. Here a skill is a family
+of tasks: two skills are asked in a dozen and in six templates, ten in one way. So uniform over
+tasks spends 43% of its budget on the months of dates. What a good mixture looks like is known:
+templates of one skill teach each other, tasks of two skills do not, so a skill needs about as many
+examples in twelve templates as in one. One skill, hexadecimal, is too hard for a small model.
 
 (Prompts that begin alike, with answers of different kinds, would not do: an adapter would learn to
-give its own kind of answer to the other task's prompts, and tasks of one family would come out
+give its own kind of answer to the other task's prompts, and tasks of one skill would come out
 further apart than tasks of two.)
 
-To add a task, add one line to `SUITE`:
+To add a skill, add one entry to `SUITE`:
 
-    Recipe(name, family, train, draw, prompt, answer)
+    Skill(name, draw, answer, {task: (training rows, template), ...})
 
-`draw` makes an input x, a text, from a random.Random; `prompt(x)` asks about it; `answer(x)`
-computes the response with the standard library, the same on every Python we support (no locale, no
-table that a newer Unicode or HTTP changed). Keep both short. The tests check the rest: enough rows,
-and none in two splits.
+`draw` makes an input, a text of one or more words, from a random.Random; the template asks about
+it, {0} standing for its first word; `answer(input)` computes the response with the standard
+library, the same on every Python we support (no locale, no table that a newer Unicode or HTTP
+changed). Keep both short. The tests check the rest: enough rows, and none in two splits.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date
 
 from taskpgm.tasks import stdlib_skills as skills
 from taskpgm.tasks.task import Task, join
@@ -32,186 +32,72 @@ HELDOUT = TEST = 32  # rows of every task
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How one task is made: inputs x = draw(rng), rows prompt(x) -> answer(x)."""
+class Skill:
+    """Inputs x = draw(rng), asked about in each of the templates, answered by answer(x)."""
 
     name: str
-    family: str
-    train: int
     draw: Callable[[random.Random], str]
-    prompt: Callable[[str], str]
     answer: Callable[[str], str]
+    templates: Mapping[str, tuple[int, str]]  # of a task: its training rows and how it asks
+
+    def prompt(self, task: str, x: str) -> str:
+        return self.templates[task][1].format(*x.split())
 
 
 # The suite
 SUITE = (
-    Recipe(
-        "month_short",
+    Skill(
         "month",
-        900,
         skills.day,
-        lambda x: f"Date {x}. Month in short?",
-        skills.short,
-    ),
-    Recipe(
-        "month_abbreviated",
-        "month",
-        300,
-        skills.day,
-        lambda x: f"Date {x}. Abbreviate its month.",
-        skills.short,
-    ),
-    Recipe(
-        "month_dotted",
-        "month",
-        150,
-        skills.day,
-        lambda x: f"Born {'.'.join(x.split('-')[::-1])}. Month?",
         skills.month,
+        {
+            "month_date": (900, "Date {0}-{1}-{2}. Month?"),
+            "month_name": (900, "Name the month of {0}-{1}-{2}."),
+            "month_which": (800, "Which month is {0}-{1}-{2} in?"),
+            "month_born": (800, "Born {0}-{1}-{2}. In which month?"),
+            "month_due": (700, "Due {0}-{1}-{2}: month of payment?"),
+            "month_log": (700, "Log of {0}-{1}-{2}, month ="),
+            "month_stamp": (600, "Stamp {0}-{1}-{2}; give the month."),
+            "month_letter": (600, "A letter dated {0}-{1}-{2} is from"),
+            "month_released": (500, "Released on {0}-{1}-{2}. Its month:"),
+            "month_spell": (500, "Spell out the month in {0}-{1}-{2}"),
+            "month_calendar": (400, "Calendar page for {0}-{1}-{2}?"),
+            "month_meeting": (400, "We met on {0}-{1}-{2}, that is in"),
+        },
     ),
-    Recipe(
-        "month_compact",
-        "month",
-        90,
-        skills.day,
-        lambda x: f"Stamp {x.replace('-', '')}. Month?",
-        skills.month,
-    ),
-    Recipe(
-        "month_ordinal",
-        "month",
-        240,
-        skills.day,
-        lambda x: f"Day {date.fromisoformat(x):%j} of {x[:4]}. Month?",
-        skills.month,
-    ),
-    Recipe(
-        "month_american",
-        "month",
-        60,
-        skills.day,
-        lambda x: f"Due {x[5:7]}/{x[8:]}/{x[:4]}. Month?",
-        skills.month,
-    ),
-    Recipe(
-        "hexadecimal",
-        "number",
-        600,
-        skills.number(16, 4096),
-        lambda x: f"Number {x}. In hexadecimal?",
-        skills.hexadecimal,
-    ),
-    Recipe(
-        "base_sixteen",
-        "number",
-        500,
-        skills.number(16, 4096),
-        lambda x: f"Number {x}. In base sixteen?",
-        skills.hexadecimal,
-    ),
-    Recipe(
-        "octal",
-        "number",
-        200,
-        skills.number(4096, 65536),
-        lambda x: f"Octal {int(x):o} as hex?",
-        skills.hexadecimal,
-    ),
-    Recipe(
-        "binary",
-        "number",
-        120,
-        skills.number(4096, 65536),
-        lambda x: f"Bits {int(x):b} as hex?",
-        skills.hexadecimal,
-    ),
-    Recipe("reason", "http", 480, skills.request, lambda x: f"GET {x}. Reason?", skills.reason),
-    Recipe(
-        "reason_header",
+    Skill(
         "http",
-        120,
         skills.request,
-        lambda x: f"HTTP/1.1 {x.split()[1]} at {x.split()[0]}. Phrase?",
         skills.reason,
+        {
+            "reason": (500, "GET {0} gives {1}. Reason?"),
+            "reason_status": (400, "Status {1} for {0}. Phrase?"),
+            "reason_line": (400, "HTTP/1.1 {1} at {0}:"),
+            "reason_server": (300, "Server answered {1} to {0}. Meaning?"),
+            "reason_error": (300, "What does {1} mean? Seen at {0}."),
+            "reason_proxy": (200, "Proxy log, {0}, code {1}, text ="),
+        },
     ),
-    Recipe(
-        "reason_error",
-        "http",
-        60,
-        skills.request,
-        lambda x: f"Server {x.split()[0][1:]} answered {x.split()[1]}. Meaning?",
-        skills.reason,
+    Skill("sum", skills.numbers, skills.sum_of, {"sum": (1200, "Add {0} and {1}.")}),
+    Skill("letter", skills.word, skills.last, {"last_letter": (1000, "Word {0}. Last letter?")}),
+    Skill(
+        "number",
+        skills.number(16, 4096),
+        skills.hexadecimal,
+        {"hexadecimal": (900, "Number {0}. In hexadecimal?")},
     ),
-    Recipe(
-        "script", "script", 200, skills.letters(1), lambda x: f"Letter {x}. Script?", skills.script
-    ),
-    Recipe(
-        "script_of_code",
-        "script",
-        80,
-        skills.letters(1),
-        lambda x: f"U+{ord(x):04X}. Script?",
-        skills.script,
-    ),
-    Recipe(
-        "script_of_text",
-        "script",
-        400,
-        skills.letters(3),
-        lambda x: f"Text {x}. Script?",
-        skills.script,
-    ),
-    Recipe(
-        "media_type",
+    Skill("larger", skills.pair, skills.larger, {"larger": (800, "{0} or {1}: which is more?")}),
+    Skill("type", skills.member, skills.type_of, {"json_type": (600, "JSON {0} Type?")}),
+    Skill(
         "media",
-        400,
         skills.file_name,
-        lambda x: f"URL /img/{x}. Media type?",
         skills.media_type,
+        {"media_type": (600, "URL /img/{0}. Media type?")},
     ),
-    Recipe(
-        "media_attached",
-        "media",
-        80,
-        skills.file_name,
-        lambda x: f'Attached "{x}". Type?',
-        skills.media_type,
-    ),
-    Recipe("scope", "address", 360, skills.address, lambda x: f"Address {x}. Scope?", skills.scope),
-    Recipe(
-        "scope_of_host",
-        "address",
-        90,
-        skills.address,
-        lambda x: f"http://{x}:80/. Scope?",
-        skills.scope,
-    ),
-    Recipe("json_type", "type", 450, skills.member, lambda x: f"Member {x}. Type?", skills.type_of),
-    Recipe(
-        "python_type",
-        "type",
-        100,
-        skills.member,
-        lambda x: f"{x.split(chr(34))[1]} = {skills.value(x)!r}. Type?",
-        skills.type_of,
-    ),
-    Recipe("sum_of_two", "sum", 1200, skills.numbers(2), lambda x: f"Add {x}.", skills.sum_of),
-    Recipe("sum_of_three", "sum", 240, skills.numbers(3), lambda x: f"Add {x}.", skills.sum_of),
-    Recipe(
-        "last_letter", "letter", 1000, skills.word, lambda x: f"Word {x}. Last letter?", skills.last
-    ),
-    Recipe(
-        "last_of_two", "letter", 150, skills.words, lambda x: f"Phrase {x}. Ends in?", skills.last
-    ),
-    Recipe("hue", "colour", 240, skills.colour, lambda x: f"Colour {x}. Hue?", skills.hue),
-)
-
-# Each pair asks the same about the same kind of input in other words. The two have about equally
-# many rows, because a divergence also depends on how long a model was trained: with 300 rows, half
-# of hexadecimal's, base_sixteen was nearer to octal (200 rows) on one of two Python versions.
-NEAR_DUPLICATES: tuple[tuple[str, str], ...] = (
-    ("month_short", "month_abbreviated"),
-    ("hexadecimal", "base_sixteen"),
+    Skill("script", skills.letters, skills.script, {"script": (500, "Text {0}. Script?")}),
+    Skill("address", skills.address, skills.scope, {"scope": (400, "Address {0}. Scope?")}),
+    Skill("colour", skills.colour, skills.hue, {"hue": (400, "Colour {0}. Hue?")}),
+    Skill("leap", skills.number(1000, 10000), skills.leap, {"leap": (300, "Year {0}. Leap?")}),
 )
 
 
@@ -220,54 +106,47 @@ def stdlib_tasks(seed: int = 0) -> list[Task]:
     machine."""
     splits = inputs(seed)
     tasks = []
-    for recipe in SUITE:
-        train, heldout, test = (
-            tuple(join(recipe.prompt(x), recipe.answer(x)) for x in split)
-            for split in splits[recipe.name]
-        )
-        tasks.append(Task(recipe.name, recipe.family, train, heldout, test))
+    for skill in SUITE:
+        for name in skill.templates:
+            train, heldout, test = (
+                tuple(join(skill.prompt(name, x), skill.answer(x)) for x in split)
+                for split in splits[name]
+            )
+            tasks.append(Task(name, skill.name, train, heldout, test))
     return tasks
 
 
 def inputs(seed: int = 0) -> dict[str, tuple[list[str], list[str], list[str]]]:
     """The inputs behind each task's training, held-out and test rows.
 
-    Within a family, no input of a held-out or test row is also the input of a row of another split,
-    of any of its tasks: in no wording is the same question asked in two splits.
+    No input of a skill's held-out or test row is behind another split's row of that skill: the
+    question has not been asked there in any wording.
     """
-    heldout = {recipe.name: _drawn(recipe, seed, "heldout", HELDOUT, set()) for recipe in SUITE}
-    reserved = _by_family(heldout)
-    test = {r.name: _drawn(r, seed, "test", TEST, reserved[r.family]) for r in SUITE}
-    for family, taken in _by_family(test).items():
-        reserved[family] |= taken
-    return {
-        r.name: (
-            _drawn(r, seed, "train", r.train, reserved[r.family]),
-            heldout[r.name],
-            test[r.name],
-        )
-        for r in SUITE
-    }
+    found = {}
+    for skill in SUITE:
+        reserved: set[str] = set()
+        drawn: dict[str, dict[str, list[str]]] = {}
+        for split, count in (("heldout", HELDOUT), ("test", TEST), ("train", 0)):
+            drawn[split] = {
+                name: _drawn(skill, f"{seed}/{name}/{split}", count or rows, reserved)
+                for name, (rows, _) in skill.templates.items()
+            }
+            reserved = reserved.union(*drawn[split].values())
+        for name in skill.templates:
+            found[name] = drawn["train"][name], drawn["heldout"][name], drawn["test"][name]
+    return found
 
 
-def _by_family(drawn: dict[str, list[str]]) -> dict[str, set[str]]:
-    """All inputs of a family's tasks."""
-    families: dict[str, set[str]] = {recipe.family: set() for recipe in SUITE}
-    for recipe in SUITE:
-        families[recipe.family].update(drawn[recipe.name])
-    return families
-
-
-def _drawn(recipe: Recipe, seed: int, split: str, count: int, taken: set[str]) -> list[str]:
-    """`count` different inputs that are not in `taken`, the same on every Python version."""
-    rng = random.Random(f"{seed}/{recipe.name}/{split}")
+def _drawn(skill: Skill, seed: str, count: int, taken: set[str]) -> list[str]:
+    """`count` different inputs outside `taken`. A string seeds alike on every Python."""
+    rng = random.Random(seed)
     drawn: dict[str, None] = {}
     for _ in range(200 * count):
         if len(drawn) == count:
             break
-        x = recipe.draw(rng)
+        x = skill.draw(rng)
         if x not in taken:
             drawn[x] = None
     else:
-        raise ValueError(f"task {recipe.name}: draws too few different inputs for {count} rows")
+        raise ValueError(f"skill {skill.name}: draws too few different inputs for {count} rows")
     return list(drawn)

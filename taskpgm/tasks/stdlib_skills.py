@@ -1,5 +1,6 @@
 """Inputs and answers of the embedded suite: what is drawn, and what Python's library computes."""
 
+import calendar
 import colorsys
 import ipaddress
 import json
@@ -51,29 +52,21 @@ NETWORKS = ("10", "127", "169.254", "172.20", "192.168", "8", "77", "130", "224"
 
 def day(rng: random.Random) -> str:
     first, last = date(1900, 1, 1).toordinal(), date(2099, 12, 31).toordinal()
-    return date.fromordinal(rng.randint(first, last)).isoformat()
+    return date.fromordinal(rng.randint(first, last)).isoformat().replace("-", " ")
 
 
 def word(rng: random.Random) -> str:
     return "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.choice((2, 3))))
 
 
-def words(rng: random.Random) -> str:
-    return f"{word(rng)} {word(rng)}"
-
-
 def number(begin: int, end: int) -> Callable[[random.Random], str]:
     return lambda rng: str(rng.randrange(begin, end))
 
 
-def letters(count: int) -> Callable[[random.Random], str]:
-    """`count` letters of one alphabet."""
-
-    def draw(rng: random.Random) -> str:
-        begin, end = rng.choice(SCRIPTS)
-        return "".join(chr(rng.randrange(begin, end)) for _ in range(count))
-
-    return draw
+def letters(rng: random.Random) -> str:
+    """Three letters of one alphabet."""
+    begin, end = rng.choice(SCRIPTS)
+    return "".join(chr(rng.randrange(begin, end)) for _ in range(3))
 
 
 def request(rng: random.Random) -> str:
@@ -90,7 +83,7 @@ def address(rng: random.Random) -> str:
 
 
 def member(rng: random.Random) -> str:
-    """A name and a value in JSON."""
+    """A name and a value in JSON, as one word."""
     number, text = rng.randrange(-99, 100), word(rng)
     values = (
         {text: number},
@@ -103,12 +96,17 @@ def member(rng: random.Random) -> str:
         number > 0,
         None,
     )
-    return json.dumps({word(rng): rng.choice(values)})[1:-1]
+    return json.dumps({word(rng): rng.choice(values)}, separators=(",", ":"))[1:-1]
 
 
-def numbers(count: int) -> Callable[[random.Random], str]:
-    """`count` numbers whose sum is below 100."""
-    return lambda rng: " ".join(str(rng.randrange(1, 100 // count)) for _ in range(count))
+def numbers(rng: random.Random) -> str:
+    """Two numbers whose sum is below 100."""
+    return f"{rng.randrange(1, 50)} {rng.randrange(1, 50)}"
+
+
+def pair(rng: random.Random) -> str:
+    """Two different numbers of two digits."""
+    return "{} {}".format(*rng.sample(range(10, 100), 2))
 
 
 def colour(rng: random.Random) -> str:
@@ -125,11 +123,7 @@ HUES = "red yellow green cyan blue magenta".split()
 
 
 def month(day: str) -> str:
-    return MONTHS[date.fromisoformat(day).month - 1]
-
-
-def short(day: str) -> str:
-    return date.fromisoformat(day).ctime()[4:7]  # in English, whatever the locale
+    return MONTHS[date.fromisoformat(day.replace(" ", "-")).month - 1]
 
 
 def hexadecimal(number: str) -> str:
@@ -156,11 +150,7 @@ def scope(address: str) -> str:
 
 
 def type_of(member: str) -> str:
-    return type(value(member)).__name__
-
-
-def value(member: str) -> object:
-    return next(iter(json.loads("{" + member + "}").values()))
+    return type(next(iter(json.loads("{" + member + "}").values()))).__name__
 
 
 def sum_of(numbers: str) -> str:
@@ -169,6 +159,14 @@ def sum_of(numbers: str) -> str:
 
 def last(word: str) -> str:
     return word[-1]
+
+
+def larger(pair: str) -> str:
+    return max(pair.split(), key=int)
+
+
+def leap(year: str) -> str:
+    return "Yes" if calendar.isleap(int(year)) else "No"
 
 
 def hue(colour: str) -> str:
