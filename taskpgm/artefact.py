@@ -15,8 +15,6 @@ import json
 import os
 import shutil
 import uuid
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,20 +90,42 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
 
 
-# What numpy raises for archives that are damaged, or no archives.
-UNREADABLE = (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; of an .npy file the one array, named "".
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: the file cannot be read; says why, and does not name it.
+    """
+    try:
+        with path.open("rb") as file, contextlib.ExitStack() as stack:
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.lib.npyio.NpzFile):
+                stack.enter_context(found)
+                found = {name: found[name] for name in found}
+            else:
+                found = {"": found}
+    except FileNotFoundError:
+        raise
+    # Of what is no archive, or a damaged one, numpy and what it reads with raise a dozen kinds; and
+    # MemoryError, where a header asks for more than there is.
+    except Exception as error:
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):  # another file in the archive
+            raise ValueError(f"{name} in it is no array")
+    return found
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz file of the workdir.
 
     Raises:
-      ValueError: the file is damaged; names it and the way out.
+      ValueError: the file is missing or damaged; names it and the way out.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive}
-    except UNREADABLE as error:
+        return load_arrays(path)
+    except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error
 
 

@@ -170,8 +170,11 @@ def preemption_requested() -> bool:
     """Whether SIGTERM or SIGINT has come, to this process or to any of several.
 
     All processes must ask, equally often: they get the same answer, and once it is yes it stays.
+    The primary alone, in a call that the others wait for, is told no: they do not ask.
     """
     global _stopping
+    if _acting:
+        return False
     if not several():
         return interrupts.exit_code() is not None
     # The count never begins anew, as the steps of one run after another would.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskpgm.evaluation.harness import HarnessModel
 from taskpgm.models import DecoderConfig
+from taskpgm.progress import counted
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -76,7 +77,7 @@ def run_harness(
 
     model = harness_model(config, params, tokenizer, batch_size=batch_size)
     results: dict[str, dict[str, float]] = {}
-    for task in tasks:
+    for task in counted(tasks, "benchmarks", len(tasks), unit="task"):
         try:
             found = simple_evaluate(
                 model=model,

@@ -16,6 +16,7 @@ from taskpgm.evaluation.loglikelihood import Window, rolling_windows, score_wind
 from taskpgm.evaluation.stops import stop_ids, stopped, text_before
 from taskpgm.models import DecoderConfig
 from taskpgm.models.generate import generate
+from taskpgm.progress import Work
 from taskpgm.tasks import check_vocabulary
 from taskpgm.tasks.chat import apply_template
 from taskpgm.tasks.tokenize import TextTokens, prefix_id, tokenise
@@ -123,11 +124,13 @@ class HarnessModel:
         texts = [""] * len(requests)
         # Prompts of like length stand together.
         order = sorted(range(len(prompts)), key=lambda i: (settings[i], len(prompts[i]), i))
-        for batch in _batches(order, self.batch_size, key=settings.__getitem__):
-            setting = settings[batch[0]]
-            outputs = self._continue([prompts[i] for i in batch], setting, seed=batch[0])
-            for i, output in zip(batch, outputs, strict=True):
-                texts[i] = text_before(self.tokenizer, output, setting.stops)
+        with Work("answers", len(prompts), unit="prompt") as work:
+            for batch in _batches(order, self.batch_size, key=settings.__getitem__):
+                setting = settings[batch[0]]
+                outputs = self._continue([prompts[i] for i in batch], setting, seed=batch[0])
+                for i, output in zip(batch, outputs, strict=True):
+                    texts[i] = text_before(self.tokenizer, output, setting.stops)
+                work.done += len(batch)
         return texts
 
     def _tokenise(self, texts: list[str]) -> list[TextTokens]:

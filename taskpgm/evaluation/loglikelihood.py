@@ -22,6 +22,7 @@ from taskpgm.models.scoring import (
     target_log_probs,
     unembeddings,
 )
+from taskpgm.progress import Work
 from taskpgm.tasks.packing import first_fit
 
 SHORTEST_ROW = 128  # ids; shorter reads lie several in a row
@@ -66,10 +67,12 @@ def score_windows(
             hidden = hidden_states(forward, shared, alone, on_device)
             yield batch, target_log_probs(hidden, head, on_device.targets, on_device.count, CHUNK)
 
-    for batch, (values, best) in one_behind(results()):
-        owner = batch.example[: batch.count]
-        np.add.at(nats, owner, to_host(values)[0, : batch.count].astype(np.float64))
-        np.logical_and.at(greedy, owner, to_host(best)[0, : batch.count])
+    with Work("likelihoods", sum(len(window.targets) for window in windows), unit="token") as work:
+        for batch, (values, best) in one_behind(results()):
+            owner = batch.example[: batch.count]
+            np.add.at(nats, owner, to_host(values)[0, : batch.count].astype(np.float64))
+            np.logical_and.at(greedy, owner, to_host(best)[0, : batch.count])
+            work.done += int(batch.count)
     return nats, greedy
 
 

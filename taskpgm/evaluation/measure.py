@@ -14,6 +14,7 @@ from taskpgm.evaluation.stops import stop_ids
 from taskpgm.models import DecoderConfig
 from taskpgm.models.generate import generate
 from taskpgm.models.scoring import score_model
+from taskpgm.progress import counted
 from taskpgm.tasks import Example, Rows, Task, encode
 from taskpgm.tasks.tokenize import tokenise
 
@@ -217,7 +218,8 @@ def _continue(
     """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
     texts = [""] * len(prompts)
-    for start in range(0, len(order), batch_size):
+    starts = range(0, len(order), batch_size)
+    for start in counted(starts, "answers", len(starts), unit="batch"):
         chosen = order[start : start + batch_size]
         ids = [prompts[i].ids for i in chosen]
         ids += ids[-1:] * (batch_size - len(ids))

@@ -90,6 +90,8 @@ class DecoderConfig:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
             )
+        if self.head_dim < 1:
+            raise ValueError(f"num_heads {self.num_heads} is above hidden_size {self.hidden_size}")
         if self.rope_theta is not None and self.head_dim % 2:
             raise ValueError(f"rotary positions need an even head_dim, not {self.head_dim}")
         if self.lora and "gate_proj" in self.lora.targets and not self.gated_mlp:

@@ -19,9 +19,11 @@ from taskpgm.models.arrays import Array
 from taskpgm.models.config import DecoderConfig
 from taskpgm.models.decoder import Cache, Decoder, variables
 from taskpgm.models.hf_export import to_host
+from taskpgm.multihost import end_if_asked
 
 SMALLEST_BUCKET = 16
 CHECK_EVERY = 8  # tokens between two looks at what has been written, where somebody asks for them
+LOOK_EVERY = 64  # tokens between two looks at whether the program is to end, where nobody does
 
 
 def generate(
@@ -61,18 +63,18 @@ def generate(
     draw = Draw(jnp.float32(temperature), jax.random.key(0) if key is None else key)
     bound = variables(params, lora)
     state = _prefill(config, bucket(max_new_tokens), bound, tokens, segment_ids, draw)
-    until = 0
-    while until < max_new_tokens:
-        until = max_new_tokens if finished is None else min(until + CHECK_EVERY, max_new_tokens)
-        state = _advance(config, bound, state, stops, draw, until)
-        if finished is None:
+    every = LOOK_EVERY if finished is None else CHECK_EVERY
+    for until in range(every, max_new_tokens + every, every):
+        end_if_asked()
+        state = _advance(config, bound, state, stops, draw, min(until, max_new_tokens))
+        if until >= max_new_tokens and finished is None:
             break
         done = to_host(state.done)
-        if not done.all():
+        if finished is not None and not done.all():
             done = done | np.asarray(finished(_written(state)), bool)
+            state = state._replace(done=jnp.asarray(done))
         if done.all():
             break
-        state = state._replace(done=jnp.asarray(done))
     return _written(state)
 
 

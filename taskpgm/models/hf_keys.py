@@ -30,8 +30,17 @@ def _number(x: Any) -> bool:
     return plain and abs(x) <= sys.float_info.max  # which NaN is not
 
 
-COUNT = Check("a whole number above 0", lambda x: _number(x) and isinstance(x, int) and x > 0)
-INDEX = Check("a whole number from 0", lambda x: _number(x) and isinstance(x, int) and x >= 0)
+LARGEST = 2**31 - 1  # what an index of 32 bits reaches
+MOST_LAYERS = 10_000
+
+
+def _whole(x: Any, least: int, most: int) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and least <= x <= most
+
+
+COUNT = Check("a whole number above 0", lambda x: _whole(x, 1, LARGEST))
+LAYERS = Check(f"a whole number from 1 to {MOST_LAYERS}", lambda x: _whole(x, 1, MOST_LAYERS))
+INDEX = Check("a whole number from 0", lambda x: _whole(x, 0, LARGEST))
 POSITIVE = Check("a number above 0", lambda x: _number(x) and x > 0)
 NOT_NEGATIVE = Check("a number from 0", lambda x: _number(x) and x >= 0)
 FRACTION = Check("a number from 0 to below 1", lambda x: _number(x) and 0 <= x < 1)
@@ -45,37 +54,48 @@ NUMBERS_OR_NULL = _or_null(
         lambda x: isinstance(x, Mapping) and all(map(POSITIVE.allows, x.values())),
     )
 )
+RANKS_OR_NULL = _or_null(
+    Check(
+        "an object of whole numbers above 0",
+        lambda x: isinstance(x, Mapping) and all(map(COUNT.allows, x.values())),
+    )
+)
 NAMES_OR_NULL = _or_null(
     Check(
         "a list of strings",
         lambda x: isinstance(x, list | tuple) and all(isinstance(name, str) for name in x),
     )
 )
+TOKEN = Check("a token's number", lambda x: _whole(x, -1, LARGEST))  # -1 is no token
+TOKEN_OR_NULL = _or_null(TOKEN)
 TOKENS_OR_NULL = _or_null(
     Check(
         "a token's number or a list of them",
-        lambda x: all(
-            isinstance(i, int) and not isinstance(i, bool)
-            for i in (x if isinstance(x, list | tuple) else [x])
-        ),
+        lambda x: all(map(TOKEN.allows, x if isinstance(x, list | tuple) else [x])),
     )
 )
 
 # ---------------------------------------------------------------- config.json
 
-_COUNTS = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-    max_position_embeddings n_embd n_layer n_head n_positions"""
+_COUNTS = """vocab_size hidden_size intermediate_size num_attention_heads
+    max_position_embeddings n_embd n_head n_positions"""
 _COUNTS_OR_NULL = """num_key_value_heads head_dim n_inner sliding_window
     original_max_position_embeddings"""
 _BOOLS_OR_NULL = """attention_bias mlp_bias tie_word_embeddings use_sliding_window"""
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+TOKENS = {
+    "bos_token_id": TOKEN_OR_NULL,
+    "eos_token_id": TOKENS_OR_NULL,
+    "pad_token_id": TOKEN_OR_NULL,
+}
 
 # Read into a DecoderConfig.
 MODEL = {
     **dict.fromkeys(_COUNTS.split(), COUNT),
+    **dict.fromkeys(("num_hidden_layers", "n_layer"), LAYERS),
     **dict.fromkeys(_COUNTS_OR_NULL.split(), COUNT_OR_NULL),
     **dict.fromkeys(_BOOLS_OR_NULL.split(), BOOL_OR_NULL),
-    **dict.fromkeys(TOKEN_IDS, TOKENS_OR_NULL),
+    **TOKENS,
     **dict.fromkeys(("hidden_act", "activation_function"), TEXT),
     **dict.fromkeys(("rope_parameters", "rope_scaling"), OBJECT_OR_NULL),
     **dict.fromkeys(("rms_norm_eps", "layer_norm_epsilon"), POSITIVE),
@@ -113,7 +133,7 @@ ROPE = {
     "rope_theta": POSITIVE_OR_NULL,
     "original_max_position_embeddings": COUNT_OR_NULL,
 }
-GENERATION: dict[str, Check] = dict.fromkeys(TOKEN_IDS, TOKENS_OR_NULL)
+GENERATION: dict[str, Check] = TOKENS
 
 # ---------------------------------------------------------------- adapter_config.json of PEFT
 
@@ -122,6 +142,7 @@ ADAPTER = {
     "lora_alpha": POSITIVE,
     "lora_dropout": FRACTION,
     "alpha_pattern": NUMBERS_OR_NULL,
+    "rank_pattern": RANKS_OR_NULL,
     "use_rslora": BOOL_OR_NULL,
 }
 ADAPTER_FIXED = {
@@ -145,10 +166,10 @@ ADAPTER_FIXED = {
 # How the adapter was initialised. Some ways change the base's weights too (PiSSA, OLoRA, CorDA,
 # LoftQ, LoRA-GA), and PEFT changes them again when it loads the adapter: those are refused.
 ADAPTER_INITS = (True, False, "gaussian", "orthogonal", "eva")
-# Names, places and training. Which modules are adapted, and with which rank, the tensors tell.
+# Names, places and training. Which modules are adapted the tensors tell.
 ADAPTER_WITHOUT_EFFECT = frozenset(
     """task_type auto_mapping peft_version base_model_name_or_path revision inference_mode
-    target_modules exclude_modules fan_in_fan_out layers_pattern rank_pattern megatron_core
+    target_modules exclude_modules fan_in_fan_out layers_pattern megatron_core
     loftq_config eva_config corda_config lora_ga_config velora_config qalora_group_size
     runtime_config ensure_weight_tying""".split()
 )

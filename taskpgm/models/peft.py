@@ -7,7 +7,6 @@ ours (the same scale). Coming in, each takes A and its own columns of B, without
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from taskpgm.models.decoder import init_lora
 from taskpgm.models.hf_export import to_host
 from taskpgm.models.hf_folder import read_json
 from taskpgm.models.hf_names import NAMES, flat_shapes
+from taskpgm.models.peft_patterns import check_patterns, of_module
 from taskpgm.models.safetensors_file import (
     DTYPES,
     read_header,
@@ -137,16 +137,17 @@ def load_peft(path: str | Path, config: DecoderConfig) -> tuple[LoraConfig, Any]
         raise FileNotFoundError(f"{folder}: no {WEIGHTS}; an adapter folder of PEFT holds one")
     entries = read_header(folder / WEIGHTS)
     plain = float(raw.get("lora_alpha", 8)) / raw["r"]
-    rank, found = raw["r"], {}
+    rank, found = 1, {}
     for module in modules(config):
         layers = [PREFIX + module.name.format(i=i) for i in range(config.num_layers)]
         if not any(f"{name}.lora_{x}.weight" in entries for name in layers for x in "AB"):
             continue
         pairs = []
         for name in layers:
-            a = _take(folder, entries, f"{name}.lora_A.weight", (None, module.inputs)).T
-            b = _take(folder, entries, f"{name}.lora_B.weight", (module.outputs, a.shape[1])).T
-            scale = _scale(raw, name.removeprefix(PREFIX), a.shape[1])
+            r = int(of_module(raw, "rank_pattern", name.removeprefix(PREFIX)) or raw["r"])
+            a = _take(folder, entries, f"{name}.lora_A.weight", (r, module.inputs)).T
+            b = _take(folder, entries, f"{name}.lora_B.weight", (module.outputs, r)).T
+            scale = _scale(raw, name.removeprefix(PREFIX), r)
             pairs.append((a, b * np.float32(scale / plain)))
         if len(module.ours) == 1:
             found[next(iter(module.ours))] = pairs
@@ -196,33 +197,33 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for key, value in raw.items():
         if value and key not in known | hf_keys.ADAPTER_WITHOUT_EFFECT:
             raise ValueError(
-                f"{path}: {key} = {json.dumps(value)} is not a known key of LoRA; it may make the"
-                " adapter another function"
+                f"{path}: {ascii(key)[1:-1]} = {json.dumps(value)} is not a known key of LoRA; it"
+                " may make the adapter another function"
             )
     hf_keys.check(raw, hf_keys.ADAPTER, str(path))
+    check_patterns(raw, str(path))
     return raw
 
 
-def _take(folder: Path, entries: dict, name: str, shape: tuple[int | None, int]) -> Matrix:
+def _take(folder: Path, entries: dict, name: str, shape: tuple[int, int]) -> Matrix:
     """Remove a tensor from the entries and read it, in float32."""
     entry = entries.pop(name, None)
     if entry is None:
         raise ValueError(f"{folder / WEIGHTS}: tensor {name} is missing")
-    fits = len(entry.shape) == 2 and shape in (entry.shape, (None, entry.shape[1]))
-    fits = fits and 0 not in entry.shape
-    if not fits or entry.dtype not in DTYPES:
+    if entry.shape != shape or entry.dtype not in DTYPES:
         raise ValueError(
             f"{folder / WEIGHTS}: tensor {name} is {entry.dtype} {list(entry.shape)}, which does"
             f" not fit {list(shape)}"
         )
-    return read_tensor(entry).astype(np.float32)
+    tensor = read_tensor(entry).astype(np.float32)
+    if not np.isfinite(tensor).all():
+        raise ValueError(f"{folder / WEIGHTS}: tensor {name} holds NaN or infinite numbers")
+    return tensor
 
 
 def _scale(raw: Mapping[str, Any], name: str, rank: int) -> float:
     """alpha / rank of one module, as alpha_pattern and use_rslora (arXiv 2312.03732) change it."""
-    patterns = (raw.get("alpha_pattern") or {}).items()
-    own = [x for key, x in patterns if re.match(rf"(.*\.)?({key})$", name)]
-    alpha = own[0] if own else raw.get("lora_alpha", 8)
+    alpha = of_module(raw, "alpha_pattern", name) or raw.get("lora_alpha", 8)
     return alpha / (math.sqrt(rank) if raw.get("use_rslora") else rank)
 
 

@@ -21,6 +21,8 @@ from taskpgm.models.arrays import Array
 from taskpgm.models.config import DecoderConfig
 from taskpgm.models.decoder import Decoder, trained_variables, unembedding, variables
 from taskpgm.models.hf_export import to_host
+from taskpgm.multihost import end_if_asked
+from taskpgm.progress import counted
 from taskpgm.tasks import Rows
 
 T = TypeVar("T")
@@ -201,7 +203,9 @@ def score_examples(
             hidden = hidden_states(forward, shared, models, on_device)
             yield window, target_log_probs(hidden, head, on_device.targets, on_device.count, chunk)
 
-    for window, (values, _) in one_behind(results()):
+    # A window has room for every position of its rows, so that each batch of rows is one.
+    count = -(-int((rows.weights > 0).any(1).sum()) // batch_size)
+    for window, (values, _) in counted(one_behind(results()), "scoring", count, unit="batch"):
         example = window.example[: window.count]
         np.add.at(tokens, example, 1)
         np.add.at(total.T, example, to_host(values)[:, : window.count].T.astype(np.float64))
@@ -235,10 +239,11 @@ def one_behind(results: Iterator[T]) -> Iterator[T]:
     """The same items, each only after the next one has been asked for.
 
     Dispatch is asynchronous: while one result is read, the device has the next window to work on,
-    and its copy is on the way.
+    and its copy is on the way. Where a signal asks for it, the program ends between two of them.
     """
     pending: list[T] = []
     for result in results:
+        end_if_asked()
         pending.append(result)
         if len(pending) == 2:
             yield pending.pop(0)

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from taskpgm import models, tasks, training
+from taskpgm import models, progress, tasks, training
 from taskpgm.artefact import Artefact, digest, done_facts, fingerprint, recovery_hint
-from taskpgm.stages.context import Context, say, with_lora
+from taskpgm.stages.context import Context, embedded_config, say, with_lora
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate
 from taskpgm.stages.stage_artefact import StageArtefact
 
@@ -108,7 +108,9 @@ def import_adapter(context: Context, config: models.DecoderConfig, task: tasks.T
 
 
 def check_import(context: Context) -> None:
-    """Refuses an `adapters.source` that lacks a task or does not fit a named model.
+    """Refuses an `adapters.source` that lacks a task or has an adapter that does not fit the model.
+
+    All are read that have not been taken over yet.
 
     Raises:
       ValueError: names the folder and what is wrong with it.
@@ -117,13 +119,19 @@ def check_import(context: Context) -> None:
         return
     for task in context.tasks:
         imported_folder(context, task)
-    if context.config.proxy.path or context.config.base.path:
-        import_adapter(context, adapted_config(context), context.tasks[0])
+    config = adapted_config(context)
+    for task in progress.counted(context.tasks, "adapters", len(context.tasks), unit="task"):
+        if not adapter(context, task).is_done():
+            import_adapter(context, config, task)
 
 
 def adapted_config(context: Context) -> models.DecoderConfig:
-    """The model that single-task adapters belong to."""
-    decoder = models.DecoderConfig.from_hf(context.proxy.path)
+    """The model that single-task adapters belong to; before it is pretrained, what it will be."""
+    named = context.config.proxy.path or context.config.base.path
+    if named or (context.proxy.path / "config.json").is_file():
+        decoder = models.DecoderConfig.from_hf(context.proxy.path)
+    else:
+        decoder = embedded_config(context)
     return with_lora(context.decoder_config(decoder), context.config.adapters)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from taskpgm import affinity, mixture, training
 from taskpgm.artefact import digest
 from taskpgm.multihost import end_if_asked, on_primary
+from taskpgm.progress import Reporter
 from taskpgm.stages.adapter_files import adapter_key, examples_seen, load_adapters
 from taskpgm.stages.affinity_files import KINDS, MADE, save_affinity, save_pmi, save_transfer
 from taskpgm.stages.context import Context, say, with_lora
@@ -159,7 +160,7 @@ def compute_scores(context: Context, folder: Path) -> affinity.Scores:
     config = with_lora(config, context.config.adapters)
     models_of = load_adapters(context, config, context.names)
     rows = [context.rows(context.proxy, task.heldout, task.name) for task in context.tasks]
-    with training.Reporter("affinity", len(rows), unit="task") as report:
+    with Reporter("affinity", len(rows), unit="task") as report:
 
         def progress(done: int, total: int, text: str) -> None:
             report.update(done, text)

@@ -13,6 +13,7 @@ from taskpgm.multihost import on_primary
 from taskpgm.stages.context import Context, embedded_config, say
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
 from taskpgm.stages.stage_artefact import StageArtefact
+from taskpgm.stages.tasks import TaskFile
 
 SECTIONS = ("base", "embedded")
 MADE = "base"
@@ -97,6 +98,10 @@ class EmbeddedBase(StageArtefact):
         models.save_hf(self.folder, config, state.trainable)
         on_primary(tokenizer.save_pretrained)(self.folder)
         return {"steps": section.steps}
+
+    def finish(self, **facts: Any) -> None:
+        super().finish(**facts)
+        TaskFile(self.context.folder, self.context.tasks_key, self.context).write()
 
     def cost(self, estimate: Estimate) -> Cost:
         config, section = estimate.decoder(self.context.base), self.context.config.embedded

@@ -1,6 +1,5 @@
 """What all stages share: the config, the workdir, and tasks and models loaded from them."""
 
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,30 +13,30 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from taskpgm import models, training
-from taskpgm.artefact import digest, recovery_hint
+from taskpgm import models, progress, training
+from taskpgm.artefact import digest, done_key, recovery_hint
 from taskpgm.evaluation import answers_cut_off
 from taskpgm.stages.pretrained import Source, pretrained
-from taskpgm.tasks import Example, Rows, Task, encode, load_tasks, load_tokenizer, pack
+from taskpgm.tasks import (
+    Example,
+    Rows,
+    Task,
+    encode,
+    load_tasks,
+    load_tokenizer,
+    pack,
+    special_notes,
+)
 from taskpgm.tasks.messages import printable
 
 SAMPLE = 64  # examples of a task from which its mean number of tokens is estimated
 
-# When a stage last printed a line, for `flow.heartbeat`.
-_said_at = time.monotonic()
-
 
 def say(stage: str, text: str) -> None:
     """Prints a line about a stage, in the primary process only."""
-    global _said_at
-    _said_at = time.monotonic()
+    progress.said()
     if jax.process_index() == 0:
         print(f"{stage:>10}  {printable(text)}", flush=True)
-
-
-def silence() -> float:
-    """Seconds since a stage last printed a line."""
-    return time.monotonic() - _said_at
 
 
 class Context:
@@ -59,12 +58,13 @@ class Context:
     def tasks(self) -> list[Task]:
         """All tasks, with at most `tasks.max_heldout` held-out and `tasks.max_test` test rows."""
         section = self.config.tasks
-        loaded = load_tasks(
-            section.source,
-            heldout_fraction=section.heldout_fraction,
-            test_fraction=section.test_fraction,
-            seed=self.config.seed,
-        )
+        with progress.Work("reading the tasks"):
+            loaded = load_tasks(
+                section.source,
+                heldout_fraction=section.heldout_fraction,
+                test_fraction=section.test_fraction,
+                seed=self.config.seed,
+            )
         most_heldout, most_test = section.max_heldout or None, section.max_test or None
         return [
             replace(task, heldout=task.heldout[:most_heldout], test=task.test[:most_test])
@@ -106,7 +106,7 @@ class Context:
     def load_model(self, source: Source) -> tuple[models.DecoderConfig, dict]:
         """A model's config and its parameters, sharded over the mesh as they are read."""
         section = self.config.base
-        with self.reading(source):
+        with self.reading(source), progress.Work("reading the model"):
             config, params = models.load_hf(source.path, dtype=section.param_dtype, mesh=self.mesh)
         return self.decoder_config(config), params
 
@@ -142,6 +142,14 @@ class Context:
             self._tokenizers[source] = tokenizer
         return self._tokenizers[source]
 
+    def tokenizer_notes(self, task: Task) -> tuple[str, ...]:
+        """What the base's tokenizer decides about a task's rows; nothing while the base that this
+        run trains is not there."""
+        if not self.config.base.path and done_key(self.base.path) != self.base.key:
+            return ()
+        rows = (*task.train, *task.heldout, *task.test)
+        return special_notes(self.tokenizer(self.base), rows)
+
     # --- Rows ----------------------------------------------------------------------------------
     def rows(self, source: Source, examples: Sequence[Example], name: str) -> Rows:
         """Examples of the task `name`, packed into rows.
@@ -150,7 +158,8 @@ class Context:
           ValueError: no example fits a row.
         """
         length = self.config.tasks.length
-        encoded = encode(self.tokenizer(source), examples, length)
+        with progress.Work(f"tokens of {name}"):
+            encoded = encode(self.tokenizer(source), examples, length)
         if not encoded.ids:
             raise ValueError(
                 f"task {name}: none of its {len(examples)} responses fits into "

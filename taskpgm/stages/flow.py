@@ -17,7 +17,7 @@ from types import ModuleType
 import jax
 from ml_collections import ConfigDict
 
-from taskpgm import artefact
+from taskpgm import artefact, progress
 from taskpgm.artefact import remove_leftovers, write_json
 from taskpgm.multihost import (
     end_if_asked,
@@ -46,7 +46,7 @@ from taskpgm.stages.checks import (
     check_resumable,
     problems_of_start,
 )
-from taskpgm.stages.context import Context, say, silence
+from taskpgm.stages.context import Context, say
 from taskpgm.stages.estimate import Cost, Estimate, amount, hours, machine, size
 from taskpgm.stages.stage_artefact import StageArtefact
 from taskpgm.stages.sweep import keep_first_settings
@@ -67,7 +67,7 @@ STAGES: dict[str, ModuleType] = {
 # With a matrix from a file nothing is trained: the weights and the report follow from it.
 MATRIX_STAGES = ("affinity", "mixture", "report")
 
-QUIET = 8.0  # seconds without a line after which a stage says that it is still at work
+QUIET = 8.0  # seconds without a line after which a stage tells what it is doing
 
 
 def run(
@@ -97,8 +97,9 @@ def run(
     context = Context(config, Path(workdir), command)
     initialize_distributed(*distributed)
     end_if_asked()
-    on_primary(check_models)(context)
-    on_primary(check_import)(context)
+    with heartbeat("start"):
+        on_primary(check_models)(context)
+        on_primary(check_import)(context)
     if dry_run:
         print_plan(context, stages, device)
         return
@@ -130,7 +131,7 @@ def make(stage: str, each: StageArtefact) -> None:
         say(stage, f"{title}{each.found()}")
         return
     start = time.monotonic()
-    with heartbeat(stage, title):
+    with heartbeat(stage, each.title):
         each.begin()
         if each.uses_models:
             with jax.set_mesh(each.context.mesh):
@@ -142,15 +143,19 @@ def make(stage: str, each: StageArtefact) -> None:
 
 
 @contextlib.contextmanager
-def heartbeat(stage: str, title: str) -> Iterator[None]:
-    """Inside, prints a line after QUIET seconds without one, then after twice as long each time."""
+def heartbeat(stage: str, title: str = "") -> Iterator[None]:
+    """Inside, prints a line after QUIET seconds without one, then after twice as long each time.
+
+    The line tells what is being done and how far it is, as `progress` knows it."""
     done, start = threading.Event(), time.monotonic()
 
     def beat() -> None:
         quiet = QUIET
         while not done.wait(1.0):
-            if silence() > quiet:
-                say(stage, f"{title}at work for {time.monotonic() - start:.0f} s")
+            if progress.silence() > quiet:
+                now = progress.doing(stage, title) or "at work"
+                so_long = progress.duration(time.monotonic() - start)
+                say(stage, f"{title + ': ' if title else ''}{now} (for {so_long})")
                 quiet = min(2 * quiet, 300.0)
 
     thread = threading.Thread(target=beat, daemon=True)

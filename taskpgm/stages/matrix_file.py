@@ -12,13 +12,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm import artefact
 from taskpgm.affinity import Scores
-from taskpgm.artefact import write_bytes
+from taskpgm.artefact import load_arrays, write_bytes
 
 Named = tuple[Float[np.ndarray, "n n"], list[str]]
-# What readers raise for a file that is damaged or has another format.
-UNREADABLE = (*artefact.UNREADABLE, csv.Error)
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ENDINGS = (".npy", ".npz", *DELIMITERS)
 BASE = "base"  # the row of the model that was not fine-tuned
@@ -100,7 +97,11 @@ def load_likelihoods(path: Path) -> tuple[list[str], Scores]:
     """
     if path.suffix != ".npz":
         raise ValueError(f"{path}: log-likelihoods are an .npz with `log_likelihood` and `task`")
-    found = _archive(path)
+    try:
+        found = load_arrays(path)
+        names = _given_names(found)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a readable .npz file ({error})") from error
     for name in ("log_likelihood", "task"):
         if name not in found:
             raise ValueError(f"{path}: no array `{name}`, only {', '.join(found)}")
@@ -110,7 +111,14 @@ def load_likelihoods(path: Path) -> tuple[list[str], Scores]:
             f"{path}: log_likelihood is [models, examples] and task a whole number for each "
             f"example; these are {list(values.shape)} and {list(task.shape)} of {task.dtype}"
         )
-    names = _names(path, [str(name) for name in np.atleast_1d(found.get("tasks", []))], len(values))
+    names = _names(path, names, len(values))
+    for name in ("log_likelihood", *({"base", "tokens"} & found.keys())):
+        try:
+            good = np.isfinite(_numbers(found[name])).all() and found[name].size
+        except ValueError as error:
+            raise ValueError(f"{path}: {name}: {error}") from error
+        if not good or (name == "tokens" and found[name].min() < 1):
+            raise ValueError(f"{path}: {name} holds what is no finite number, or no count, or none")
     if task.min() < 0 or task.max() >= len(values):
         raise ValueError(f"{path}: task counts the {len(values)} models' tasks from 0")
     base, tokens = found.get("base"), found.get("tokens")
@@ -146,36 +154,24 @@ def _read(path: Path, array: str) -> NamedMatrix:
     if path.suffix not in ENDINGS:
         raise ValueError(f"{path}: a matrix is read from {', '.join(ENDINGS)}")
     try:
-        if path.suffix == ".npy":
-            table = NamedMatrix(np.asarray(np.load(path, allow_pickle=False), np.float64), [], [])
-        elif path.suffix == ".npz":
-            found = _archive(path)
+        if path.suffix in (".npy", ".npz"):
+            found = load_arrays(path)
+            array = array if path.suffix == ".npz" else ""
             if array not in found:
-                raise KeyError(f"no array `{array}`, only {', '.join(found)}")
-            names = [str(name) for name in np.atleast_1d(found.get("tasks", []))]
-            table = NamedMatrix(np.asarray(found[array], np.float64), [], names)
+                raise ValueError(f"no array `{array}`, only {', '.join(found)}")
+            shape = found[array].shape
+            if len(shape) != 2 or 0 in shape:
+                raise ValueError(f"not a matrix, it has shape {list(shape)}")
+            table = NamedMatrix(_numbers(found[array]), [], _given_names(found))
         else:
             table = _text(path, DELIMITERS[path.suffix])
-    except UNREADABLE as error:
+    except (ValueError, csv.Error) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a readable {path.suffix} matrix ({reason})") from error
-    if table.values.ndim != 2 or 0 in table.values.shape:
-        raise ValueError(f"{path}: not a matrix, it has shape {list(table.values.shape)}")
     if not np.isfinite(table.values).all():
         row, column = np.argwhere(~np.isfinite(table.values))[0]
         raise ValueError(f"{path}: row {row + 1}, column {column + 1} is no finite number")
     return table
-
-
-def _archive(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive}
-    except FileNotFoundError:
-        raise
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a readable .npz file ({reason})") from error
 
 
 def _text(path: Path, delimiter: str) -> NamedMatrix:
@@ -222,7 +218,26 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # which Python allows in a number
+
+
+def _numbers(array: np.ndarray) -> np.ndarray:
+    """Real numbers as float64. Raises ValueError for other things, which numpy would convert."""
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"its type is {array.dtype}: real numbers are wanted")
+    return array.astype(np.float64)
+
+
+def _given_names(found: dict[str, np.ndarray]) -> list[str]:
+    """The array `tasks` as strings, which may be bytes; [] where there is none."""
+    names = np.atleast_1d(found.get("tasks", np.array([], str)))
+    if names.ndim != 1 or names.dtype.kind not in "SUiu":
+        raise ValueError(f"`tasks` is a list of names, not {list(names.shape)} of {names.dtype}")
+    return (
+        np.char.decode(names, "utf-8").tolist()
+        if names.dtype.kind == "S"
+        else names.astype(str).tolist()
+    )
 
 
 # --- Names ---------------------------------------------------------------------------------------

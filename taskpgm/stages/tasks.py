@@ -37,10 +37,14 @@ class TaskFile(StageArtefact):
     def make(self) -> dict[str, Any]:
         if before := self._before():
             say_changes(before, self._now())
-        write_json(self.folder / MADE, to_json(self._now()))
+        self.write()
         for note in sorted({note for task in self.context.tasks for note in task.notes}):
             say("tasks", note)
         return {}
+
+    def write(self) -> None:
+        """Writes it, with the notes that are known by now."""
+        write_json(self.folder / MADE, to_json(self._now()))
 
     def cost(self, estimate: Estimate) -> Cost:
         return Cost(self.summary())
@@ -73,7 +77,7 @@ class TaskFile(StageArtefact):
                     len(task.heldout),
                     len(task.test),
                     task.content_hash,
-                    list(task.notes),
+                    [*task.notes, *self.context.tokenizer_notes(task)],
                 )
                 for task in self.context.tasks
             ],

@@ -7,7 +7,7 @@ from taskpgm.tasks.packing import Rows, pack
 from taskpgm.tasks.stdlib import stdlib_tasks
 from taskpgm.tasks.stream import draw, stream
 from taskpgm.tasks.task import Example, Task
-from taskpgm.tasks.tokenize import Encoded, encode, encode_text
+from taskpgm.tasks.tokenize import Encoded, encode, encode_text, special_notes
 from taskpgm.tasks.tokenizer import check_vocabulary, load_tokenizer
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "load_tasks",
     "load_tokenizer",
     "pack",
+    "special_notes",
     "stdlib_tasks",
     "stream",
 ]

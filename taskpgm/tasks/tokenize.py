@@ -63,8 +63,7 @@ def encode(
     """
     _check_length(max_length)
     ids_list, scored_list, index, dropped, truncated = [], [], [], 0, 0
-    own: list[str] = []
-    for number, (ids, scored, head) in enumerate(_whole(tokenizer, examples, own)):
+    for number, (ids, scored, head) in enumerate(_whole(tokenizer, examples)):
         kept = _fit(scored, head, max_length)
         if kept is None:
             dropped += 1
@@ -73,8 +72,9 @@ def encode(
         ids_list.append(ids[kept].astype(np.int32))
         scored_list.append(scored[kept])
         index.append(number)
-    notes = _notes(tokenizer, examples, own)
-    return Encoded(ids_list, scored_list, np.array(index, np.int32), dropped, truncated, notes)
+    kept_as = np.array(index, np.int32)
+    notes = special_notes(tokenizer, examples)
+    return Encoded(ids_list, scored_list, kept_as, dropped, truncated, notes)
 
 
 def encode_text(
@@ -117,10 +117,10 @@ def prefix_id(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 
 def _whole(
-    tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example], own: list[str]
+    tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Per example, not truncated: ids [l], scored [l], and how many leading tokens must stay (BOS).
-    For each text that begins with its own BOS, that token is added to `own`."""
+    """Per example, not truncated: ids [l], scored [l], and how many leading tokens must stay
+    (BOS)."""
     eos = _end_of_sequence(tokenizer)
     texts, turns = [], []
     for example in examples:
@@ -131,7 +131,7 @@ def _whole(
             text, spoken = render(tokenizer, example.messages)
         texts.append(text)
         turns.append(spoken)
-    for (ids, offsets, head), spoken in zip(tokenise(tokenizer, texts, own), turns, strict=True):
+    for (ids, offsets, head), spoken in zip(tokenise(tokenizer, texts), turns, strict=True):
         scored = _spoken(offsets, spoken)
         scored[:head] = False
         # What the template writes after the last end-of-turn marker is dropped.
@@ -150,16 +150,25 @@ def _closed(ids: np.ndarray, eos: int) -> np.ndarray:
     return ids if len(ids) and ids[-1] == eos else np.append(ids, eos)
 
 
-def _notes(
-    tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example], own: Sequence[str]
+def special_notes(
+    tokenizer: "PreTrainedTokenizerBase", examples: Sequence[Example]
 ) -> tuple[str, ...]:
+    """What is decided about special tokens and dates in these rows, for people to read. Cheap: of
+    chats the first one tells how all begin."""
     notes = []
-    if own:
-        notes.append(
-            f"{len(own)} of {len(examples)} rows begin with a {own[0]} of their own: the "
-            "tokenizer adds no second one"
-        )
-    if any(example.messages is not None for example in examples) and asks_for_the_date(tokenizer):
+    chats = [example for example in examples if example.messages is not None]
+    (probe,) = tokenise(tokenizer, ["a"])
+    if probe.head:
+        bos = str(tokenizer.convert_ids_to_tokens(int(probe.ids[probe.head - 1])))
+        own = sum(x.messages is None and (x.prompt + x.response).startswith(bos) for x in examples)
+        if chats and render(tokenizer, chats[0].messages or ())[0].startswith(bos):
+            own += len(chats)
+        if own:
+            notes.append(
+                f"{own} of {len(examples)} rows begin with a {bos} of their own: the tokenizer "
+                "adds no second one"
+            )
+    if chats and asks_for_the_date(tokenizer):
         notes.append(f"the chat template writes the date: it is always {CLOCK:%d %b %Y}")
     return tuple(notes)
 
@@ -174,13 +183,11 @@ def _fit(scored: np.ndarray, head: int, max_length: int) -> np.ndarray | None:
     return np.r_[:head, head + excess : len(scored)]
 
 
-def tokenise(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], own: list[str] | None = None
-) -> list[TextTokens]:
+def tokenise(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[TextTokens]:
     """The tokens of each text, with the special tokens that the tokenizer prepends.
 
-    A special token that the text itself begins with is not prepended; it is added to `own`. Special
-    tokens that the tokenizer appends are removed: the caller adds EOS.
+    A special token that the text itself begins with is not prepended. Special tokens that the
+    tokenizer appends are removed: the caller adds EOS.
     """
     if not texts:
         return []
@@ -205,8 +212,6 @@ def tokenise(
         start = 0
         if begin and begin < end and ids[begin] == ids[begin - 1]:
             start, begin = begin, begin + 1
-            if own is not None:
-                own.append(str(tokenizer.convert_ids_to_tokens(ids[begin - 1])))
         covered = np.array(offsets, np.int64).reshape(-1, 2)
         results.append(
             TextTokens(np.array(ids[start:end], np.int64), covered[start:end], begin - start)

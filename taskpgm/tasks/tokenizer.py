@@ -34,6 +34,7 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     load = (PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained
     try:
         tokenizer = load(str(path), trust_remote_code=False)
+        tokenizer([PROBE], return_offsets_mapping=own, verbose=False)
     except Exception as error:  # whatever the library's readers raise for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if own:

@@ -28,7 +28,6 @@ from taskpgm.training.mesh import (
 )
 from taskpgm.training.metrics import Writer
 from taskpgm.training.optimizer import Optimizer, make_optimizer
-from taskpgm.training.progress import Reporter
 from taskpgm.training.state import TrainState, create_state, init_sharded, unstack
 from taskpgm.training.step import make_train_step
 
@@ -38,7 +37,6 @@ __all__ = [
     "Memory",
     "Optimizer",
     "Preempted",
-    "Reporter",
     "TrainState",
     "Writer",
     "check_board",

@@ -17,10 +17,10 @@ from absl import logging
 
 from taskpgm.interrupts import RESUMABLE, exit_code
 from taskpgm.multihost import preemption_requested
+from taskpgm.progress import Reporter
 from taskpgm.training.checkpoint import Checkpoints, abstract, disk_errors
 from taskpgm.training.mesh import put_batch
 from taskpgm.training.metrics import StepLog, Writer
-from taskpgm.training.progress import Reporter
 from taskpgm.training.state import TrainState
 from taskpgm.training.step import Step
 
@@ -107,6 +107,8 @@ def fit(
                     if step + 1 < steps:
                         upcoming = reader.submit(load, step + 1)
                     state, values = step_fn(state, frozen, batch, key, total)
+                    if step == first:  # it is compiled, and under way
+                        report.update(first)
                     log.add(step, values, batch["tokens"].size)
                     log.collect(leave=AHEAD)
                     done = step + 1

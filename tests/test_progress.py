@@ -7,7 +7,7 @@ import time
 import jax
 import pytest
 
-from taskpgm.training.progress import Reporter, duration
+from taskpgm.progress import Reporter, duration
 
 
 @pytest.mark.parametrize(

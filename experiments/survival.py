@@ -1,0 +1,396 @@
+"""Does a run that is stopped or killed anywhere end in the same bits?
+
+    python experiments/survival.py signals   # 40 SIGTERM and 20 SIGINT at random moments: minutes
+    python experiments/survival.py kills     # SIGKILL before each act of writing: an hour or so
+
+A tiny run of all stages, on one CPU device. `signals`: each run is `python launch.py ...` in a
+process of its own; the moment is drawn evenly from its time, once its handlers stand. It has to end
+with 75 (SIGTERM) or 130 (SIGINT) and without a traceback. `kills`: each run is killed right before
+it opens a file for writing, renames, removes, or makes a folder for the N-th time, for every N.
+After either the same command is started again, undisturbed: it has to end with 0, and the contents
+of every artefact have to be those of a run that nobody disturbed. Writes
+experiments/results/survival_signals.json or survival_kills.json, and .md beside it.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from record import header, machine
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("jax", "flax", "orbax-checkpoint", "transformers")
+TINY = (
+    "embedded.steps=4",
+    "embedded.checkpoint_every=2",
+    "adapters.min_steps=2",
+    "adapters.max_steps=2",
+    "affinity.bootstrap=4",
+    "train.steps=4",
+    "compare=('uniform', 'taskpgm-pmi')",
+)
+PROMISED = {"SIGTERM": 75, "SIGINT": 130}
+# What is not what a run is for: its clock, its log, what is half done or only saves time.
+IGNORED = re.compile(
+    r"(^|/)(\.cache|\.groups|owner\.json|metrics\.jsonl|training|checkpoints)(/|$)"
+)
+CLOCKS = ("seconds", "date", "duration")
+
+
+# --- The run --------------------------------------------------------------------------------------
+def write_tasks(folder: Path) -> Path:
+    """Three tasks of a dozen rows."""
+    folder.mkdir()
+    for name, answer in {"upper": str.upper, "twice": lambda w: w + w, "size": len}.items():
+        words = [f"{name[0]}{'abcdefg'[k % 7] * (1 + k % 3)}{k}" for k in range(12)]
+        rows = [json.dumps({"prompt": f"{name} {w}: ", "response": str(answer(w))}) for w in words]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def arguments(data: Path, workdir: Path) -> list[str]:
+    """The command line behind `python`."""
+    config = [f"--config={ROOT / 'tests' / 'stages' / 'tiny_config.py'}"]
+    values = [f"--config.{each}" for each in TINY]
+    source = [f"--config.tasks.source={data}", f"--workdir={workdir}"]
+    return [str(ROOT / "launch.py"), *config, *values, *source]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """One CPU device, and every program compiled once for all runs."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def digests(workdir: Path) -> dict[str, str]:
+    """A hash of the contents of every artefact, by its path; times are left out."""
+    found = {}
+    for path in sorted(workdir.rglob("*")):
+        name = str(path.relative_to(workdir))
+        if path.is_dir() and path.name == "weights":
+            found[name] = _of_tree(path)
+        elif path.is_file() and "/weights/" not in name and not IGNORED.search(name):
+            found[name] = hashlib.sha256(_timeless(path, workdir)).hexdigest()[:16]
+    return found
+
+
+def _of_tree(folder: Path) -> str:
+    """The names of a checkpoint's files are random: its arrays count."""
+    import jax
+    import orbax.checkpoint.experimental.v1 as ocp
+
+    warnings.filterwarnings("ignore", module=r"orbax\.")
+    digest = hashlib.sha256()
+    tree: Any = ocp.load(str(folder))
+    for where, array in jax.tree_util.tree_leaves_with_path(tree):
+        digest.update(f"{where} {array.dtype} {array.shape}".encode() + bytes(array))
+    return digest.hexdigest()[:16]
+
+
+def _timeless(path: Path, workdir: Path) -> bytes:
+    """A file without the times and the place of this very run."""
+    data = path.read_bytes().replace(str(workdir).encode(), b"WORKDIR")
+    if path.suffix == ".json":
+        return json.dumps(_without_clocks(json.loads(data)), sort_keys=True).encode()
+    if path.suffix == ".html":
+        return re.sub(rb"\d+(\.\d+)? (s|min|h)\b", b"", data)
+    return data
+
+
+def _without_clocks(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_clocks(each) for key, each in value.items() if key not in CLOCKS}
+    return [_without_clocks(each) for each in value] if isinstance(value, list) else value
+
+
+def difference(workdir: Path, expected: dict[str, str]) -> list[str]:
+    """The artefacts that are not as they would be had nobody disturbed the run."""
+    found = digests(workdir)
+    return sorted(k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k))
+
+
+def left_behind(workdir: Path) -> list[str]:
+    """What no run should leave: files under names for what is not whole."""
+    sys.path.insert(0, str(ROOT))
+    from taskpgm.artefact import LEFTOVERS
+
+    return sorted(str(p) for pattern in LEFTOVERS for p in workdir.rglob(pattern))
+
+
+# --- Signals --------------------------------------------------------------------------------------
+def handlers_stand(pid: int) -> bool:
+    """Whether a process catches SIGTERM."""
+    try:
+        caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return False
+    return caught is not None and bool(int(caught.group(1), 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def start(command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, *command], env=env, cwd=ROOT, stdout=pipe, stderr=pipe, text=True
+    )
+    while process.poll() is None and not handlers_stand(process.pid):
+        time.sleep(0.005)
+    return process
+
+
+def signals(counts: dict[str, int], folder: Path, seed: int) -> dict[str, Any]:
+    data, env = write_tasks(folder / "data"), environment(folder / "cache")
+    for name in ("first", "undisturbed"):  # the second finds all programs compiled
+        begin = time.monotonic()
+        said = start(arguments(data, folder / name / "run"), env).communicate()[1]
+        whole = time.monotonic() - begin
+    expected = digests(folder / "undisturbed" / "run")
+    differs = difference(folder / "first" / "run", expected)
+    assert not differs, f"two undisturbed runs differ in {differs}: {said}"
+    draw, rows = random.Random(seed), []
+    for name in counts:
+        number = getattr(signal, name)
+        while sum(row["signal"] == name for row in rows) < counts[name]:
+            workdir = folder / f"{name}{len(rows)}" / "run"
+            process, moment = start(arguments(data, workdir), env), draw.uniform(0, whole)
+            try:
+                process.communicate(timeout=moment)
+                continue  # it had ended: another moment
+            except subprocess.TimeoutExpired:
+                process.send_signal(number)
+            sent = time.monotonic()
+            said = "".join(process.communicate(timeout=120))
+            row = {
+                "signal": name,
+                "after": round(moment, 2),
+                "code": process.returncode,
+                "seconds until the end": round(time.monotonic() - sent, 2),
+                "dump": any(word in said for word in ("Traceback", "Exception ignored", "Fatal")),
+                "stages": sorted(p.name for p in workdir.iterdir()) if workdir.exists() else [],
+            }
+            again = start(arguments(data, workdir), env)
+            said = "".join(again.communicate(timeout=300))
+            row["code of the rerun"] = again.returncode
+            row["differs"] = difference(workdir, expected) + left_behind(workdir)
+            rows.append(row)
+            if again.returncode or row["differs"] or row["code"] != PROMISED[name]:
+                print(row, said[-500:], flush=True)
+            print(f"{name} {len(rows)}: {row['code']}", flush=True)
+    return {"undisturbed run, seconds": round(whole, 1), "runs": rows}
+
+
+def signals_report(result: dict[str, Any]) -> list[str]:
+    lines = [
+        "| signal | sent | exit codes | a dump | rerun ends with 0 | same bits | longest end |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in PROMISED:
+        rows = [row for row in result["runs"] if row["signal"] == name]
+        codes = Counter(row["code"] for row in rows)
+        cells = [
+            name,
+            len(rows),
+            ", ".join(f"{n} x {code}" for code, n in codes.items()),
+            sum(row["dump"] for row in rows),
+            sum(row["code of the rerun"] == 0 for row in rows),
+            sum(not row["differs"] for row in rows),
+            f"{max(row['seconds until the end'] for row in rows):.1f} s",
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", f"An undisturbed run takes {result['undisturbed run, seconds']} s; signals come"]
+    return [*lines, "at moments drawn evenly from it, once the handlers stand."]
+
+
+# --- Kills ----------------------------------------------------------------------------------------
+REMOVALS = ("os.remove", "os.rmdir")  # inside shutil.rmtree their paths are relative
+WRITES = (*REMOVALS, "os.rename", "os.link", "os.mkdir", "os.truncate", "shutil.rmtree")
+
+
+def count_writes(workdir: Path, kill_at: int, told: Path) -> None:
+    """From now on counts this process's acts of writing in `workdir`; right before the one of the
+    number `kill_at` it notes in `told` what that was, and kills itself."""
+    count, root = 0, str(workdir)
+
+    def hook(event: str, given: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event == "open":
+            path, _, flags = given
+            if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                return
+        elif event in WRITES:
+            path = given[0]
+        else:
+            return
+        if not isinstance(path, str | bytes | os.PathLike) or "/.cache/" in os.fsdecode(path):
+            return
+        path = os.fsdecode(path)
+        if event not in REMOVALS and not os.path.abspath(path).startswith(root):
+            return
+        count += 1
+        if count == kill_at:
+            note = os.open(told, os.O_WRONLY | os.O_CREAT)
+            os.write(note, f"{event} {path.removeprefix(root)}".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def in_child(work: Any) -> int:
+    """The exit code of a forked process that does `work`; minus the signal that ended it. All is
+    imported already, and no device has been touched, so that each starts in no time."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def launch(data: Path, workdir: Path, log: Path, kill_at: int = 0) -> int:
+    """Runs launch.py in a child; its exit code."""
+
+    def work() -> None:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.argv = arguments(data, workdir)
+        if kill_at:
+            count_writes(workdir, kill_at, log.with_suffix(".act"))
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    return in_child(work)
+
+
+def kills(first: int, every: int, folder: Path, limit: float) -> dict[str, Any]:
+    os.environ.update(environment(folder / "cache"))
+    sys.path.insert(0, str(ROOT))
+    warnings.filterwarnings("ignore", message=r".*os\.fork\(\) was called")
+    import matplotlib.figure  # noqa: F401
+    import orbax.checkpoint  # noqa: F401
+    import tokenizers  # noqa: F401
+    import transformers  # noqa: F401
+
+    import taskpgm.stages  # noqa: F401
+
+    data = write_tasks(folder / "data")
+    for name in ("first", "undisturbed"):
+        code = launch(data, folder / name / "run", folder / f"{name}.log")
+        assert code == 0, (folder / f"{name}.log").read_text()
+    expected = checked(folder / "undisturbed" / "run", folder / "expected.json", {})
+    differs = checked(folder / "first" / "run", folder / "again.json", expected)["differs"]
+    assert not differs, f"two undisturbed runs differ in {differs}"
+    rows, begin, at = [], time.monotonic(), first
+    while time.monotonic() - begin < limit:
+        workdir, log = folder / f"{at}" / "run", folder / f"{at}.log"
+        code = launch(data, workdir, log, kill_at=at)
+        if code == 0:
+            break  # it makes fewer acts of writing than that
+        row = {"before write": at, "code": code}
+        row["act"] = log.with_suffix(".act").read_text() if code == -signal.SIGKILL else ""
+        row["code of the rerun"] = launch(data, workdir, log)
+        row["differs"] = checked(workdir, folder / f"{at}.json", expected)["differs"]
+        rows.append(row)
+        if code != -signal.SIGKILL or row["code of the rerun"] or row["differs"]:
+            print(row, log.read_text()[-800:], flush=True)
+        elif at % 20 == 1:
+            print(f"{at}: the same bits; {row['act']}", flush=True)
+        subprocess.run(["rm", "-rf", workdir.parent, log, log.with_suffix(".act")], check=True)
+        at += every
+    else:
+        print(f"stopped before write {at}: out of time", flush=True)
+    return {"first": first, "every": every, "acts of writing": at - 1, "runs": rows}
+
+
+def checked(workdir: Path, file: Path, expected: dict[str, str]) -> dict[str, Any]:
+    """Digests of a workdir (without `expected`), or what differs; in a child, since reading
+    checkpoints starts threads, and what forks must have none."""
+
+    def work() -> None:
+        found: Any = digests(workdir)
+        if expected:
+            found = {"differs": difference(workdir, expected) + left_behind(workdir)}
+        file.write_text(json.dumps(found))
+
+    assert in_child(work) == 0
+    return json.loads(file.read_text())
+
+
+def kills_report(result: dict[str, Any]) -> list[str]:
+    rows = result["runs"]
+    kinds = Counter(row["act"].split()[0] for row in rows if row["act"])
+    same = sum(not row["code of the rerun"] and not row["differs"] for row in rows)
+    lines = [
+        f"- killed right before an act of writing: {len(rows)} runs, from write {result['first']}, "
+        f"every {result['every']}; the run makes {result['acts of writing']}",
+        f"- of these: {', '.join(f'{n} {kind}' for kind, n in kinds.most_common())}",
+        f"- the same command then ends with 0 and in the same bits: {same} of {len(rows)}",
+    ]
+    return lines + [
+        f"- not so: {row}" for row in rows if row["code of the rerun"] or row["differs"]
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("signals", "kills"))
+    parser.add_argument("--sigterm", type=int, default=40, help="how many of them")
+    parser.add_argument("--sigint", type=int, default=20, help="how many of them")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--first", type=int, default=1, help="kills: the first write")
+    parser.add_argument("--every", type=int, default=1, help="kills: so many writes apart")
+    parser.add_argument("--limit", type=float, default=1e9, help="kills: seconds, then it ends")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        if given.what == "signals":
+            counts = {"SIGTERM": given.sigterm, "SIGINT": given.sigint}
+            result = signals(counts, folder, given.seed)
+            lines = signals_report(result)
+        else:
+            result = kills(given.first, given.every, folder, given.limit)
+            lines = kills_report(result)
+    title = {"signals": "Signals at random moments", "kills": "Kills before each act of writing"}
+    about = machine(PACKAGES)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"survival_{given.what}"
+    text = json.dumps({"machine": about, **result}, indent=1)
+    path.with_suffix(".json").write_text(text + "\n")
+    report = "\n".join([*header(title[given.what], about), "", *lines]) + "\n"
+    path.with_suffix(".md").write_text(report)
+    print(report)
+
+
+if __name__ == "__main__":
+    main()
