@@ -73,7 +73,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 _compiling = False
 
 
-def _follow(event: str, seconds: float, **_: object) -> None:
+def _follow(event: str, duration_secs: float, **kwargs: str | int) -> None:
     global _compiling
     if event in (LOWERED, COMPILED):
         _compiling = event == LOWERED
