@@ -1,4 +1,4 @@
-"""How processes find each other, who acts for all, and how they end."""
+"""How processes find each other, what the primary does for all, and how they end."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ def test_a_coordinator_needs_numbers(calls):
     ("nodes", "named", "visible"), [("2", None, "all"), ("2", "0,1", "0,1"), ("1", None, None)]
 )
 def test_slurm_gives_one_process_a_node_all_its_gpus(calls, monkeypatch, nodes, named, visible):
-    """JAX gives each task one GPU: taken back where a task has the node, as the user named them."""
+    """JAX gives each Slurm task one GPU; a task that has the whole node gets all of them back."""
     set_to = {}
     monkeypatch.setattr(jax.config, "update", set_to.__setitem__)
     monkeypatch.setenv("SLURM_NTASKS", "2")
@@ -168,7 +168,7 @@ def pair(script: str, stop=None) -> list[tuple[int, str, str]]:
 
 
 def test_all_have_what_the_primary_found():
-    """Small things and large; a call inside another is the primary's own."""
+    """For small and large values; inside such a call, another one runs in the primary only."""
     script = """
 inner = m.on_primary(lambda x: x + me)
 value = m.on_primary(lambda: ("a" * 70_000, inner(1)))()

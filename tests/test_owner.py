@@ -1,4 +1,4 @@
-"""A workdir has one owner at a time; a dead one's place is taken."""
+"""A workdir has one owner at a time; the lock of a dead process is taken over."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_a_killed_owner_is_followed_at_once(holder, tmp_path):
     "changed", [{"started": "1"}, {"pid": 2**22 + 1}, {"pid": None}], ids=lambda x: next(iter(x))
 )
 def test_a_process_with_a_dead_owners_number_is_not_the_owner(holder, tmp_path, changed):
-    """Numbers of processes are used again: the time when one began tells them apart."""
+    """Process ids are reused, and the start time tells the processes apart."""
     told = json.loads((tmp_path / FILE).read_text()) | changed
     (tmp_path / FILE).write_text(json.dumps(told))
     with owned(tmp_path):

@@ -1,4 +1,4 @@
-"""What `pip install` brings is what the package needs, and all of the package."""
+"""`pip install` installs the whole package and what it needs."""
 
 import ast
 import re
@@ -48,7 +48,7 @@ def test_a_wheel_asks_for_what_requirements_txt_lists(wheel):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.stem))
 def test_what_is_imported_at_once_is_listed(path):
-    """Imports inside functions may be of an extra; those of a module itself have to be there."""
+    """Imports inside functions may be of extras; imports of modules must be requirements."""
     distributions = packages_distributions()
     names = {
         name.split(".")[0]

@@ -1,4 +1,4 @@
-"""The study of predictors runs on any swarm's folder, and says so where there is none."""
+"""The study of predictors runs on any swarm's folder, and names a missing one."""
 
 import json
 import re

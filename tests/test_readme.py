@@ -16,7 +16,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 @pytest.fixture
 def shown(tmp_path, monkeypatch):
-    """What the README's Python leaves behind, run in a folder that has what it reads."""
+    """The variables of the README's Python, run in a folder with the files that it reads."""
     monkeypatch.chdir(tmp_path)
     counts = [5, 0, 12, 3]
     noise = np.random.default_rng(0).normal(size=(4, 4))

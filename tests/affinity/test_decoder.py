@@ -29,7 +29,7 @@ LORA = LoraConfig(rank=2, targets=("q_proj", "up_proj"))
 
 
 def drawn(shapes, seed, *lead):
-    """Arrays of those shapes from numpy: compiling jax's random bits takes longer than the test."""
+    """Random arrays of these shapes by numpy: compiling jax.random takes longer than the test."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda x: jnp.asarray(0.3 * rng.normal(size=(*lead, *x.shape)), jnp.float32), shapes
@@ -103,7 +103,7 @@ def test_the_base_is_not_copied_for_each_adapter():
 
 
 def compiled_memory(config, g, rows, length):
-    """What the compiler says of the forward pass of g models, every position scored."""
+    """The compiler's memory analysis of the forward pass of g models, all positions scored."""
     key = jax.random.key(0)
     params = jax.eval_shape(lambda: init_params(config, key))
     one = jax.eval_shape(lambda: init_lora(config, key)) if config.lora else params

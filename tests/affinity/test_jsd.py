@@ -53,7 +53,7 @@ def test_zeros_and_1e_minus_30(v):
 
 
 def test_a_probability_of_1e_minus_30_counts():
-    """Its share is lost in a sum beside 1, so the entries are summed apart."""
+    """In a sum with 1 its share would be rounded away, so these entries are summed apart."""
     p = jnp.asarray([-np.inf, np.log(1e-30), np.log(4e-30)], jnp.float32)
     terms = term(*spread(p[:, None]), *spread(p[None]))
     want = reference(np.asarray(p, np.float64)[:, None, None], np.asarray(p, np.float64)[:, None])
@@ -101,7 +101,7 @@ def test_memory_stays_near_the_inputs():
 
 
 def test_rows_of_positions_are_shared_out_over_devices():
-    """XLA partitions the reduction; the numbers stay."""
+    """XLA partitions the reduction, and the numbers stay the same."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     x = normalised(np.random.default_rng(6).normal(size=(3, 8, 70))).astype(np.float32)
     weights = np.ones((1, 8), np.float32)

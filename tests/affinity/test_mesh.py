@@ -1,4 +1,4 @@
-"""Scoring under a mesh: the same numbers, the rows shared out among its devices."""
+"""Scoring over a mesh gives the same numbers, with the rows divided among its devices."""
 
 import dataclasses
 from functools import partial

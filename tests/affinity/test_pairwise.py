@@ -106,7 +106,7 @@ CONFIG = dataclasses.replace(CONFIG, lora=LoraConfig())  # its unembedding is th
 
 @pytest.mark.parametrize("memory", [8.0 * 2**20, 300.0 * 2**20, 8.0 * 2**30])
 def test_316_tasks_fit(memory):
-    """Hidden states and distributions in one compiled step, against what is stated."""
+    """The memory of a compiled step, hidden states and distributions, is at most what is stated."""
     cut = layout(316, CONFIG, length=512, batch_size=8, memory=memory)
     assert cut.scored_per_window % cut.positions_per_chunk == 0 and cut.scored_per_window <= 8 * 512
     models, two = cut.models_per_block, cut.models_per_block < 316
@@ -134,7 +134,7 @@ def test_316_tasks_fit(memory):
 
 @pytest.mark.parametrize("scored", [150, 512])
 def test_few_bytes_do_not_mean_many_passes(scored):
-    """Of blocks that fit, those are taken under which models read the same rows least often."""
+    """Of all block sizes that fit, the one with the fewest passes over the rows is chosen."""
     pool, pair = (
         layout(
             316, CONFIG, length=512, batch_size=8, memory=300.0 * 2**20, scored=scored, contexts=c

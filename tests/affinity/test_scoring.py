@@ -41,7 +41,7 @@ def test_no_task_compiles_anew(world):
 
 
 def test_results_come_one_item_ahead():
-    """The device has the next window before the result of this one is waited for."""
+    """The next window is sent to the device before the result of this one is awaited."""
     asked = []
 
     def results():

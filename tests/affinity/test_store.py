@@ -1,4 +1,4 @@
-"""Files of scores: whole or not there, found again, and only what is missing is computed."""
+"""Files of scores are written whole or not at all, are found again, and only gaps are computed."""
 
 import contextlib
 import logging
@@ -105,7 +105,7 @@ def test_fingerprints_tell_content_type_shape_and_settings_apart():
 
 @pytest.mark.parametrize("share", np.linspace(0, 1, 23, endpoint=False))
 def test_a_damaged_file_is_found_and_said(tmp_path, caplog, share):
-    """A flipped byte is found or harmless, wherever it is; a file that is cut off is found."""
+    """A flipped byte anywhere is noticed or harmless; a truncated file is noticed."""
     store, scores = ScoreStore(tmp_path), made("a", "b", "c", examples=50)
     store.add("task", [scores], scores.models)
     path, whole = store.path("task"), store.load("task")

@@ -1,4 +1,4 @@
-"""Targets: tasks that are judged but not mixed enter columns and pools, not the simplex."""
+"""Targets (tasks that are judged but not mixed) enter columns and pools, not the simplex."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test_targets_join_the_pool_of_contexts():
 
 
 def test_pmi_compares_mixed_tasks_alone():
-    """Targets have no model to be compared with: resamples are those without them."""
+    """Targets have no models of their own, so that resamples are the same without them."""
     s = scores()
     own = s.task < N
     few = Scores(s.log_likelihood[:, own], None, s.tokens[own], s.task[own], "pool", s.divergence)

@@ -48,7 +48,7 @@ def tiny() -> SimpleNamespace:
         return jax.nn.log_softmax(Decoder(config).apply({"params": params}, ids))
 
     def log_probs(ids) -> np.ndarray:
-        """log p(. | ids[: i + 1]) at each i: one text alone, whole logits (it is padded behind)."""
+        """log p(. | ids[: i + 1]) at each i, from the full logits of one text, padded behind it."""
         padded = np.pad(np.asarray(ids), (0, config.max_position - len(ids)))
         return np.asarray(table(padded[None]), np.float64)[0, : len(ids)]
 

@@ -1,4 +1,4 @@
-"""Intervals that hold the truth as often as they say, and what they say of odd comparisons."""
+"""Intervals cover the true value as often as they claim; and odd comparisons."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_the_interval_is_that_of_student_where_only_seeds_differ():
 
 
 def test_seeds_are_paired():
-    """The same noise in both runs takes nothing from their difference."""
+    """Noise that both runs share does not blur their difference."""
     random = np.random.default_rng(0)
     noise = random.normal(size=(4, 1)) + random.normal(size=(1, 9))
     found = compare_runs(runs([1.0 + noise, 1.01 + noise]))

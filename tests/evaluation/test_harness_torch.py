@@ -43,7 +43,7 @@ KINDS = {
 
 
 def family_tokenizer(kind):
-    """Llama's puts BOS in front, Qwen2's has none, and GPT-2's has one that it does not put."""
+    """Llama's prepends BOS, Qwen2's has none, and GPT-2's has one that it does not prepend."""
     tokenizer = corpus.train_tokenizer(
         [f"say {a} then {b}: {a}." for a in WORDS for b in WORDS], 400
     )

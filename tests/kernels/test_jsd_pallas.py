@@ -44,7 +44,7 @@ def test_one_model_has_no_pair():
 
 @pytest.mark.parametrize("v", [512, 32000, 50257, 151936])
 def test_it_lowers_for_a_tpu(v):
-    """Without a device: the kernel is translated to Mosaic's language."""
+    """Needs no device: the kernel is only lowered to Mosaic."""
     log_probs = jax.ShapeDtypeStruct((12, 130, v), jnp.bfloat16)
     weights = jax.ShapeDtypeStruct((1, 130), jnp.float32)
     device = AbstractDevice(device_kind="TPU v5", num_cores=1, platform="tpu")
@@ -55,7 +55,7 @@ def test_it_lowers_for_a_tpu(v):
 
 @pytest.mark.parametrize("n", [2, 3, 9, 31, 316])
 def test_its_sums_are_counted_in_the_layout(n):
-    """All that it keeps beside the distributions, at once, per position."""
+    """The layout counts all bytes per position that it keeps in addition to the distributions."""
     t, v = 16, 512
     x, weights = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((n, t, v), (1, t)))
     made = [y.aval for e in pairwise.trace(x, weights).jaxpr.eqns for y in e.outvars]

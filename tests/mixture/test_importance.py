@@ -1,4 +1,4 @@
-"""What matters: importance of the judged tasks, and targets that are judged but not mixed."""
+"""Importance of the tasks that are judged, and targets, which are judged but not mixed."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every backend against the definition in float64; what a backend cannot honour it refuses."""
+"""Every backend against the definition in float64, and what each backend refuses."""
 
 from functools import partial
 

@@ -18,7 +18,7 @@ def logits(config, params, *args, **kwargs):
 
 
 def test_a_packed_row_gives_each_example_its_own_logits(tiny, randomized, family):
-    """No token sees another segment, and positions restart (complaint: packing leaks)."""
+    """No token sees another segment, and positions restart in each."""
     config = tiny(family)
     params = randomized(config)
     examples = [np.random.default_rng(i).integers(0, 64, n) for i, n in enumerate((7, 9, 4))]
@@ -154,7 +154,7 @@ def test_learned_positions_end(tiny, randomized):
 
 
 def test_keys_are_never_repeated_for_grouped_queries(tiny):
-    """The scores' product takes [b s kv_heads d] as it is."""
+    """The product of queries and keys takes [b s kv_heads d] as it is."""
     config = tiny(num_heads=4, num_kv_heads=1, head_dim=8)
     params = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
     tokens = jax.ShapeDtypeStruct((3, 17), jnp.int32)

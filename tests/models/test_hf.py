@@ -1,4 +1,4 @@
-"""Folders in and out without torch: round trips, shards, types, meshes, and every bad folder."""
+"""Loading and saving model folders without torch: round trips, shards, dtypes, meshes."""
 
 import json
 
@@ -105,7 +105,7 @@ def read(folder, name):
 
 
 def test_the_ends_of_generation_config_come_first(folder):
-    """As in Llama-3-Instruct, whose config.json names the end of a text only."""
+    """As for Llama-3-Instruct, whose config.json has only the end-of-text id."""
     assert load_hf(folder)[0].eos_token_id is None
     write_generation(folder, eos_token_id=[2, 9], bos_token_id=1, temperature=0.6)
     config = DecoderConfig.from_hf(folder)

@@ -1,4 +1,4 @@
-"""Every key that transformers and peft read is read here, fixed, or known to be without effect."""
+"""Every key that transformers and peft read is read here too, refused, or without effect."""
 
 import importlib.util
 import json

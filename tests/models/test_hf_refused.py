@@ -117,7 +117,7 @@ def test_a_tensor_whose_header_cannot_be(folder, change):
 
 @pytest.mark.parametrize("by", [-64, 64 + 4, 4])
 def test_tensors_lie_one_after_the_other(folder, by):
-    """Half of it the weights of another tensor (of the right size and shape, and wrong), a gap."""
+    """Offsets that overlap or leave a gap would load wrong weights of the right shape."""
     name = "model.norm.weight"
 
     def change(header):

@@ -124,7 +124,7 @@ def test_a_key_is_read_as_theirs(saved, tokens, tmp_path, family, change):
 
 @pytest.mark.parametrize(("family", "change"), REFUSED, ids=str)
 def test_a_key_that_changes_their_logits_is_refused(saved, tokens, tmp_path, family, change):
-    """By name; and it does change them, which is why."""
+    """It is refused by name; and with transformers it does change the logits."""
     folder = changed(saved(family), tmp_path / "model", change)
     with pytest.raises(ValueError, match="|".join([*change, "activation", "layer_types"])):
         load_hf(folder)
@@ -158,7 +158,7 @@ def test_adapters_initialised_without_the_base(saved, tokens, tmp_path, init):
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_adapters_that_change_the_base(saved, tokens, tmp_path, init):
-    """Refused as they are saved; taken over where PEFT has made plain LoRA of them."""
+    """They are refused as saved, and imported once PEFT has converted them to plain LoRA."""
     peft = pytest.importorskip("peft", reason="peft is not installed")
     load = transformers.AutoModelForCausalLM.from_pretrained
     settings = peft.LoraConfig(

@@ -1,4 +1,4 @@
-"""PEFT folders that cannot be taken over are refused in one line."""
+"""PEFT folders that cannot be imported are refused in one line."""
 
 import dataclasses
 import json

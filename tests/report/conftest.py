@@ -1,4 +1,4 @@
-"""A made-up workdir of any size: what the stages would leave, without running them."""
+"""A made-up workdir of any size, as the stages would write it, without running them."""
 
 import json
 from collections.abc import Callable

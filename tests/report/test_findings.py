@@ -1,4 +1,4 @@
-"""What the page says of the results, whichever way they went."""
+"""What the page says about the results, for all outcomes."""
 
 import json
 

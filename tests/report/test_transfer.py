@@ -1,4 +1,4 @@
-"""Who helps whom, and what mixtures were predicted to be worth, as the page has it."""
+"""The page's figures of transfer between tasks, and of the predicted losses of mixtures."""
 
 import numpy as np
 import pytest

@@ -41,7 +41,7 @@ def command(workdir, *options, config=TINY) -> list[str]:
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """So many devices in the child, and nothing inherited that tests have set for themselves."""
+    """Environment of a child process with this many devices, without the tests' own settings."""
     own = ("SLURM", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(own)}
     return inherited | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
@@ -84,9 +84,9 @@ def start_pair(workdir, *options: str, second: tuple[str, ...] = ()) -> list[sub
 
 
 def end_pair(pair: list[subprocess.Popen], code: int = 0) -> tuple[str, str]:
-    """Waits for both, checks their exit codes, and that the first alone has said anything.
+    """Waits for both, and checks their exit codes and that only the first has printed anything.
 
-    Returns what it has said, on stdout and on stderr.
+    Returns what it has printed, on stdout and on stderr.
     """
     try:
         said = [[own_lines(text) for text in process.communicate(timeout=300)] for process in pair]
@@ -99,6 +99,6 @@ def end_pair(pair: list[subprocess.Popen], code: int = 0) -> tuple[str, str]:
 
 
 def own_lines(text: str) -> str:
-    """Without those of Gloo, which connects processes on CPUs; its threads mix their lines."""
+    """The text without lines of Gloo, which connects processes on CPUs."""
     lines = [line for line in text.splitlines() if "Gloo" not in line and "peer ranks" not in line]
     return "\n".join(lines).strip()

@@ -1,4 +1,4 @@
-"""What a user gets wrong is one line that names it, and costs nothing: no folder is begun."""
+"""A user's mistake ends in one line that names it, before anything is written."""
 
 import errno
 import json

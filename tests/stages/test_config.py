@@ -1,4 +1,4 @@
-"""A wrong config is one line that says what is meant; a workdir belongs to one config."""
+"""A wrong config ends in one line with a suggestion; a workdir belongs to one config."""
 
 import pytest
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""What goes to other trainers: the right examples, as many of each task, as they read them."""
+"""Exports for other trainers: the right examples and counts, in formats that they read."""
 
 import json
 from collections import Counter

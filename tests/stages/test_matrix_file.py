@@ -1,4 +1,4 @@
-"""Matrices that people bring: read right, or refused in one line that names the file."""
+"""Matrices from users are read correctly, or refused in one line that names the file."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Named models: what the tasks do not fit is refused before anything is made; hub ids are found."""
+"""Models that do not fit the tasks are refused before anything is made; hub ids are resolved."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Every value that no stage can use is refused at the start, with its key and what is allowed."""
+"""Every bad value is refused at the start, in a line with its key and what is allowed."""
 
 from pathlib import Path
 

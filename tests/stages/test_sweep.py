@@ -1,4 +1,4 @@
-"""Sweeps: which models are asked for, and a workdir that takes more values of anything."""
+"""Sweeps: which models they ask for, and that a workdir accepts more values of any key."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are one task, which are splits, and which are not read: it is said."""
+"""Which files of a folder are one task, which are its splits, and the note of files not read."""
 
 import gzip
 import json

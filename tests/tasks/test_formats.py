@@ -1,4 +1,4 @@
-"""Data as people have it: every format and row schema in, and one clear line for what is wrong."""
+"""Every format and row schema that can be read, and one clear line for anything else."""
 
 import json
 import re
@@ -193,7 +193,7 @@ def test_saved_data_sets(tmp_path):
 
 
 def test_a_data_set_by_name_is_one_task_a_configuration(tmp_path, monkeypatch):
-    """The hub is out of reach: a folder laid out as a data set on it goes through the same call."""
+    """Without a network: a local folder with a data set's layout goes through the same call."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     home = tmp_path / "hub" / "someone" / "glue"
     readme = "---\nconfigs:\n"

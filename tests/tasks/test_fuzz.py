@@ -1,4 +1,4 @@
-"""Whatever bytes somebody's data are: rows, or one line that is a ValueError and names the file."""
+"""Any bytes give rows, or a ValueError of one line that names the file."""
 
 import json
 from pathlib import Path

@@ -83,8 +83,8 @@ def test_packing_is_dense(suite, tokenizer):
 
 
 def test_no_token_sees_another_segment():
-    """A decoder's logits for a packed example are those it gives the example alone; and no other
-    example, when its tokens change, moves them by a single bit."""
+    """A decoder gives a packed example the logits of the example alone, and not one bit of them
+    changes when the tokens of other examples change."""
     params = init_params(TINY, jax.random.key(0))
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""What becomes of one row: null is empty text, labels and templates are taken at their word."""
+"""How one row is read: null is empty text, labels give words, templates are filled in."""
 
 import math
 

@@ -103,7 +103,7 @@ def test_answers_are_right(suite):
 
 
 def test_a_label_is_never_the_whole_answer(suite):
-    """Exact match means something: no task is won by always saying the same."""
+    """Exact match means something: no task is solved by always giving the same answer."""
     for task in suite:
         commonest = Counter(row.response for row in task.heldout).most_common(1)[0][1]
         assert commonest <= 0.85 * len(task.heldout), task.name

@@ -22,7 +22,7 @@ from taskpgm.tasks.tokenize import token_ids
 
 @pytest.fixture(scope="module")
 def bare():
-    """Bytes only and merges by hand; no BOS, and none is added."""
+    """A byte-level tokenizer with merges by hand and without BOS."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("b", "c"), ("Ġ", "y")]
     vocab = {token: i for i, token in enumerate([*alphabet, "bc", "Ġy", "<e>"])}
@@ -101,7 +101,7 @@ def test_text_beyond_ascii_keeps_its_boundary(tokenizer, bare):
 
 
 def test_sentencepiece_offsets_as_llama_has_them():
-    """Spaces are a mark, one is put in front, and unknown characters fall back to bytes."""
+    """Spaces become a marker, one is prepended, and unknown characters fall back to bytes."""
     pieces_known = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *"▁abc:", "▁b"]
     tokenizer = Tokenizer(
         models.BPE(

@@ -100,7 +100,7 @@ def train_group(folder):
 
 
 def train_on(folder):
-    """Never ends by itself."""
+    """Trains until it is told to stop."""
     train(folder, stops=(10**7,), checkpoint_every=10**7)
 
 

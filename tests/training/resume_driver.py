@@ -30,7 +30,7 @@ KILLS = 10
 
 
 def train(directory: Path, kill_at: int | None, pause: float) -> None:
-    """Dies a moment after step `kill_at` was given its batch, whatever it is about then."""
+    """Dies a moment after step `kill_at` got its batch, in the middle of whatever it is doing."""
     optimizer = make_optimizer({"lr": 0.05, "weight_decay": 0.0})
     dying = []
 

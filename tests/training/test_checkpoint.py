@@ -86,7 +86,7 @@ def test_damage_of_any_file_is_named_or_harmless(tmp_path, damage):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
 def test_a_changed_bit_of_an_array_is_noticed(tmp_path, monkeypatch, dtype):
-    """Even where the file's own format does not tell."""
+    """Even if the file format itself does not notice."""
     x = jnp.ones((8, 4), dtype)
     save_tree(tmp_path / "a", {"x": x})
     equal(restore_tree(tmp_path / "a", {"x": x}), {"x": x})

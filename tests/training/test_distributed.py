@@ -42,7 +42,7 @@ def free_port():
 
 
 def start(what, folder, processes=2):
-    """Runs a function of the driver in so many processes."""
+    """Runs a function of the driver in this many processes."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "XLA_"))}
     environment["PYTHONPATH"] = str(ROOT)
     port = free_port()

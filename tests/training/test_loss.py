@@ -100,7 +100,7 @@ def test_full_logits_never_exist():
 
 
 def untouched_by(weights, chunk, **options):
-    """Which rows the loss never multiplies: one that it does shows when it is infinite."""
+    """Which rows the loss never multiplies: an infinite row that it does multiply shows."""
     hidden, unembedding, targets, _ = problem(len(weights), 4, 16)
     out = []
     for row in range(len(weights)):

@@ -130,7 +130,7 @@ def test_nan_names_run_step_and_task(tmp_path, writer):
 
 
 def test_torch_is_not_imported():
-    """tensorboardX would; a user who has torch installed should not wait for it."""
+    """tensorboardX would import it, and a user who has torch installed should not wait for that."""
     code = "import sys, taskpgm.training; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

@@ -1,4 +1,4 @@
-"""Every layout trains the curve of one device, and what should be sharded is."""
+"""Every layout gives the loss curve of one device, and shards what should be sharded."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ OPTIMIZER = make_optimizer({"lr": 3e-3, "warmup": 0.1})
 
 
 def step_of(config, state):
-    """Compiled once for all tests whose states lie alike."""
+    """Compiled once for all tests whose states have the same shardings."""
     return make_train_step(config, OPTIMIZER, state, chunk=8)
 
 
@@ -154,8 +154,8 @@ def test_parameters_gradients_and_moments_are_sharded(tiny, make_batch):
 
 @contextlib.contextmanager
 def watched():
-    """Collects, at every return of a Python function, the bytes that one device holds of each
-    array there is then and was not before: what is made whole and then moved is seen."""
+    """Collects, at every return of a Python function, the bytes that one device holds of each new
+    array: so an array that is made whole first and moved afterwards is noticed."""
     before, seen = {id(x) for x in jax.live_arrays()}, set()
 
     def look(frame, event, _):
@@ -173,7 +173,7 @@ def watched():
 
 
 def test_optimizer_state_is_never_made_whole(tiny):
-    """Each moment lies as its parameter does, from the program on that makes it."""
+    """Each moment has its parameter's sharding from the moment that it is created."""
     make, axes = partial(init_params, tiny), logical_axes(tiny)
     with jax.set_mesh(make_mesh({"fsdp": 8})):
         with watched() as seen:

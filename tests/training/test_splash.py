@@ -1,5 +1,5 @@
-"""The TPU's attention kernel, interpreted, in whole training steps over a mesh: the losses of plain
-attention, and every device has the kernel for its own rows, heads and tasks alone."""
+"""Training steps over a mesh with the TPU's attention kernel, interpreted: the losses of plain
+attention, and each device runs the kernel on its own rows, heads and tasks."""
 
 import dataclasses
 from functools import partial

@@ -21,7 +21,7 @@ KEY = jax.random.key(7)
 
 
 def step_of(config, state, **options):
-    """Compiled once for all tests whose states lie alike."""
+    """Compiled once for all tests whose states have the same shardings."""
     return make_train_step(config, OPTIMIZER, state, chunk=32, **options)
 
 
@@ -163,8 +163,8 @@ def test_dropout_depends_on_key_and_step(tiny_lora, make_params, make_batch):
 
 
 def test_frozen_base_costs_no_weight_gradient(tiny, make_params, make_batch):
-    """A step of rank 1 beside the base does the operations of the formula: a weight gradient of
-    the base would add half as many again."""
+    """A step of rank 1 does as many operations as the formula says: weight gradients of the base
+    would add half as many again."""
     adapted = dataclasses.replace(tiny, lora=LoraConfig(rank=1, targets=("q_proj",)))
     flops = []
     for config, trainable, frozen in (
@@ -180,7 +180,7 @@ def test_frozen_base_costs_no_weight_gradient(tiny, make_params, make_batch):
 
 @pytest.mark.slow
 def test_base_is_held_once(tiny_lora, make_batch, monkeypatch):
-    """Among the arguments, and while the step runs with all adapters at once."""
+    """In the arguments, and while the step runs with all adapters at once."""
     monkeypatch.setattr("taskpgm.training.step.tasks_at_once", lambda tasks, devices: tasks)
     wide = {"hidden_size": 128, "intermediate_size": 512, "vocab_size": 512}
     thin = LoraConfig(rank=1, targets=("q_proj",))  # what there is of each task is little
