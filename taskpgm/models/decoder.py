@@ -4,8 +4,9 @@ Parameters of the layers are stacked on a leading axis: compile time does not gr
 sharding, streaming and adapters each have one array per kind of weight.
 """
 
+import copy
 import dataclasses
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -184,7 +185,9 @@ def init_lora(config: DecoderConfig, key: Array):
     return meta.unbox(_initialize(config, key)["lora"])
 
 
+@cache
 def _names(config: DecoderConfig, collection: str):
+    # Kept, because an abstract initialisation takes a tenth of a second.
     boxed = jax.eval_shape(partial(_initialize, config), jax.random.key(0))[collection]
     is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
     return jax.tree.map(lambda x: x.names, boxed, is_leaf=is_box)
@@ -195,9 +198,9 @@ def logical_axes(config: DecoderConfig):
 
     They are layers, vocab, embed, heads, kv_heads, mlp, and None for what is never divided.
     """
-    return _names(dataclasses.replace(config, lora=None), "params")
+    return copy.deepcopy(_names(dataclasses.replace(config, lora=None), "params"))
 
 
 def lora_logical_axes(config: DecoderConfig):
     """A tree like `lora` of tuples of logical axis names; the rank is None."""
-    return _names(config, "lora")
+    return copy.deepcopy(_names(config, "lora"))

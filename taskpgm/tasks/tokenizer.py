@@ -25,15 +25,19 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     Raises FileNotFoundError if the folder has no tokenizer, ValueError if its tokenizer_config.json
     leads to other tokens than its tokenizer.json.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     file = Path(path) / FILE
     own = file.is_file()
     if not own and not any((Path(path) / name).is_file() for name in VOCABULARIES):
         raise FileNotFoundError(f"no tokenizer at {path}: it needs {FILE}")
-    load = (PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained
     try:
-        tokenizer = load(str(path), trust_remote_code=False)
+        if own:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path), trust_remote_code=False)
+        else:
+            from transformers import AutoTokenizer  # here, as it takes a second to import
+
+            tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
         tokenizer([PROBE], return_offsets_mapping=own, verbose=False)
     except Exception as error:  # whatever the library's readers raise for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -37,7 +37,7 @@ def options(tasks_folder) -> list[str]:
 @pytest.fixture(scope="module")
 def one(options, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("hosts") / "one"
-    launch(workdir, *options, devices=4)
+    launch(workdir, *options, "--stage=evaluation", devices=4)
     return workdir
 
 
@@ -114,7 +114,7 @@ def test_batches_are_alike(one, two):
 
 def test_what_is_done_is_not_done_again(two, options):
     before = {path: path.stat().st_mtime_ns for path in two.rglob("done.json")}
-    said, _ = end_pair(start_pair(two, *options))
+    said, _ = end_pair(start_pair(two, *options, "--stage=evaluation"))
     assert {path: path.stat().st_mtime_ns for path in two.rglob("done.json")} == before
     assert said.count("done already") == 5 + 2 + 3  # stages, runs, evaluations
 

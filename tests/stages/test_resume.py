@@ -56,7 +56,7 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_bits(finished, tasks_folde
     options = [f"--config.tasks.source={tasks_folder}"]
     for pattern, notice in MOMENTS:
         kill_when(workdir, pattern, notice, options)
-    launch(workdir, *options)
+    launch(workdir, *options, "--stage=evaluation")
     expected = weights(finished)
     assert len(expected) == 5  # the base and four mixtures
     assert weights(workdir) == expected
@@ -71,7 +71,7 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_bits(finished, tasks_folde
 def test_what_is_done_is_not_done_again(finished, tasks_folder, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob("done.json")}
-    said = launch(workdir, f"--config.tasks.source={tasks_folder}").stdout
+    said = launch(workdir, f"--config.tasks.source={tasks_folder}", "--stage=evaluation").stdout
     assert {p: p.stat().st_mtime_ns for p in workdir.rglob("done.json")} == before
     for stage in ("tasks", "base", "adapters", "affinity", "mixture"):
         assert f"{stage}  done already" in said
@@ -96,7 +96,7 @@ def test_damage_ends_in_the_way_out_and_it_leads_out(finished, tasks_folder, tmp
         assert line.endswith(f"remove {told} and start the same command again")
         assert damaged.split("/**")[0] in line
         (workdir / mark).unlink()
-    launch(workdir, *options)
+    launch(workdir, *options, "--stage=evaluation")
     assert weights(workdir) == weights(finished)
     for name in ("mixture/weights.json", "affinity/pmi.npz"):
         assert (workdir / name).read_bytes() == (finished / name).read_bytes()
