@@ -40,15 +40,20 @@ def command(workdir, *options, config=TINY) -> list[str]:
     ]
 
 
-def environment(devices: int = 1) -> dict[str, str]:
+def environment(devices: int = 1, optimised: bool = False) -> dict[str, str]:
     """Environment of a child process with this many devices, without the tests' own settings."""
-    own = ("SLURM", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")
+    own = ("SLURM", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL", "PYTEST")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(own)}
-    return inherited | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    return inherited | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        # Most of a small run's time is compilation.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not optimised)),
+    }
 
 
 def launch(
-    workdir, *options, config=TINY, code=0, devices=1, timeout=300
+    workdir, *options, config=TINY, code=0, devices=1, optimised=False, timeout=300
 ) -> subprocess.CompletedProcess:
     """Runs launch.py to its end and checks its exit code."""
     done = subprocess.run(
@@ -56,7 +61,7 @@ def launch(
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=environment(devices),
+        env=environment(devices, optimised),
         timeout=timeout,
     )
     assert done.returncode == code, done.stdout + done.stderr

@@ -20,14 +20,6 @@ MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
 close = {"rtol": 1e-4, "atol": 1e-5}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Most of the time is compilation, and machine code is not what this is about."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        yield
-
-
 @pytest.fixture(scope="module")
 def options(tasks_folder) -> list[str]:
     compared = "--config.compare=('uniform', 'taskpgm-pmi')"

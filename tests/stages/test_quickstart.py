@@ -21,7 +21,8 @@ def workdir(made_once) -> Path:
     options = "--config.compare=('uniform', 'taskpgm-pmi', 'taskpgm-jsd')", "--config.train.seeds=1"
     recipe = ROOT / "configs" / "quickstart.py"
     return made_once(
-        "quickstart", lambda folder: launch(folder, *options, config=recipe, timeout=900)
+        "quickstart",
+        lambda folder: launch(folder, *options, config=recipe, optimised=True, timeout=900),
     )
 
 
