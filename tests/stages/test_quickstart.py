@@ -1,6 +1,6 @@
 """The quickstart finds how the suite's tasks relate, exact mixtures, and makes a whole page.
 
-It is the recipe of `make demo`, with three mixtures and one seed instead of all.
+It is the recipe of `make demo` with three mixtures, one seed and a small budget.
 """
 
 import json
@@ -18,7 +18,12 @@ pytestmark = pytest.mark.pipeline
 @pytest.fixture(scope="module")
 def workdir(made_once) -> Path:
     """A whole run of the recipe."""
-    options = "--config.compare=('uniform', 'taskpgm-pmi', 'taskpgm-jsd')", "--config.train.seeds=1"
+    options = (
+        "--config.compare=('uniform', 'taskpgm-pmi', 'taskpgm-jsd')",
+        "--config.train.seeds=1",
+        "--config.mixture.budget=1500",
+        "--config.evaluation.exact_match_examples=2",
+    )
     recipe = ROOT / "configs" / "quickstart.py"
     return made_once(
         "quickstart",
