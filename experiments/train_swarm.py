@@ -5,9 +5,9 @@
 
 Takes base, single-task models and affinities from a finished quickstart. Writes OUT/scores.npz, and
 a line of OUT/runs.jsonl for every run, with the held-out loss of every task. Killed at any moment,
-the same command goes on with the next run; --limit=N stops after N. All mixtures' first seed comes
-before their second, and kinds of mixtures are evenly spread, so a part of the runs is a fair
-sample. About 10 s a run on 2 CPU cores. `predict.py OUT` says what predicts them.
+the same command goes on with the next run; --limit=N stops after N. The laws' minimisers come
+first, then the other kinds of mixtures evenly spread, each with all its seeds, so that a part of
+the runs is a fair sample. `predict.py OUT` says what predicts them.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from taskpgm.stages.runs import drawn, run_steps
 RECIPE = Path(__file__).parents[1] / "configs" / "quickstart.py"
 NAMED = ("uniform", "uniform-families", "size-proportional", "size-proportional:temperature=2")
 RATIOS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.1)  # along every affinity's path
-CONCENTRATIONS = (2.0, 6.0, 20.0)  # of a Dirichlet: its parameters are this times n times its mean
+CONCENTRATIONS = (0.5, 2.0, 8.0)  # Dirichlet parameters: this times n times the mean
 DRAWS = 17  # of each concentration, around each of two means
 
 
@@ -53,7 +53,7 @@ def main() -> None:
     lines = file.read_text().splitlines() if file.is_file() else []
     done = {(run["name"], run["seed"]) for run in map(json.loads, lines)}
     mixtures = planned(inputs_of(context))
-    todo = [(name, seed) for seed in range(given.seeds) for name in mixtures]
+    todo = [(name, seed) for name in mixtures for seed in range(given.seeds)]
     todo = [run for run in todo if run not in done][: given.limit]
     trainer = Trainer(context)
     for number, (name, seed) in enumerate(todo, 1):
@@ -106,10 +106,10 @@ def planned(inputs: Inputs) -> dict[str, np.ndarray]:
         for what, mean in means.items():
             for a in CONCENTRATIONS:
                 random[f"dir{a:g}-{what}-{i}"] = rng.dirichlet(a * inputs.n * mean)
-    both = list(chosen.items()), list(random.items())
-    at = [np.linspace(0, 1, len(some)) for some in both]
-    order = sorted((x, k, i) for k, xs in enumerate(at) for i, x in enumerate(xs))
-    return dict(both[k][i] for _, k, i in order)
+    early = {x: p for x, p in chosen.items() if x in NAMED[:2] or x.startswith("law")}
+    spread = [[x for x in chosen if x not in early], list(random)]
+    places = [(i / len(names), x) for names in spread for i, x in enumerate(names)]
+    return early | {x: (chosen | random)[x] for _, x in sorted(places)}
 
 
 def weights_of(name: str, inputs: Inputs) -> np.ndarray:
