@@ -18,7 +18,14 @@ LAWS = 20  # the predicted loss is the mean over this many resamples of the loss
 
 
 def save_pmi(context: Context, names: Sequence[str], scores: affinity.Scores) -> None:
-    """pmi.npz, from log-likelihoods."""
+    """pmi.npz, from log-likelihoods, and likelihoods.npz, themselves."""
+    save_arrays(
+        context.folder / MADE / "likelihoods.npz",
+        tasks=np.array(names),
+        log_likelihood=scores.log_likelihood,
+        tokens=scores.tokens,
+        task=scores.task,
+    )
     section = context.config.affinity
     draws = {"resamples": section.bootstrap, "seed": context.config.seed}
     pmi = affinity.pmi(affinity.likelihoods(scores, section.normalize), scores.task)
@@ -118,6 +125,19 @@ def read_transfer(folder: Path) -> dict[str, np.ndarray] | None:
     """The arrays of transfer.npz; None where only a matrix was given."""
     path = folder / MADE / "transfer.npz"
     return read_arrays(path) if path.is_file() else None
+
+
+def read_likelihoods(folder: Path) -> dict[str, np.ndarray]:
+    """log_likelihood [n, m] of the single-task models on held-out examples, sums over the tokens of
+    a response, nats; tokens [m] and task [m] of each.
+
+    Raises:
+      ValueError: the file is missing or damaged; names the way out.
+    """
+    path = folder / MADE / "likelihoods.npz"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {recovery_hint(path)}")
+    return read_arrays(path)
 
 
 def read_resamples(folder: Path) -> dict[str, Float[np.ndarray, "b n n"]]:

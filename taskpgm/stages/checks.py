@@ -37,6 +37,7 @@ FREE = (
     "adapters.group",
     "adapters.peft",
     "affinity.batch_size",
+    "embeddings.batch_size",
     "evaluation.batch_size",
     "evaluation.harness_batch_size",
     "affinity.bootstrap",

@@ -127,6 +127,10 @@ SCHEMA: Section = {
         "memory": number(0.0, "GiB a device has for a group; 0: what the device reports"),
         "checkpoint_every": integer(200, 1, "steps between two checkpoints"),
     },
+    "embeddings": {
+        "examples": integer(256, 0, "prompts of a task that are embedded; 0: all it trains on"),
+        "batch_size": integer(8, 1, "rows at a time"),
+    },
     # --- How tasks relate
     "affinity": {
         "matrix": text("", "a .npy, .npz, .csv or .tsv file: then no model is needed at all"),
@@ -176,7 +180,7 @@ SCHEMA: Section = {
     },
     "compare": Key(
         ("uniform", "size-proportional", "taskpgm-pmi", "taskpgm-jsd"),
-        "a tuple of rows of the table in `taskpgm/stages/compare.py`, at least one",
+        "a tuple of rows of the table in `taskpgm/stages/rows.py`, at least one",
         lambda x: len(x) > 0 and all(isinstance(name, str) and name.strip() for name in x),
         "the mixtures compared, as in `taskpgm-pmi:r=4`",
     ),

@@ -29,6 +29,7 @@ from taskpgm.stages import (
     adapters,
     affinity,
     base,
+    embeddings,
     evaluation,
     export,
     mixture,
@@ -56,6 +57,7 @@ from taskpgm.training import quiet_orbax
 STAGES: dict[str, ModuleType] = {
     "tasks": tasks,
     "base": base,
+    "embeddings": embeddings,
     "adapters": adapters,
     "affinity": affinity,
     "mixture": mixture,

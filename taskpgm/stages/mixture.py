@@ -21,6 +21,7 @@ from taskpgm.records import (
 from taskpgm.stages import compare, sweep
 from taskpgm.stages.affinity import affinities
 from taskpgm.stages.affinity_files import read_affinities, read_resamples, read_transfer
+from taskpgm.stages.choosing import evidence
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.estimate import Cost, Estimate
 from taskpgm.stages.matrix_file import save_arrays
@@ -140,6 +141,7 @@ def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray]]:
         config=config.mixture.to_dict(),
         seed=config.seed,
         share=None if learnt is None else learnt["share"],
+        evidence=evidence(context),
     )
     under, planned = partial(inputs_under, inputs, learnt), list(sweep.mixtures(context))
     made = {name: solve_mixture(row, under(section)) for name, row, section in planned}

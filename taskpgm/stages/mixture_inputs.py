@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from taskpgm import affinity, mixture
 from taskpgm.mixture import baselines
 from taskpgm.stages.ratio import AUTO, TRANSFER, read_ratio
 
+# What stages have left beside the affinities.
+LIKELIHOODS, EMBEDDINGS = "likelihoods", "embeddings"
 RATIO_MAX = 16.0  # the largest ratio that "auto" considers; its mixture has only a few tasks
 
 
@@ -32,7 +34,10 @@ class Inputs:
       seed: for mixtures that draw at random.
       share: G, how much the model of a task (row) helps each task (column), [n, n], or None.
       predicted: predicts the loss of a mixture; None without losses.
-      arguments: those of the row that are not keys of `mixture`.
+      arguments: the row's own.
+      evidence: what stages have found beside the affinities, read when a row asks: LIKELIHOODS
+        (log_likelihood [n, m], tokens [m], task [m]), EMBEDDINGS (embeddings [n, d]), and under
+        the name of a row what its own runs have found.
     """
 
     names: list[str]
@@ -46,6 +51,7 @@ class Inputs:
     share: np.ndarray | None = None
     predicted: mixture.PredictedLoss | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Callable[[], Mapping[str, np.ndarray]]] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -67,6 +73,16 @@ class Inputs:
         if kind not in self.affinities:
             raise ValueError(f"no {kind} affinity here, only {', '.join(self.affinities)}")
         return self.affinities[kind]
+
+    def found(self, what: str) -> Mapping[str, np.ndarray]:
+        """What a stage has left.
+
+        Raises:
+          ValueError: there is none, or its file is damaged.
+        """
+        if what not in self.evidence:
+            raise ValueError(f"no {what} here, only {', '.join(self.evidence) or 'affinities'}")
+        return self.evidence[what]()
 
     @property
     def transfer(self) -> Float[np.ndarray, "n n"]:

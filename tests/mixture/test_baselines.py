@@ -186,6 +186,25 @@ def test_mixmin_finds_the_source_of_the_data():
     )
 
 
+def test_mixmin_is_exponentiated_gradient_on_what_counts():
+    rng = np.random.default_rng(3)
+    scores, lengths = -rng.gamma(2.0, 2.0, (4, 9)), rng.integers(1, 5, 9)
+    share = rng.dirichlet(np.ones(9))
+    p = np.full(4, 0.25)
+    for _ in range(7):
+        likelihood = np.exp(scores)
+        slope = -(share / lengths * likelihood / (p @ likelihood)).sum(1)
+        p = p * np.exp(-0.5 * slope)
+        p /= p.sum()
+    settings = {"rate": 0.5, "steps": 7}
+    found = baselines.mixmin(scores, lengths, importance=3 * share, **settings)
+    np.testing.assert_allclose(found, p, rtol=1e-10)
+    alike = baselines.mixmin(scores, lengths, importance=np.ones(9), **settings)
+    np.testing.assert_allclose(alike, baselines.mixmin(scores, lengths, **settings))
+    with pytest.raises(ValueError, match="importance has to be >= 0"):
+        baselines.mixmin(scores, importance=np.zeros(9))
+
+
 def test_chameleon():
     x = np.random.default_rng(0).normal(size=(6, 3)) * 10
     p = baselines.chameleon(x)

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from taskpgm import mixture
+from taskpgm.mixture import baselines
 from taskpgm.stages import default_config
-from taskpgm.stages.compare import ROWS, Inputs, caps, check, folder_name, make, parse
+from taskpgm.stages.compare import caps, check, folder_name, make, parse
+from taskpgm.stages.mixture_inputs import EMBEDDINGS, LIKELIHOODS, Inputs
 from taskpgm.stages.ratio import read_ratio
+from taskpgm.stages.rows import ROWS
 
 TASKS = ["a", "b", "c", "d", "e"]
 NEEDED = {f"select-{kind}": ":k=2" for kind in ("pmi", "jsd", "transfer")}
@@ -24,6 +27,11 @@ def inputs():
     S = noise @ noise.T
     families = ["x", "x", "x", "y", "z"]
     share = np.eye(5) + 0.1 * noise
+    scores = {
+        "log_likelihood": -np.abs(np.random.default_rng(1).normal(size=(5, 15))),
+        "tokens": np.arange(1, 16),
+        "task": np.repeat(np.arange(5), [1, 2, 3, 4, 5]),
+    }
     return Inputs(
         TASKS,
         families,
@@ -35,6 +43,7 @@ def inputs():
         seed=0,
         share=share,
         predicted=mixture.PredictedLoss.from_losses(2.0 - share.clip(0, 1), base=[2.0] * 5),
+        evidence={LIKELIHOODS: lambda: scores, EMBEDDINGS: lambda: {"embeddings": 1 + noise}},
     )
 
 
@@ -80,6 +89,49 @@ def test_selection_keeps_k_tasks(inputs):
         assert (weights_of(f"select-pmi:k={k}", inputs) > 0).sum() <= k
     with pytest.raises(ValueError, match="k=6 of 5 tasks"):
         weights_of("select-pmi:k=6", inputs)
+
+
+@pytest.mark.parametrize("name", ["select-pmi:k=6", "smart:k=6", "clustered-jsd:clusters=6"])
+def test_more_tasks_than_there_are_are_refused_before_anything_is_made(name):
+    config = default_config()
+    config.compare, config.mixture.budget = (name,), 10
+    with pytest.raises(ValueError, match=f"compare: '{name}': .*=6 of 5 tasks"):
+        check(config, np.full(5, 100))
+
+
+def test_mixmin_counts_tasks_by_their_importance(inputs, tmp_path):
+    only = tmp_path / "importance.json"
+    only.write_text(json.dumps({"b": 1}))
+    given = replace(inputs, config=inputs.config | {"importance": str(only)})
+    scores = inputs.found(LIKELIHOODS)
+    own = scores["task"] == 1
+    alone = baselines.mixmin(scores["log_likelihood"][:, own], scores["tokens"][own])
+    np.testing.assert_allclose(weights_of("mixmin", given), alone)
+    assert not np.allclose(weights_of("mixmin", inputs), alone)
+
+
+def test_rows_of_embeddings_take_their_arguments(inputs):
+    embeddings = inputs.found(EMBEDDINGS)["embeddings"]
+    np.testing.assert_allclose(
+        weights_of("smart:k=2,function=graph-cut", inputs),
+        baselines.smart(embeddings, 2, function="graph cut"),
+    )
+    np.testing.assert_allclose(
+        weights_of("chameleon:ridge=1,temperature=0.5", inputs),
+        baselines.chameleon(embeddings, ridge=1.0, temperature=0.5),
+    )
+    np.testing.assert_allclose(
+        weights_of("clustered-pmi:clusters=2,beta=1,lam=2", inputs),
+        baselines.clustered(
+            inputs.affinity("pmi"), embeddings, clusters=2, beta=1.0, lam=2.0, seed=0
+        ),
+    )
+
+
+def test_the_graph_laplacian_has_the_authors_ratio(inputs):
+    given = weights_of("graph-laplacian-jsd", inputs)
+    np.testing.assert_allclose(given, weights_of("graph-laplacian-jsd:r=2.5", inputs))
+    assert not np.allclose(given, weights_of("graph-laplacian-jsd:r=0", inputs))
 
 
 def test_uniform_over_families(inputs):
@@ -184,6 +236,9 @@ def test_without_losses_what_needs_them_is_refused():
     config.affinity.matrix = "S.npy"
     for rows, message in (
         (("taskpgm-predicted",), "taskpgm-predicted.*needs the losses"),
+        (("mixmin",), "mixmin.*needs the losses"),
+        (("smart",), "smart.*asks a model"),
+        (("clustered-pmi",), "clustered-pmi.*asks a model"),
         (("select-transfer:k=1",), "select-transfer.*needs the losses"),
         (("taskpgm-pmi",), "mixture.ratio=auto.*--config.mixture.ratio=2"),
     ):

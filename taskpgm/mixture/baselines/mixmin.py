@@ -16,6 +16,7 @@ def mixmin(
     log_likelihood: Annotated[ArrayLike, "n m"],
     lengths: Annotated[ArrayLike, "m"] | None = None,
     *,
+    importance: Annotated[ArrayLike, "m"] | None = None,
     rate: float | int = 1.0,
     steps: int = 100,
 ) -> Float[np.ndarray, "n"]:
@@ -27,6 +28,7 @@ def mixmin(
       log_likelihood: log p_i(y|x) of each model on each target example, the sum over the tokens of
         y, nats, [n, m]. Never leaves log space.
       lengths: |y| in tokens, [m]; 1 where None.
+      importance: how much each example counts, [m]; all alike where None.
 
     >>> mixmin(np.log([[0.5, 0.5], [0.5, 0.5]])).round(6)
     array([0.5, 0.5])
@@ -35,7 +37,11 @@ def mixmin(
     if scores.ndim != 2 or 0 in scores.shape:
         raise ValueError(f"log_likelihood has shape {scores.shape}: it has to be [n, m]")
     n, m = scores.shape
-    share = 1 / (np.ones(m) if lengths is None else as_vector(lengths, "lengths", m)) / m
+    share = np.ones(m) if importance is None else as_vector(importance, "importance", m)
+    if (share < 0).any() or share.sum() <= 0:
+        raise ValueError("importance has to be >= 0, and somewhere more")
+    share = share / share.sum()
+    share = share / (1.0 if lengths is None else as_vector(lengths, "lengths", m))
     log_p = np.full(n, -np.log(n))
     for _ in range(steps):
         joint = log_p[:, None] + scores
