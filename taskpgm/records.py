@@ -1,8 +1,9 @@
 """What passes between stages and out of the house as JSON: one dataclass a file, for whoever writes
 and whoever reads.
 
-`mixture/weights.json` is `Weights`, `evaluation/results.json` is `Results`, `tasks.json` is
-`TaskList`. Numbers are Python's, lists are in the order of `tasks`, None is what does not apply.
+`mixture/weights.json` is `Weights`, `mixture/choosing.json` is `Choosing`,
+`evaluation/results.json` is `Results`, `tasks.json` is `TaskList`. Numbers are Python's, lists are
+in the order of `tasks`, None is what does not apply.
 """
 
 import dataclasses
@@ -133,6 +134,37 @@ class Weights:
         """With the main mixture's fields at the top as well, where other programs look first."""
         top = to_json(self.mixtures[self.main])
         return {**to_json(self), **{name: v for name, v in top.items() if name != "explain"}}
+
+
+# --- mixture/choosing.json -----------------------------------------------------------------------
+@dataclass(frozen=True)
+class ChoosingCost:
+    """What was spent: tokens trained on and scored, padding counted, floating-point operations as a
+    plan counts them, and seconds on this machine (None in a plan)."""
+
+    trained: int
+    scored: int
+    flops: float
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class RowCost:
+    """What it took to choose a mixture, as if it were the only one: all `parts` that it rests on,
+    whoever shares them, and `solving`, the seconds from them to its weights. `total` is None where
+    it rests on a matrix that was given."""
+
+    parts: list[str]
+    solving: float | None = None
+    total: ChoosingCost | None = None
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """What choosing cost: of every row, and once of every part that rows rest on."""
+
+    rows: dict[str, RowCost]
+    parts: dict[str, ChoosingCost]
 
 
 # --- evaluation/NAME/measures.json and evaluation/results.json -----------------------------------

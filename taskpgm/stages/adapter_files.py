@@ -49,6 +49,11 @@ def examples_seen(context: Context, task: tasks.Task) -> float:
     return float(done_facts(adapter(context, task).folder)["examples"])
 
 
+def adapter_seconds(context: Context, task: tasks.Task) -> float:
+    """What training the model of a task took here, its share of a group's time."""
+    return float(done_facts(adapter(context, task).folder)["seconds"])
+
+
 def load_adapters(
     context: Context, config: models.DecoderConfig, names: Sequence[str]
 ) -> Callable[[Sequence[int]], Any]:
@@ -168,6 +173,9 @@ class ImportedModels(StageArtefact):
         each = training.num_adapter_params(config)
         source = context.config.adapters.source
         return Cost(f"{n} x {each / 1e6:,.2f}M parameters from {source}", 0.0, FLOAT32 * each * n)
+
+    def seconds(self) -> float:
+        return sum(adapter_seconds(self.context, task) for task in self.context.tasks)
 
     def summary(self) -> str:
         source = self.context.config.adapters.source

@@ -1,9 +1,10 @@
 """Stage `adapters`: one model per task, many side by side in one program, under adapters/TASK."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from taskpgm.stages.adapter_files import (
     PeftFolders,
     adapter,
     adapter_key,
+    adapter_seconds,
 )
 from taskpgm.stages.context import Context, say, trained_axes, with_lora
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
@@ -97,7 +99,11 @@ class SingleTaskModels(StageArtefact):
             memory,
             problem,
             done=(len(steps) - missing, len(steps)),
+            trained=tokens,
         )
+
+    def seconds(self) -> float:
+        return sum(adapter_seconds(self.context, task) for task in self.context.tasks)
 
     def summary(self) -> str:
         return f"{len(self.context.tasks)} models of one task each"
@@ -135,7 +141,6 @@ class GroupTraining:
     def train(self, group: Sequence[tasks.Task], title: str) -> None:
         """Trains the models of a group in one program and saves each."""
         context, section, config = self.context, self.section, self.config
-        seed = context.config.seed
         made = [adapter(context, task) for task in group]
         streams: list[Any] = [
             tasks.stream(
@@ -147,32 +152,17 @@ class GroupTraining:
         ]
         lengths = [self.steps(task) for task in group]
 
-        def batch(k: int) -> Mapping[str, np.ndarray]:
-            each: list[Any] = [stream[k] for stream in streams]
-            return {name: np.stack([b[name] for b in each]) for name in each[0]}
-
-        # All tasks start from the same weights: their models differ only by their data.
-        stack = partial(
-            jax.tree.map, lambda x: np.broadcast_to(models.to_host(x), (len(group), *x.shape))
-        )
-        first = models.init_lora(config, jax.random.key(seed)) if config.lora else self.params
-        state = training.create_state(
-            self.optimizer, stack(first), group=True, axes=trained_axes(config)
-        )
         start = time.monotonic()
         folder = context.folder / MADE / ".groups" / digest([one.key for one in made])
-        state = training.fit(
-            training.make_train_step(config, self.optimizer, state),
-            state,
-            batch,
-            frozen=self.params if config.lora else None,
-            steps=max(lengths),
-            totals=lengths,
-            directory=folder,
-            name=title,
-            seed=[seed] * len(group),
-            checkpoint_every=section.checkpoint_every,
-            log_every=context.config.log_every,
+        state = train_side_by_side(
+            context,
+            config,
+            self.params,
+            self.optimizer,
+            [stream.__getitem__ for stream in streams],
+            lengths,
+            folder,
+            title,
         )
         seconds = round((time.monotonic() - start) / len(group), 2)
         each = training.unstack(state.trainable, trained_axes(config))
@@ -186,6 +176,45 @@ class GroupTraining:
             one.finish(steps=steps, examples=examples, seconds=seconds)
         # The group's checkpoints (weights and two moments): the adapters are saved now.
         remove(folder / "checkpoints")
+
+
+def train_side_by_side(
+    context: Context,
+    config: models.DecoderConfig,
+    params: Any,
+    optimizer: training.Optimizer,
+    batches: Sequence[Callable[[int], Mapping[str, np.ndarray]]],
+    lengths: Sequence[int],
+    folder: Path,
+    title: str,
+) -> training.TrainState:
+    """Trains one small model on each of some streams of batches, in one program, as the section
+    `adapters` says; resumed from `folder`. Groups that share an optimizer share their program.
+
+    All begin at the same point: what differs between the models is their data.
+    """
+    section, seed, group = context.config.adapters, context.config.seed, len(batches)
+
+    def batch(k: int) -> Mapping[str, np.ndarray]:
+        each = [of_one(k) for of_one in batches]
+        return {name: np.stack([b[name] for b in each]) for name in each[0]}
+
+    stack = partial(jax.tree.map, lambda x: np.broadcast_to(models.to_host(x), (group, *x.shape)))
+    first = models.init_lora(config, jax.random.key(seed)) if config.lora else params
+    state = training.create_state(optimizer, stack(first), group=True, axes=trained_axes(config))
+    return training.fit(
+        training.make_train_step(config, optimizer, state),
+        state,
+        batch,
+        frozen=params if config.lora else None,
+        steps=max(lengths),
+        totals=list(lengths),
+        directory=folder,
+        name=title,
+        seed=[seed] * group,
+        checkpoint_every=section.checkpoint_every,
+        log_every=context.config.log_every,
+    )
 
 
 @on_primary

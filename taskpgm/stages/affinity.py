@@ -67,10 +67,11 @@ class ScoredAffinities(StageArtefact):
         length, n = context.config.tasks.length, len(context.tasks)
         config = with_lora(estimate.decoder(context.proxy), context.config.adapters)
         counts = estimate.split(context.proxy, "heldout")
+        heldout = counts.padded(length, section.batch_size)
         plan = affinity.plan(
             config,
             num_tasks=n,
-            heldout_tokens=counts.padded(length, section.batch_size),
+            heldout_tokens=heldout,
             scored_tokens=counts.scored,
             heldout_examples=sum(len(task.heldout) for task in context.tasks),
             length=length,
@@ -98,6 +99,7 @@ class ScoredAffinities(StageArtefact):
             plan.disk,
             memory,
             problem,
+            scored=(n + 1) * heldout,  # by every model and the base
         )
 
     def summary(self) -> str:

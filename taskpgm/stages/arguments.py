@@ -7,7 +7,7 @@ from pathlib import Path
 from taskpgm.stages.ratio import AUTO
 
 
-def number(least: float, strict: bool = False) -> Callable[[str], float]:
+def number(least: float | int, strict: bool = False) -> Callable[[str], float]:
     """Reads a finite number that is at least, or more than, `least`."""
 
     def read(text: str) -> float:

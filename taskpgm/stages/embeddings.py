@@ -31,7 +31,7 @@ MADE = "embeddings"
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
     """The embeddings of all tasks, where a row uses them."""
-    if any(EMBEDDINGS in parse(name)[0].uses for name in context.config.compare):
+    if any(EMBEDDINGS in parse(name, needs=False)[0].uses for name in context.config.compare):
         yield embeddings(context)
 
 
@@ -56,11 +56,6 @@ class TaskEmbeddings(StageArtefact):
                     picked = examples_of(context, task)
                     rows = context.rows(context.base, picked, task.name)
                     each = embed_prompts(config, params, rows, batch_size=section.batch_size)
-                    if not len(each):
-                        raise ValueError(
-                            f"task {task.name}: its examples have no prompts, so it has no "
-                            "embedding: drop the task, or the rows of compare that embed prompts"
-                        )
                     mean = each.mean(0).astype(np.float32)
                     save_arrays(path, embedding=mean, examples=np.array(len(each)))
                 report.update(done, task.name)
@@ -87,6 +82,7 @@ class TaskEmbeddings(StageArtefact):
             FLOAT32 * config.hidden_size * len(context.tasks),
             memory,
             fits(estimate, memory, "embeddings.batch_size"),
+            scored=tokens,
         )
 
     def summary(self) -> str:
@@ -103,7 +99,7 @@ def embed_prompts(
     config: models.DecoderConfig, params: Any, rows: Rows, *, batch_size: int
 ) -> Float[np.ndarray, "m d"]:
     """Of each example the mean of the last hidden states, after the final norm, over the tokens of
-    its prompt; an example without a prompt has none.
+    its prompt; of an example without a prompt, its first token's.
 
     float64; order and number of examples are those of `rows.example`.
     """
@@ -128,11 +124,12 @@ def embed_prompts(
                 at = int(np.argmax(rows.segment_ids[start + row] == segment))
                 total[example[at]] += sums[row, segment - 1]
     tokens = np.bincount(rows.example[prompt], minlength=count)
-    return (total / np.maximum(tokens, 1)[:, None])[tokens > 0]
+    return total / tokens[:, None]
 
 
 def prompt_positions(rows: Rows) -> Any:
-    """Whether a position holds a token that is read and not scored: one of a prompt, [r t]."""
+    """Whether a position holds a token that is read and not scored, one of a prompt, [r t]: the
+    first of an example always, as nothing predicts it."""
     scored = np.zeros(rows.weights.shape, bool)
     # A weight stands where the next token of the same segment is predicted.
     scored[:, 1:] = rows.weights[:, :-1] > 0

@@ -101,6 +101,7 @@ class Cost:
 
     Attributes:
       work: in words.
+      trained, scored: tokens that models are trained on, and only read; padding counts.
       disk: bytes written. memory: bytes on one device.
       problem: why it cannot be made with this config, and which key to change.
       done: (finished parts, all parts), of an artefact that has parts.
@@ -112,6 +113,8 @@ class Cost:
     memory: float | None = None
     problem: str | None = None
     done: tuple[int, int] | None = None
+    trained: int = 0
+    scored: int = 0
 
 
 # Tokens that a model reads for a benchmark with lm_eval's default prompts: requests x tokens each.

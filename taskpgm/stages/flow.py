@@ -29,6 +29,7 @@ from taskpgm.stages import (
     adapters,
     affinity,
     base,
+    choosing,
     embeddings,
     evaluation,
     export,
@@ -200,6 +201,8 @@ def print_plan(context: Context, stages: Mapping[str, ModuleType], device: str |
         f"\nto do: {amount(total)} FLOPs{f', {time_left} at 40% MFU' if time_left else ''}; "
         f"{size(written)} on disk, {size(free)} free"
     )
+    if "mixture" in stages and not context.config.affinity.matrix:
+        print("", *choosing.table(choosing.planned(context, estimate)), sep="\n")
     if written > free:
         problems.append(f"the disk has {size(free)}: choose another --workdir or lower train.keep")
     for problem in dict.fromkeys(filter(None, problems)):
@@ -218,7 +221,8 @@ def plan_line(name: str, costs: Sequence[tuple[bool, Cost]], estimate: Estimate)
     flops = [cost.flops for _, cost in costs if cost.flops is not None]
     disk = [cost.disk for _, cost in costs if cost.disk is not None]
     memory = [cost.memory for _, cost in costs if cost.memory is not None]
-    each = "" if count == 1 or parts else f"{count} x "
+    works = list(dict.fromkeys(cost.work for _, cost in costs))
+    each = f"{count} x " if count > 1 and len(works) == 1 and not parts else ""
     total = sum(flops) if flops else None
     return (
         name,
@@ -227,7 +231,7 @@ def plan_line(name: str, costs: Sequence[tuple[bool, Cost]], estimate: Estimate)
         hours(total, estimate.machine),
         size(sum(disk) if disk else None),
         size(max(memory, default=None)),
-        each + costs[0][1].work,
+        each + "; ".join(works),
     )
 
 

@@ -1,6 +1,7 @@
 """Stage `mixture`: the mixtures that follow from the affinities, in mixture/weights.json."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,11 +18,11 @@ from taskpgm.records import (
     SelectionRecord,
     Weights,
     from_json,
+    to_json,
 )
-from taskpgm.stages import compare, sweep
+from taskpgm.stages import choosing, compare, sweep
 from taskpgm.stages.affinity import affinities
 from taskpgm.stages.affinity_files import read_affinities, read_resamples, read_transfer
-from taskpgm.stages.choosing import evidence
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.estimate import Cost, Estimate
 from taskpgm.stages.matrix_file import save_arrays
@@ -40,6 +41,7 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
     config = context.config
     key = digest(
         affinities(context).key,
+        choosing.keys(context),
         config.affinity.bootstrap,
         config.affinity.sizes and Path(config.affinity.sizes).read_text("utf-8"),
         [(name, row, section.to_dict()) for name, row, section in sweep.mixtures(context)],
@@ -56,12 +58,16 @@ class Mixtures(StageArtefact):
     uses_models: ClassVar[bool] = False
 
     def make(self) -> dict[str, Any]:
-        weights, paths = solve_mixtures(self.context)
+        weights, paths, solving = solve_mixtures(self.context)
+        cost = choosing.measured(self.context, solving)
         save_arrays(self.folder / "paths.npz", **paths)
+        write_json(self.folder / choosing.FILE, to_json(cost))
         write_json(self.folder / FILE, weights.to_json())
         for name, record in weights.mixtures.items():
             gap = f", gap {record.gap:.1e}" if record.gap is not None else ""
             say("mixture", f"{name}: {record.effective:.1f} effective tasks{gap}")
+        for line in choosing.table(cost):
+            say("mixture", line)
         return {}
 
     def cost(self, estimate: Estimate) -> Cost:
@@ -123,8 +129,9 @@ def sizes(context: Context, names: list[str]) -> np.ndarray | None:
     return np.array([given[name] for name in names])
 
 
-def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray]]:
-    """All mixtures of `compare`, and the ratio path of each affinity as arrays (`ratio_paths`)."""
+def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray], dict[str, float]]:
+    """All mixtures of `compare`, the ratio path of each affinity as arrays (`ratio_paths`), and the
+    seconds that the weights of each mixture took."""
     config, given = context.config, read_affinities(context.folder)
     names = next(iter(given.values()))[1]
     size = sizes(context, names)
@@ -141,10 +148,12 @@ def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray]]:
         config=config.mixture.to_dict(),
         seed=config.seed,
         share=None if learnt is None else learnt["share"],
-        evidence=evidence(context),
+        evidence=choosing.evidence(context),
     )
     under, planned = partial(inputs_under, inputs, learnt), list(sweep.mixtures(context))
-    made = {name: solve_mixture(row, under(section)) for name, row, section in planned}
+    made, solving = {}, {}
+    for name, row, section in planned:
+        made[name], solving[name] = solve_mixture(row, under(section))
     weights = Weights(
         tasks=names,
         families=None if matrix_only else inputs.families,
@@ -152,7 +161,7 @@ def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray]]:
         main=next((name for name, m in made.items() if m.gap is not None), next(iter(made))),
         mixtures=made,
     )
-    return weights, ratio_paths(under(planned[0][2]))
+    return weights, ratio_paths(under(planned[0][2])), solving
 
 
 def inputs_under(inputs: Inputs, learnt: Mapping[str, np.ndarray] | None, section: Any) -> Inputs:
@@ -198,9 +207,12 @@ def predicted_loss(
     )
 
 
-def solve_mixture(name: str, inputs: Inputs) -> MixtureRecord:
-    """One mixture: its weights and counts, its certificate and its explanation."""
+def solve_mixture(name: str, inputs: Inputs) -> tuple[MixtureRecord, float]:
+    """One mixture: its weights and counts, its certificate and its explanation; and the seconds
+    that its weights took."""
+    start = time.monotonic()
     row, inputs, made = compare.make(name, inputs)
+    seconds = time.monotonic() - start
     solution = made if isinstance(made, mixture.Solution) else None
     selection = made if isinstance(made, mixture.Selection) else None
     weights = np.asarray(getattr(made, "weights", made), np.float64)
@@ -208,7 +220,7 @@ def solve_mixture(name: str, inputs: Inputs) -> MixtureRecord:
     counts = mixture.allocate(
         weights, section["budget"], sizes=inputs.sizes, max_epochs=section["max_epochs"]
     )
-    return MixtureRecord(
+    record = MixtureRecord(
         weights=weights.tolist(),
         counts=[int(count) for count in counts],
         method=solution.method if solution else name,
@@ -229,6 +241,7 @@ def solve_mixture(name: str, inputs: Inputs) -> MixtureRecord:
             guarantee=float(selection.guarantee),
         ),
     )
+    return record, seconds
 
 
 def explain(

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 
 from taskpgm import models, tasks, training
 from taskpgm.artefact import digest
@@ -17,6 +16,7 @@ from taskpgm.stages.compare import folder_name
 from taskpgm.stages.context import Context, say, trained_axes, with_lora
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
 from taskpgm.stages.stage_artefact import StageArtefact
+from taskpgm.stages.steps import run_steps
 from taskpgm.stages.sweep import Point, points
 
 SECTIONS = ("train",)
@@ -66,22 +66,6 @@ def planned_runs(context: Context) -> list[Run]:
         for point in of_label.values()
         if seed < point.seeds
     ]
-
-
-def run_steps(context: Context, config: Any = None, tokens_per_example: float | None = None) -> int:
-    """Steps of every run of one `config` (the context's, or a point's), whatever its mixture:
-    `epochs` of the budget spread evenly over tasks.
-
-    They follow from budget, batch size and data only, so that one more mixture in `compare` changes
-    no other run.
-    """
-    config = context.config if config is None else config
-    section = config.train
-    if section.steps:
-        return section.steps
-    each = context.tokens_per_example if tokens_per_example is None else tokens_per_example
-    rows = max(1, np.ceil(each * config.mixture.budget / config.tasks.length))
-    return -(-int(np.ceil(section.epochs * rows)) // section.batch_size)
 
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from taskpgm.artefact import Artefact
+from taskpgm.artefact import Artefact, done_facts
 from taskpgm.stages.context import Context
 from taskpgm.stages.estimate import Cost, Estimate
 
@@ -29,6 +29,10 @@ class StageArtefact(Artefact):
     def cost(self, estimate: Estimate) -> Cost:
         """What it would take to make it."""
         raise NotImplementedError
+
+    def seconds(self) -> float:
+        """What making it took here, once it is made; of one that was interrupted, the last part."""
+        return float(done_facts(self.folder).get("seconds", 0.0))
 
     def found(self) -> str:
         """The line to print if there is nothing to make."""

@@ -23,8 +23,11 @@ from taskpgm.stages.validation import validate
 
 FILE = "settings.json"
 SEEDS = "train.seeds"
-# Rows that weigh tasks by their number and size: what matters (`importance`) changes none of them.
-UNWEIGHED = ("uniform", "uniform-families", "size-proportional", "random-instances", "weights")
+# Rows that weigh tasks by number, size or prompts: `importance` changes none of them.
+UNWEIGHED = (
+    *("uniform", "uniform-families", "size-proportional", "random-instances", "weights"),
+    *("smart", "chameleon"),
+)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from tests.mixture.matrices import affinity, gap
 
 HELPERS = {
     "Greedy",
+    "check_regressor",
     "cosine_similarity",
     "dirichlet_mixtures",
     "doremi_update",
@@ -30,6 +31,7 @@ ARGUMENTS = {
     "random_instances": ([5, 4, 3, 2, 1, 9], 12),
     "regmix": (RUNS, RUNS[:, 0]),
     "size_proportional": ([5, 4, 3, 2, 1, 9],),
+    "skill_it": (S, np.abs(S[:2])),
     "smart": (X, 3),
     "softmax_rows": (S,),
     "uniform": (6,),
@@ -154,12 +156,53 @@ def test_regmix_finds_a_better_mixture_than_any_it_saw():
     def loss(p):
         return ((p - best) ** 2).sum(-1)
 
+    settings = {"simulated": 20_000, "regressor": "ridge"}
     runs = baselines.dirichlet_mixtures(np.full(4, 0.25), 200, seed=0)
-    found = baselines.regmix(runs, loss(runs), simulated=20_000)
+    found = baselines.regmix(runs, loss(runs), **settings)
     assert is_mixture(found)
     assert loss(found) < np.quantile(loss(runs), 0.05)
-    again = baselines.regmix(runs, loss(runs), simulated=20_000)
+    again = baselines.regmix(runs, loss(runs), **settings)
     np.testing.assert_array_equal(found, again)
+    with pytest.raises(ValueError, match="none of lightgbm, ridge"):
+        baselines.regmix(runs, loss(runs), regressor="forest")
+
+
+def test_the_mixtures_of_regmix_are_drawn_as_the_authors_draw_them():
+    prior = np.array([0.1, 0.2, 0.3, 0.4])
+    drawn = baselines.dirichlet_mixtures(7 * prior, 20_000, seed=1)
+    np.testing.assert_allclose(drawn.sum(1), 1)
+    assert (drawn[drawn > 0] >= 2e-4).all() and (drawn == 0).any()
+    np.testing.assert_allclose(drawn.mean(0), prior, atol=0.01)
+    # Of a Dirichlet with strength c the variance is p (1 - p) / (c + 1), here averaged over c.
+    spread = (1 / (np.logspace(-1, np.log10(5), 15) + 1)).mean()
+    np.testing.assert_allclose(drawn.var(0), prior * (1 - prior) * spread, rtol=0.05)
+
+
+def test_without_its_package_the_papers_regressor_is_refused(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install 'taskpgm.regmix.'"):
+        baselines.regmix(RUNS, RUNS[:, 0])
+
+
+def test_the_papers_regressor_finds_the_better_task():
+    pytest.importorskip("lightgbm")
+    runs = baselines.dirichlet_mixtures(np.full(3, 1.0), 128, seed=2)
+    found = baselines.regmix(runs, runs @ np.array([1.0, 2.0, 3.0]), simulated=5000)
+    assert is_mixture(found) and found[0] > 0.9
+
+
+def test_skill_it():
+    a = np.array([[1.0, 0.5, -2.0], [0.0, 1.0, 0.25], [0.0, 0.0, 1.0]])
+    losses = np.array([[9.0, 9.0, 9.0], [1.0, 2.0, 3.0], [0.5, 0.25, 0.0], [1.0, 1.0, 2.0]])
+    helps = np.maximum(a, 0)
+    for told, recent in ((losses, losses[1:].sum(0)), (losses[:2], [10, 11, 12]), ([], [1, 1, 1])):
+        found = baselines.skill_it(a, np.reshape(told, (-1, 3)), rate=0.3)
+        expected = np.exp(0.3 * helps @ recent)
+        np.testing.assert_allclose(found, expected / expected.sum())
+    with pytest.raises(ValueError, match="n by n"):
+        baselines.skill_it(a[:2], losses)
+    with pytest.raises(ValueError, match="rounds, 3"):
+        baselines.skill_it(a, losses[:, :2])
 
 
 def test_mixmin_finds_the_source_of_the_data():
@@ -263,6 +306,6 @@ def test_permuted_moves_the_exact_mixture_to_other_tasks():
 
 @pytest.mark.parametrize("name", sorted(set(baselines.__all__) - HELPERS))
 def test_every_baseline_returns_one_mixture_of_all_tasks(name):
-    settings = {"clusters": 2} if name == "clustered" else {}
+    settings = {"clustered": {"clusters": 2}, "regmix": {"regressor": "ridge"}}.get(name, {})
     p = getattr(baselines, name)(*ARGUMENTS[name], **settings)
     assert p.shape == (6,) and is_mixture(p)

@@ -12,7 +12,7 @@ from taskpgm.stages.context import Context, spread
 from taskpgm.stages.estimate import DEVICES, Tokens, harness_tokens, machine, mesh_shape
 from taskpgm.stages.mixture import artefacts as mixtures
 from taskpgm.stages.runs import artefacts as run_models
-from taskpgm.stages.runs import run_steps
+from taskpgm.stages.steps import run_steps
 from tests.stages.launching import launch
 from tests.stages.tiny_config import get_config
 

@@ -51,6 +51,8 @@ SENSELESS = {
     "affinity.vocab_top_k": (-1,),
     "affinity.kernel": ("triton", "", "XLA"),
     "affinity.batch_size": (0, -1),
+    "embeddings.batch_size": (0, -1),
+    "embeddings.examples": (-1,),
     "affinity.memory": (0.0, -1.0, NAN, INF),
     "affinity.bootstrap": (-1,),
     "mixture.ratio": ("-1", "nan", "inf", "", "high", "pmi", "pmi=", "x=1", "pmi=1,pmi=2"),

@@ -14,6 +14,7 @@ the source's own as defaults; it returns weights, float64 [n] with sum 1.
 | `mixmin` | log-likelihoods of target examples under the single-task models |
 | `doremi` | excess losses of a proxy model along its training |
 | `regmix` | losses of small runs on random mixtures |
+| `skill_it` | who helps whom, and the losses of a small model along its training |
 """
 
 from taskpgm.mixture.baselines.authors import clustered, graph_laplacian
@@ -26,13 +27,14 @@ from taskpgm.mixture.baselines.controls import (
 )
 from taskpgm.mixture.baselines.doremi import doremi, doremi_update, excess_loss
 from taskpgm.mixture.baselines.mixmin import mixmin
-from taskpgm.mixture.baselines.regmix import dirichlet_mixtures, regmix
+from taskpgm.mixture.baselines.regmix import check_regressor, dirichlet_mixtures, regmix
 from taskpgm.mixture.baselines.sizes import (
     random_instances,
     size_proportional,
     uniform,
     uniform_families,
 )
+from taskpgm.mixture.baselines.skill_it import skill_it
 from taskpgm.mixture.baselines.smart import (
     Greedy,
     cosine_similarity,
@@ -44,6 +46,7 @@ from taskpgm.mixture.baselines.smart import (
 __all__ = [
     "Greedy",
     "chameleon",
+    "check_regressor",
     "clustered",
     "cosine_similarity",
     "dirichlet_mixtures",
@@ -60,6 +63,7 @@ __all__ = [
     "random_instances",
     "regmix",
     "size_proportional",
+    "skill_it",
     "smart",
     "softmax_rows",
     "uniform",
