@@ -17,6 +17,7 @@ from jaxtyping import Float
 from taskpgm import models, training
 from taskpgm.artefact import digest, read_arrays, recovery_hint
 from taskpgm.multihost import end_if_asked, on_primary
+from taskpgm.progress import Reporter
 from taskpgm.stages.compare import parse
 from taskpgm.stages.context import Context, spread
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
@@ -49,7 +50,7 @@ class TaskEmbeddings(StageArtefact):
     def make(self) -> dict[str, Any]:
         context, section = self.context, self.context.config.embeddings
         config, params = context.load_model(context.base)
-        with training.Reporter("embeddings", len(context.tasks), unit="task") as report:
+        with Reporter("embeddings", len(context.tasks), unit="task") as report:
             for done, task in enumerate(context.tasks, 1):
                 path = self.folder / f"{task.name}.npz"
                 if not on_primary(path.is_file)():
