@@ -34,6 +34,11 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost, run 
 DEVICE = flags.DEFINE_string(
     "device", None, "With --dry_run: the machine to plan for, as in h100x8, v5e-64 or cpu2."
 )
+SHARED = flags.DEFINE_bool(
+    "shared", False, "Share the workdir with other processes: make what they do not make."
+)
+UNITS = flags.DEFINE_bool("units", False, "List what can be made apart, and its state.")
+ONLY = flags.DEFINE_string("only", None, "Make only this one of --units.")
 VERBOSE = flags.DEFINE_bool("verbose", False, "Show tracebacks.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, on many hosts.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, on many hosts.")
@@ -58,6 +63,9 @@ def main(argv: list[str]) -> None:
         last=STAGE.value,
         dry_run=DRY_RUN.value,
         device=DEVICE.value,
+        shared=SHARED.value,
+        only=ONLY.value,
+        units=UNITS.value,
         command=[
             os.path.basename(argument) if i == 0 else argument
             for i, argument in enumerate(sys.argv)

@@ -23,17 +23,21 @@ TOUCH = 10.0  # seconds between two signs of life
 SILENT = 120.0  # seconds without one after which an owner on another host is dead
 
 
+class InUse(ValueError):
+    """Somebody living has what was to be taken."""
+
+
 @contextlib.contextmanager
-def owned(folder: Path) -> Iterator[None]:
+def owned(folder: Path, name: str = FILE) -> Iterator[None]:
     """Inside, this process (the primary of several) owns the workdir.
 
     Raises:
       ValueError: another launcher does; names its host, its process and since when.
     """
-    owner = take(folder)
+    owner = take(folder, name)
     stop = threading.Event()
     # Of several processes those beside the primary did not take it, and only wait here.
-    alive = threading.Thread(target=_touch, args=(folder / FILE, stop), daemon=True)
+    alive = threading.Thread(target=_touch, args=(folder / name, stop), daemon=True)
     if owner["token"] in _mine:
         alive.start()
     try:
@@ -42,16 +46,17 @@ def owned(folder: Path) -> Iterator[None]:
         stop.set()
         if owner["token"] in _mine:
             alive.join()
-            _release(folder / FILE, owner)
+            _release(folder / name, owner)
 
 
 _mine: set[str] = set()
 
 
 @on_primary
-def take(folder: Path) -> dict[str, Any]:
+def take(folder: Path, name: str = FILE) -> dict[str, Any]:
     """Makes this process the owner, once nobody living is. Raises as `owned`."""
-    path = folder / FILE
+    path = folder / name
+    folder.mkdir(parents=True, exist_ok=True)
     owner = _self() | {"token": uuid.uuid4().hex, "since": time.strftime("%Y-%m-%d %H:%M:%S %Z")}
     for _ in range(10):
         try:
@@ -63,7 +68,7 @@ def take(folder: Path) -> dict[str, Any]:
             json.dump(owner, file)
         _mine.add(owner["token"])
         return owner
-    raise ValueError(f"{path}: another launcher takes this workdir at the same time; start again")
+    raise InUse(f"{path}: another launcher takes this workdir at the same time; start again")
 
 
 def _take_over(path: Path) -> None:
@@ -81,7 +86,7 @@ def _take_over(path: Path) -> None:
             time.sleep(0.3)
             return
     if owner and _lives(owner, age):
-        raise ValueError(
+        raise InUse(
             f"the workdir {path.parent} is in use by another launcher: process {owner.get('pid')} "
             f"on {owner.get('host')}, since {owner.get('since')}; wait for it, stop it, or choose "
             "another --workdir"
@@ -97,6 +102,15 @@ def _take_over(path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(aside, path)
     aside.unlink()
+
+
+def living(path: Path) -> dict[str, Any] | None:
+    """The living owner that a file tells of; None where there is none."""
+    try:
+        owner = dict(json.loads(path.read_text(encoding="utf-8")))
+        return owner if _lives(owner, _age(path)) else None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _self() -> dict[str, Any]:

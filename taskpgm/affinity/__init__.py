@@ -1,7 +1,7 @@
 """How tasks relate: every single-task model scored on every held-out set, then one matrix."""
 
 from taskpgm.affinity.bootstrap import Intervals, intervals, resample_jsd, resample_pmi
-from taskpgm.affinity.compute import compute_scores
+from taskpgm.affinity.compute import TaskToScore, compute_scores
 from taskpgm.affinity.curves import own_losses
 from taskpgm.affinity.jsd import choose_kernel
 from taskpgm.affinity.layout import Layout, Plan, layout, plan
@@ -18,6 +18,7 @@ from taskpgm.affinity.transfer import (
 )
 
 __all__ = [
+    "TaskToScore",
     "Intervals",
     "Layout",
     "Plan",

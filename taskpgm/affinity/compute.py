@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -40,6 +40,15 @@ from taskpgm.models.scoring import (
 from taskpgm.models.sharding import num_shards
 from taskpgm.tasks import Rows
 
+
+class TaskToScore(NamedTuple):
+    """The work on one task's examples: its index, whether it is done, and what does it."""
+
+    task: int
+    is_done: Callable[[], bool]
+    make: Callable[[], None]
+
+
 Progress = Callable[[int, int, str], None]  # tasks done, tasks, what was done
 
 
@@ -61,6 +70,7 @@ def compute_scores(
     forward: Forward | None = None,
     cut: Layout | None = None,
     progress: Progress = lambda done, total, text: None,
+    share: Callable[[Sequence[TaskToScore]], None] | None = None,
 ) -> Scores:
     """Scores every model on every task's held-out examples, or reads what is stored.
 
@@ -81,6 +91,8 @@ def compute_scores(
       vocab_top_k: JSD of the k likeliest entries and the rest, a lower bound (pairwise.coarsen).
       kernel: "xla", or "pallas" for the fused kernel of a TPU (jsd.choose_kernel).
       base_key: a hash of all that determines the base; without it, the base is not scored.
+      share: makes sure that all these tasks are done, whichever process does one; None: this one
+        does all of them, in order.
       forward, cut: in place of the decoder of `config`, and of the layout that fits `memory`.
 
     Raises:
@@ -144,17 +156,31 @@ def compute_scores(
     ]
     keys = [*model_keys, *([] if base_key is None else [base_key])]
     computed: list[tuple[int, int]] = []
-    for k, (task, part, count) in enumerate(zip(tasks, rows, num_examples, strict=True)):
-        stored = store.load(task)
-        known = () if stored is None else stored.models
-        new = [i for i in range(n) if model_keys[i] not in known]
-        found = [score(k, new, part, count)] if new else []
-        if base_key is not None and base_key not in known:
-            found.append(_score_base(config, params, base_key, part, count, cut.batch_size))
+
+    def known(k: int) -> tuple[str, ...]:
+        stored = store.load(tasks[k])
+        return () if stored is None else stored.models
+
+    def score_task(k: int) -> None:
+        there = known(k)
+        new = [i for i in range(n) if model_keys[i] not in there]
+        found = [score(k, new, rows[k], num_examples[k])] if new else []
+        if base_key is not None and base_key not in there:
+            each = rows[k], num_examples[k]
+            found.append(_score_base(config, params, base_key, *each, cut.batch_size))
         if found:
-            store.add(task, found, keys)
-        computed += [(i, k) for i in new]
+            store.add(tasks[k], found, keys)
+        computed.extend((i, k) for i in new)
         progress(k + 1, len(rows), f"{len(new)} of {n} models scored")
+
+    if share is None:
+        for k in range(len(rows)):
+            score_task(k)
+    else:
+        is_done = lambda k: set(keys) <= set(known(k))  # noqa: E731
+        share(
+            [TaskToScore(k, partial(is_done, k), partial(score_task, k)) for k in range(len(rows))]
+        )
     store.prune(tasks)
     values = np.concatenate([_stored(store, task, keys).log_likelihood for task in tasks], axis=1)
     return Scores(

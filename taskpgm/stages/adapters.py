@@ -28,7 +28,7 @@ from taskpgm.stages.adapter_files import (
 )
 from taskpgm.stages.context import Context, say, trained_axes, with_lora
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
-from taskpgm.stages.stage_artefact import StageArtefact
+from taskpgm.stages.stage_artefact import StageArtefact, Unit
 
 SECTIONS = ("proxy", "adapters")
 
@@ -59,6 +59,30 @@ class SingleTaskModels(StageArtefact):
     def missing(self) -> list[tasks.Task]:
         """The tasks that have no model yet."""
         return [task for task in self.context.tasks if not adapter(self.context, task).is_done()]
+
+    def make_parts(self, share: Callable[[Sequence[Unit]], None]) -> None:
+        """The groups, each named by its first task."""
+        training_run, made = GroupTraining(self.context), partial(adapter, self.context)
+        groups = training_run.groups(self.missing())
+        units = [
+            Unit(
+                group[0].name,
+                lambda group=group: all(made(task).is_done() for task in group),
+                partial(training_run.train, group, f"adapters {number}/{len(groups)}"),
+            )
+            for number, group in enumerate(groups, 1)
+        ]
+        share(units)
+
+    def planned_parts(self) -> Sequence[tuple[str, bool]]:
+        path, context = self.folder / ".groups" / "plan.json", self.context
+        of_key = {adapter_key(context, task): adapter(context, task) for task in context.tasks}
+        planned = read_json(path) if path.is_file() else []
+        return [
+            (of_key[keys[0]].folder.name, all(of_key[key].is_done() for key in keys))
+            for keys in planned
+            if set(keys) <= of_key.keys()
+        ]
 
     def make(self) -> dict[str, Any]:
         context, missing = self.context, self.missing()

@@ -1,7 +1,7 @@
 """Stage `affinity`: how tasks relate, by scoring every model on every held-out set, or as given."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from taskpgm.stages.matrix_file import (
     load_matrix,
     save_arrays,
 )
-from taskpgm.stages.stage_artefact import StageArtefact
+from taskpgm.stages.stage_artefact import StageArtefact, Unit
 
 SECTIONS = ("affinity",)
 FREE = ("memory", "batch_size")  # how it is computed, not what
@@ -54,6 +54,19 @@ class ScoredAffinities(StageArtefact):
     def begin(self) -> None:
         # Not emptied: scores are found by content, so a new task costs one row and one column.
         self.reopen()
+
+    def make_parts(self, share: Callable[[Sequence[Unit]], None]) -> None:
+        """The scores of each task."""
+        names = self.context.names
+
+        def share_tasks(tasks: Sequence[affinity.TaskToScore]) -> None:
+            title = lambda k: names[k] if k < len(names) else f"target {k - len(names)}"  # noqa: E731
+            share([Unit(title(each.task), each.is_done, each.make) for each in tasks])
+
+        compute_scores(self.context, self.folder / "scores", share_tasks)
+
+    def planned_parts(self) -> Sequence[tuple[str, bool]]:
+        return [(name, False) for name in self.context.names]
 
     def make(self) -> dict[str, Any]:
         scores = compute_scores(self.context, self.folder / "scores")
@@ -155,7 +168,11 @@ def read_given(path: Path, kind: str) -> tuple[list[str], np.ndarray | affinity.
     return names, matrix
 
 
-def compute_scores(context: Context, folder: Path) -> affinity.Scores:
+def compute_scores(
+    context: Context,
+    folder: Path,
+    share: Callable[[Sequence[affinity.TaskToScore]], None] | None = None,
+) -> affinity.Scores:
     """Scores of every single-task model on every held-out set; those in `folder` are reused."""
     section = context.config.affinity
     config, params = context.load_model(context.proxy)
@@ -183,6 +200,7 @@ def compute_scores(context: Context, folder: Path) -> affinity.Scores:
             vocab_top_k=section.vocab_top_k or None,
             kernel=section.kernel,
             progress=progress,
+            share=share,
         )
 
 

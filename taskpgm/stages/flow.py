@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -50,8 +51,9 @@ from taskpgm.stages.checks import (
 )
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.estimate import Cost, Estimate, amount, hours, machine, size
-from taskpgm.stages.stage_artefact import StageArtefact
+from taskpgm.stages.stage_artefact import StageArtefact, Unit
 from taskpgm.stages.sweep import keep_first_settings
+from taskpgm.stages.units import check_no_workers, list_units, share_stages, working
 from taskpgm.stages.validation import validate
 from taskpgm.training import quiet_orbax
 
@@ -81,12 +83,17 @@ def run(
     dry_run: bool = False,
     device: str | None = None,
     command: Sequence[str] = (),
+    shared: bool = False,
+    only: str | None = None,
+    units: bool = False,
     distributed: tuple[str | None, int | None, int | None] = (None, None, None),
 ) -> None:
     """Runs the stages of `config` in `workdir`, up to `last`; finished artefacts are kept.
 
     Args:
       dry_run: only print the plan and its cost; `device` names another machine to plan for.
+      shared: make what other processes that share the workdir do not make, until all is there.
+      only: make only this unit, and share the workdir too. units: only list them.
 
     Raises:
       ValueError: no such stage, a bad value, or the workdir was made by another config.
@@ -106,11 +113,17 @@ def run(
     if dry_run:
         print_plan(context, stages, device)
         return
+    if units:
+        on_primary(list_units)(context, stages)
+        return
     check_resumable(context.folder, config, STAGES)
     start = time.monotonic()
     begin_workdir(context.folder)
-    with owned(context.folder):
-        remove_leftovers(context.folder)
+    shared = shared or only is not None
+    with working(context.folder) if shared else owned(context.folder):
+        if not shared:
+            on_primary(check_no_workers)(context.folder)
+            remove_leftovers(context.folder)
         keep_first_settings(context.folder, config)
         told = {VERSION: artefact.VERSION} | config.to_dict()
         write_json(context.folder / "config.json", told)
@@ -120,9 +133,12 @@ def run(
         if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
             cache = (context.folder / ".cache").absolute()
             jax.config.update("jax_compilation_cache_dir", str(cache))
-        for name, stage in stages.items():
-            for each in stage.artefacts(context):
-                make(name, each)
+        if shared:
+            share_stages(context, stages, make, partial(make_part, context), only)
+        else:
+            for name, stage in stages.items():
+                for each in stage.artefacts(context):
+                    make(name, each)
     say("done", f"in {time.monotonic() - start:.0f} s, everything is in {context.folder}")
 
 
@@ -143,6 +159,14 @@ def make(stage: str, each: StageArtefact) -> None:
             facts = on_primary(each.make)()
         each.finish(**{"seconds": round(time.monotonic() - start, 1)} | facts)
     say(stage, f"{title}{each.summary()}")
+
+
+def make_part(context: Context, stage: str, part: Unit) -> None:
+    """Makes a part of an artefact, which several processes make together."""
+    start = time.monotonic()
+    with heartbeat(stage, f"{part.name}: "), jax.set_mesh(context.mesh):
+        part.make()
+    say(stage, f"{part.name}: made in {time.monotonic() - start:.0f} s")
 
 
 @contextlib.contextmanager

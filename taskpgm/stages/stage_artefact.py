@@ -1,11 +1,21 @@
 """What a stage yields: an artefact that can make itself, and describe its cost and its content."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from taskpgm.artefact import Artefact, done_facts
 from taskpgm.stages.context import Context
 from taskpgm.stages.estimate import Cost, Estimate
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of work that one process can make while others make others."""
+
+    name: str
+    is_done: Callable[[], bool]
+    make: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,14 @@ class StageArtefact(Artefact):
     context: Context = field(repr=False)
     title: str = ""
     uses_models: ClassVar[bool] = True
+
+    def make_parts(self, share: Callable[[Sequence[Unit]], None]) -> None:
+        """Hands what several processes can make to `share`, which returns once all of it is made.
+        `make` then finds it. A part is named by its title."""
+
+    def planned_parts(self) -> Sequence[tuple[str, bool]]:
+        """(title, whether it is done) of the parts, as far as that is known without a model."""
+        return ()
 
     def make(self) -> dict[str, Any]:
         """Fills the folder; returns facts to be stored in its done.json."""
