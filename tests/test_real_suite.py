@@ -1,0 +1,151 @@
+"""The suite of the real study, made from a small stand-in of its package."""
+
+import hashlib
+import importlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from taskpgm.tasks import load_tasks
+
+REAL = Path(__file__).parents[1] / "experiments" / "real"
+EXAMPLES = 240
+SHARED = {f"The same sentence, number {i}." for i in range(EXAMPLES // 2)}
+
+
+@pytest.fixture
+def real(monkeypatch):
+    """The script as a module; `tasks` and its neighbours are gone again afterwards."""
+    names = ("families", "package", "tasks")
+    monkeypatch.syspath_prepend(str(REAL))
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module("tasks")
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def example(path: str, i: int) -> dict:
+    """Choices in half of the tasks; half of the inputs of every task stand in all of them."""
+    text = f"The same sentence, number {i}." if i % 2 else f"{path} asks {i}: "
+    if len(path) % 2:
+        return {"input": text, "target_scores": {"yes": float(i % 3 == 0), "no": float(i % 3 > 0)}}
+    return {"input": text, "target": [f"answer {i}", "another"] if i % 4 else f" answer {i} "}
+
+
+ODD = [
+    {"input": "Two are right.", "target_scores": {"one": 1, "two": 1, "three": 0}},
+    {"input": "long " * 100, "target": "too long"},
+    {"input": "  ", "target": "nothing was asked"},
+    {"input": "Nothing is right.", "target": ""},
+]
+
+
+@pytest.fixture
+def archive(real, tmp_path, monkeypatch) -> Path:
+    """A package of the tasks that are wanted, with a checksum of its own."""
+    path = tmp_path / "package.tar.gz"
+    paths = [*(p for members in real.SUITE.values() for p in members), *real.JUDGES, "not_wanted"]
+    with tarfile.open(path, "w:gz") as file:
+        for name in paths:
+            examples = [example(name, i // 2) for i in range(2 * EXAMPLES)]  # each of them twice
+            task = {"task_prefix": "Read this. ", "examples": examples + ODD}
+            content = json.dumps(task).encode()
+            entry = tarfile.TarInfo(f"{real.ROOT}{name}/task.json")
+            entry.size = len(content)
+            file.addfile(entry, io.BytesIO(content))
+    monkeypatch.setattr(real, "PACKAGE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    return path
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_suite_is_what_the_package_holds(real, archive, tmp_path):
+    out = tmp_path / "out"
+    real.main(out, archive)
+    tasks = load_tasks(str(out / "suite"), seed=0)
+    names = {n: family for family, members in real.SUITE.items() for n in members.values()}
+    # A task is named by its family and its own name.
+    assert {t.name.split("/")[-1]: t.family for t in tasks} == names
+    for task in tasks:
+        sizes = len(task.train), len(task.heldout), len(task.test)
+        assert sum(sizes) <= EXAMPLES
+        # A sixth of the inputs each, whichever they are, and no more than 60.
+        assert 10 <= sizes[1] <= 60 and 10 <= sizes[2] <= 60 and sizes[0] > 100, task.name
+    pins = json.loads((out / "suite.json").read_text())
+    assert pins["package"] == "bigbench==1.0.0"
+    for name, said in pins["files"].items():
+        content = (out / name).read_bytes()
+        assert said == {
+            "rows": content.count(b"\n"),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+    files = {str(p.relative_to(out)) for p in out.rglob("*.jsonl")}
+    assert files == pins["files"].keys()
+
+
+def test_no_input_stands_in_two_splits_of_any_tasks(real, archive, tmp_path):
+    real.main(tmp_path, archive)
+    split_of: dict[str, set[str]] = {}
+    for path in (tmp_path / "suite").rglob("*.jsonl"):
+        split = path.name.split(".")[1]
+        for row in read(path):
+            split_of.setdefault(row["prompt"].splitlines()[0], set()).add(split)
+    shared = {text: where for text, where in split_of.items() if text in SHARED}
+    assert len(shared) >= 60  # tasks do share inputs here
+    assert all(len(where) == 1 for where in split_of.values())
+
+
+def test_rows_have_the_right_answer_and_their_options(real, archive, tmp_path):
+    real.main(tmp_path, archive)
+    rows = read(tmp_path / "suite" / "judgement" / "winowhy.jsonl")  # 7 letters: it has choices
+    assert {row["prompt"].splitlines()[1] for row in rows} == {
+        "Options: yes; no",
+        "Options: no; yes",
+    }
+    for row in rows:
+        text = row["prompt"].splitlines()[0]
+        number = int(text.split()[-1].rstrip(".:"))
+        assert row["response"] == (" yes" if number % 3 == 0 else " no")
+        assert row["prompt"].endswith("\nAnswer:") and text == text.strip()
+    odd = {example["input"].strip() for example in ODD}
+    assert not {row["prompt"].splitlines()[0] for row in rows} & odd
+    judged = read(tmp_path / "bbh" / "hyperbaton.jsonl")  # with what the task says of itself
+    assert all(row["prompt"].startswith("Read this.\n") for row in judged)
+    assert all(row["response"].startswith(" answer") for row in judged)
+
+
+def test_the_same_package_gives_the_same_files(real, archive, tmp_path):
+    real.main(tmp_path / "a", archive)
+    real.main(tmp_path / "b", archive)
+    assert (tmp_path / "a/suite.json").read_bytes() == (tmp_path / "b/suite.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"another file", "has SHA-256"), (None, "no such file")]
+)
+def test_another_file_is_refused_in_one_line(content, said, tmp_path):
+    path = tmp_path / "bigbench.tar.gz"
+    if content is not None:
+        path.write_bytes(content)
+    command = [sys.executable, REAL / "tasks.py", tmp_path / "out", "--archive", path]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert found.stderr.startswith(f"error: {path}") and said in found.stderr
+    assert len(found.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_package_that_lacks_a_task_is_named(real, tmp_path, monkeypatch):
+    path = tmp_path / "empty.tar.gz"
+    tarfile.open(path, "w:gz").close()
+    monkeypatch.setattr(real, "PACKAGE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(SystemExit, match=r"no bigbench-1\.0\.0/.*/task\.json"):
+        real.main(tmp_path / "out", path)
