@@ -1,9 +1,7 @@
 """The config of the real study: its rows, its sizes, and what is fixed (protocol.md).
 
-    python launch.py --config=experiments/real/config.py:300 --workdir=OUT/300 --dry_run
-
-study.py starts it, with the folders that it has prepared. After the colon comes the budget, or
-`BUDGET,PART` with a part of PARTS. A row is added by a line of ROWS: runs that are done stay.
+study.py starts it, with the folders that it has prepared, one of PARTS at a time. A row is added by
+a line of ROWS: runs that are done stay. The second budget is a sweep.
 """
 
 from ml_collections import ConfigDict
@@ -42,8 +40,7 @@ PARTS = {"all": (tuple(ROWS), 3), "leading": (LEADING, 5)}  # rows, seeds
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def get_config(text: str = "300") -> ConfigDict:
-    budget, _, part = text.partition(",")
+def get_config() -> ConfigDict:
     config = default_config()
 
     config.tasks.length = 128
@@ -62,13 +59,13 @@ def get_config(text: str = "300") -> ConfigDict:
     config.adapters.group = 5
 
     config.affinity.memory = 1.0
-    config.affinity.batch_size = 8
+    config.affinity.batch_size = 16
 
     config.mixture.ratio = "auto"
     config.mixture.max_epochs = 2.0
-    config.mixture.budget = int(budget)
+    config.mixture.budget = BUDGETS[0]
 
-    config.compare, config.train.seeds = PARTS[part or "all"]
+    config.compare, config.train.seeds = PARTS["all"]
     config.train.batch_size = 8
     config.train.keep = 1
 

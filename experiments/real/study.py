@@ -8,13 +8,14 @@
 Needs the extra `eval`. DATA is what tasks.py makes, or any folder with suite/FAMILY/TASK.jsonl
 (with .heldout and .test beside it) and bbh/TASK.jsonl; MMLU a folder of SUBJECT.jsonl with
 question, choices, answer. Prepares OUT/tasks and OUT/benchmarks once, then runs the parts of
-config.py in the order of the protocol, in a workdir for each budget. Whatever is killed goes on
-with the same command; `--minutes` ends a sitting by itself. OUT/sittings.jsonl keeps the machine
-time. Weights of a model that has been judged are removed: 0.5 GB each. `table.py OUT` shows what
-is there.
+config.py in the order of the protocol, in one workdir, OUT/run, with the second budget as a sweep.
+Whatever is killed goes on with the same command; `--minutes` ends a sitting by itself.
+OUT/sittings.jsonl keeps the machine time. Weights of a model that has been judged are removed: 0.5
+GB each. OUT/run/evaluation has the tables, OUT/run/report the page, of what was asked for last.
 """
 
 import argparse
+import ast
 import json
 import os
 import resource
@@ -25,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from config import BUDGETS, PARTS
 
@@ -33,8 +35,7 @@ CONFIG = Path(__file__).with_name("config.py")
 # How many of a family's tasks, by name: sentiment every second of 16, others the first ones.
 EVERY = {"sentiment": 2}
 FIRST = {"sentiment": 8, "arithmetic": 2, "time": 2, "units": 2}
-BBH_ROWS, MMLU_ROWS = 8, 4  # of each task, and of each subject
-SHARED = ("adapters", "affinity")  # no budget decides what is in these
+BBH_ROWS, MMLU_ROWS = 8, 8  # of each task, and of each subject
 TASK = """task: {name}
 dataset_path: json
 dataset_kwargs:
@@ -78,9 +79,12 @@ def first_rows(folder: Path, count: int) -> Iterator[dict]:
 
 def question(row: dict) -> dict[str, str]:
     """A question of MMLU as prompt and response: the letter of the right choice."""
-    choices = [f"{letter}. {text}" for letter, text in zip("ABCD", row["choices"], strict=True)]
+    texts = row["choices"]
+    if isinstance(texts, str):  # as some copies have it
+        texts = ast.literal_eval(texts)
+    choices = [f"{letter}. {text}" for letter, text in zip("ABCD", texts, strict=True)]
     prompt = "\n".join([row["question"], *choices, "Answer:"])
-    return {"prompt": prompt, "response": f" {'ABCD'[row['answer']]}"}
+    return {"prompt": prompt, "response": f" {'ABCD'[int(row['answer'])]}"}
 
 
 def prepare(out: Path, data: Path, mmlu: Path | None) -> list[str]:
@@ -104,42 +108,45 @@ def prepare(out: Path, data: Path, mmlu: Path | None) -> list[str]:
     return list(rows)
 
 
-def calls() -> Iterator[tuple[int, str, int, str | None]]:
-    """(budget, part, seeds, last stage) of every call, in the order of the protocol."""
-    first = BUDGETS[0]
-    yield first, "all", 1, "mixture"
-    for part, (_, seeds) in PARTS.items():
-        for budget in BUDGETS:
-            begin = 1 if part == "all" else PARTS["all"][1] + 1
-            for seed in range(begin, seeds + 1):
-                yield budget, part, seed, None
+class Call(NamedTuple):
+    """One call of the launcher: which rows, how many seeds and budgets, and where it ends."""
+
+    part: str
+    seeds: int
+    budgets: int = 1  # the first ones of config.BUDGETS
+    last: str = ""
+
+    def words(self, out: Path, settings: dict) -> list[str]:
+        """The command line."""
+        benchmarks = ",".join(f"'{name}'" for name in settings["benchmarks"])
+        flags = [
+            f"--config={CONFIG}",
+            f"--config.compare={PARTS[self.part][0]}",
+            f"--workdir={out / 'run'}",
+            f"--config.base.path={settings['model']}",
+            f"--config.tasks.source={out / 'tasks'}",
+            f"--config.evaluation.harness=({benchmarks},)",
+            f"--config.evaluation.harness_path={out / 'benchmarks'}",
+            f"--config.train.seeds={self.seeds}",
+        ]
+        if self.budgets > 1:
+            flags.append(f"--config.sweep.budget={BUDGETS[: self.budgets]}")
+        if self.last:
+            flags.append(f"--stage={self.last}")
+        return [sys.executable, str(ROOT / "launch.py"), *flags]
 
 
-def command(
-    out: Path, settings: dict, budget: int, part: str, seeds: int, last: str | None
-) -> list[str]:
-    """The launcher's command line."""
-    benchmarks = ",".join(f"'{name}'" for name in settings["benchmarks"])
-    flags = [
-        f"--config={CONFIG}:{budget},{part}",
-        f"--workdir={out / str(budget)}",
-        f"--config.base.path={settings['model']}",
-        f"--config.tasks.source={out / 'tasks'}",
-        f"--config.evaluation.harness=({benchmarks},)",
-        f"--config.evaluation.harness_path={out / 'benchmarks'}",
-        f"--config.train.seeds={seeds}",
+def calls() -> list[Call]:
+    """In the order of the protocol. The last one asks for all rows again, for the tables."""
+    few, most = PARTS["all"][1], PARTS["leading"][1]
+    both = len(BUDGETS)
+    return [
+        Call("all", 1, last="mixture"),
+        *(Call("all", seeds, 1) for seeds in range(1, few + 1)),
+        *(Call("all", seeds, both) for seeds in range(1, few + 1)),
+        *(Call("leading", seeds, both) for seeds in range(few + 1, most + 1)),
+        Call("all", few, both),
     ]
-    stage = [f"--stage={last}"] if last else []
-    return [sys.executable, str(ROOT / "launch.py"), *flags, *stage]
-
-
-def share(out: Path, budget: int) -> None:
-    """Single-task models and scores of the first budget, for another one."""
-    for name in SHARED:
-        here, there = out / str(budget) / name, out / str(BUDGETS[0]) / name
-        if not here.exists() and (there / "..").resolve() != (here / "..").resolve():
-            shutil.copytree(there, here.with_name(f".{name}.tmp"))
-            here.with_name(f".{name}.tmp").rename(here)
 
 
 def remove_judged(workdir: Path) -> None:
@@ -151,11 +158,11 @@ def remove_judged(workdir: Path) -> None:
             file.unlink()
 
 
-def sit(out: Path, words: list[str], deadline: float | None) -> int:
-    """Runs one call, asks it to stop at the deadline, and notes what it took; its exit code."""
+def sit(out: Path, call: Call, settings: dict, deadline: float | None) -> int:
+    """Makes one call, asks it to stop at the deadline, and notes what it took; its exit code."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    process = subprocess.Popen(words, cwd=ROOT, env=environment)
+    process = subprocess.Popen(call.words(out, settings), cwd=ROOT, env=environment)
     try:
         code = process.wait(None if deadline is None else max(1.0, deadline - time.time()))
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
@@ -165,7 +172,7 @@ def sit(out: Path, words: list[str], deadline: float | None) -> int:
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     note = {
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime(start)),
-        "call": [Path(words[2].partition("=")[2]).name, *words[8:]],
+        **call._asdict(),
         "seconds": round(time.time() - start, 1),
         "cpu_seconds": round(cpu, 1),
         "exit": code,
@@ -187,19 +194,14 @@ def main(out: Path, given: argparse.Namespace) -> int:
         )
     settings = json.loads(path.read_text())
     deadline = time.time() + 60 * given.minutes if given.minutes else None
-    for budget, part, seeds, last in calls():
-        words = command(out, settings, budget, part, seeds, last)
-        if given.dry_run:
-            if part == "all" and seeds == PARTS["all"][1]:
-                subprocess.run([*words, "--dry_run"], cwd=ROOT, check=True)
-            continue
-        if budget != BUDGETS[0]:
-            share(out, budget)
-        code = sit(out, words, deadline)
+    if given.dry_run:
+        subprocess.run([*calls()[-1].words(out, settings), "--dry_run"], cwd=ROOT, check=True)
+        return 0
+    for call in calls():
+        code = sit(out, call, settings, deadline)
         if code:
             return code
-        if last is None:
-            remove_judged(out / str(budget))
+        remove_judged(out / "run")
         if deadline and time.time() > deadline:
             return 75
     return 0

@@ -1,4 +1,4 @@
-"""The two sides of bench_real.py: each function is one measurement, in a process of its own.
+"""Our side of bench_real.py: each function is one measurement, in a process of its own.
 
 A world is a folder: base/ (a Hugging Face folder), start/ and adapterI/ (PEFT folders), train.npz
 (packed rows of each step of each task), heldout.json (of each task: ids of its examples, and where
@@ -8,7 +8,6 @@ longest of its batch, as the usual data collators do.
 """
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -51,14 +50,33 @@ def segments(tokens: np.ndarray, weights: np.ndarray, segment_ids: np.ndarray) -
     return found
 
 
+class Clock:
+    """Seconds by the clock and of all cores, since it was made or last asked."""
+
+    def __init__(self) -> None:
+        self.at = time.perf_counter(), time.process_time()
+
+    def lap(self) -> np.ndarray:
+        before, self.at = self.at, (time.perf_counter(), time.process_time())
+        return np.subtract(self.at, before)
+
+
+def measured(first: np.ndarray, later: np.ndarray, result: Any) -> dict:
+    """What a side tells: both kinds of seconds, those of the first round apart, and its result."""
+    return {
+        "first": float(first[0]),
+        "seconds": float(later[0]),
+        "cpu": float(later[1]),
+        "result": result,
+    }
+
+
 def timed(run: Callable[[], Any]) -> dict:
-    """The result of a second call, the seconds of both: the first one compiles or warms up."""
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        result = run()
-        seconds.append(time.perf_counter() - start)
-    return {"first": seconds[0], "seconds": seconds[1], "result": result}
+    """A second call, after a first one that compiles or warms up."""
+    clock = Clock()
+    run()
+    first, result = clock.lap(), run()
+    return measured(first, clock.lap(), result)
 
 
 # --- Ours ----------------------------------------------------------------------------------------
@@ -84,13 +102,12 @@ def train_ours(folder: Path) -> dict:
     state = training.create_state(optimizer, stacked, group=True)
     step = training.make_train_step(config, optimizer, state)
     keys, total = jax.random.split(jax.random.key(0), n), jnp.full(n, steps, jnp.int32)
-    losses, times = [], [time.perf_counter()]
+    losses, laps, clock = [], [], Clock()
     for k in range(steps):
         state, metrics = step(state, params, {f: world[f][:, k] for f in FIELDS}, keys, total)
         losses.append(np.asarray(metrics["loss"]).tolist())
-        times.append(time.perf_counter())
-    each = np.diff(times)
-    return {"first": each[0], "seconds": float(each[1:].sum()), "result": losses}
+        laps.append(clock.lap())
+    return measured(laps[0], np.sum(laps[1:], axis=0), losses)
 
 
 def our_adapters(folder: Path, config: Any) -> Any:
@@ -154,23 +171,20 @@ def products(folder: Path) -> dict:
     matrices = [jnp.ones(shape) for shape in shapes]
     head, hidden = jnp.ones((d, config.vocab_size)), jnp.ones((64, d))
 
-    def clock(run: Callable[[], Any], count: int) -> float:
+    def best(run: Callable[[], Any], count: int) -> np.ndarray:
         jax.block_until_ready(run())
-        best = np.inf
+        clock, laps = Clock(), []
         for _ in range(3):
-            start = time.perf_counter()
-            for _ in range(count):
-                found = run()
-            jax.block_until_ready(found)
-            best = min(best, (time.perf_counter() - start) / count)
-        return best
+            jax.block_until_ready([run() for _ in range(count)])
+            laps.append(clock.lap() / count)
+        return np.min(laps, axis=0)
 
     times = jax.jit(lambda x, w: x @ w)
-    layer = sum(clock(lambda w=w: times(inputs[w.shape[0]], w), 20) for w in matrices)
-    unembed = clock(lambda: times(hidden, head), 5)
+    layer = np.sum([best(lambda w=w: times(inputs[w.shape[0]], w), 8) for w in matrices], axis=0)
+    unembed = best(lambda: times(hidden, head), 4)
     batches, chunks = rows / AT_ONCE, scored / 64
-    seconds = len(examples) * (batches * config.num_layers * layer + chunks * unembed)
-    return {"first": 0.0, "seconds": seconds, "result": None}
+    each = batches * config.num_layers * layer + chunks * unembed
+    return measured(np.zeros(2), len(examples) * each, None)
 
 
 def evaluate_ours(folder: Path) -> dict:
@@ -194,119 +208,6 @@ def evaluate_ours(folder: Path) -> dict:
         for at in range(0, len(prompts), AT_ONCE):
             some = prompts[at : at + AT_ONCE]
             found += generate(config, params, some, max_new_tokens=NEW_TOKENS, lora=start)
-        return found
-
-    return {"loss": loss, "generation": timed(write)}
-
-
-# --- transformers and peft -----------------------------------------------------------------------
-def padded(examples: list) -> tuple:
-    """ids, mask and labels of one batch, padded to its longest."""
-    import torch
-
-    longest = max(len(ids) for ids, _ in examples)
-    ids = torch.zeros(len(examples), longest, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for row, (tokens, begin) in enumerate(examples):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
-        labels[row, begin : len(tokens)] = torch.tensor(tokens[begin:])
-    return ids, mask, labels
-
-
-def their_model(folder: Path, adapter: str, trainable: bool = False) -> Any:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    torch.set_num_threads(os.cpu_count() or 1)
-    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
-    model = PeftModel.from_pretrained(model, folder / adapter, is_trainable=trainable)
-    return model.train() if trainable else model.eval()
-
-
-def train_theirs(folder: Path) -> dict:
-    import torch
-
-    world, rates = np.load(folder / "train.npz"), np.load(folder / "rates.npy")
-    n, steps = world["tokens"].shape[:2]
-    losses, times = np.zeros((steps, n)), np.zeros((steps, n))
-    for i in range(n):
-        model = their_model(folder, "start", trainable=True)
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=1.0, weight_decay=0.0)
-        for k in range(steps):
-            start = time.perf_counter()
-            fields = (world[f][i, k] for f in ("tokens", "weights", "segment_ids"))
-            ids, mask, labels = padded(segments(*fields))
-            optimizer.param_groups[0]["lr"] = float(rates[k])
-            optimizer.zero_grad(set_to_none=True)
-            loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            losses[k, i] = loss.item()
-            times[k, i] = time.perf_counter() - start
-    each = times.sum(1)
-    return {"first": each[0], "seconds": float(each[1:].sum()), "result": losses.tolist()}
-
-
-def pmi_theirs(folder: Path) -> dict:
-    import torch
-
-    examples, found, seconds = heldout(folder), [], 0.0
-    for i in range(len(examples)):
-        model = their_model(folder, f"adapter{i}")
-        start, nats = time.perf_counter(), []
-        for task in examples:
-            for at in range(0, len(task), AT_ONCE):
-                ids, mask, labels = padded(task[at : at + AT_ONCE])
-                with torch.inference_mode():
-                    said = model(input_ids=ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
-                wanted = labels[:, 1:]
-                value = said.gather(-1, wanted.clamp(min=0)[..., None])[..., 0].double()
-                nats += (value * (wanted >= 0)).sum(1).tolist()
-        seconds += time.perf_counter() - start
-        found.append(nats)
-    return {"first": seconds, "seconds": seconds, "result": found}
-
-
-def evaluate_theirs(folder: Path) -> dict:
-    import torch
-
-    model = their_model(folder, "start")
-    examples = [x for task in heldout(folder) for x in task]
-
-    def run() -> list:
-        total, count = 0.0, 0
-        for at in range(0, len(examples), AT_ONCE):
-            ids, mask, labels = padded(examples[at : at + AT_ONCE])
-            with torch.inference_mode():
-                loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-            scored = int((labels >= 0).sum())
-            total, count = total + float(loss) * scored, count + scored
-        return [total / count]
-
-    loss = timed(run)
-    prompts = sorted((ids[:begin] for ids, begin in examples), key=len)[: 4 * AT_ONCE]
-
-    def write() -> list:
-        found = []
-        for at in range(0, len(prompts), AT_ONCE):
-            some = prompts[at : at + AT_ONCE]
-            longest = max(map(len, some))
-            ids = torch.tensor([[0] * (longest - len(x)) + x for x in some])
-            mask = torch.tensor([[0] * (longest - len(x)) + [1] * len(x) for x in some])
-            with torch.inference_mode():
-                new = model.generate(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    do_sample=False,
-                    max_new_tokens=NEW_TOKENS,
-                    eos_token_id=None,
-                    pad_token_id=0,
-                )
-            found += new[:, longest:].tolist()
         return found
 
     return {"loss": loss, "generation": timed(write)}

@@ -1,0 +1,132 @@
+"""The real study: its tasks by a rule, its benchmarks, its config, and the order of its calls."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from taskpgm.stages import compare
+from taskpgm.stages.validation import validate
+
+REAL = Path(__file__).parents[1] / "experiments" / "real"
+NAMES = ("config", "study")
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """The script as a module; it and its config are gone again afterwards."""
+    monkeypatch.syspath_prepend(str(REAL))
+    for name in NAMES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module("study")
+    for name in NAMES:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A suite of three families, of which one has 16 tasks, and what judges it."""
+    root = tmp_path / "data"
+    for family, count in (("sentiment", 16), ("time", 3), ("words", 2)):
+        folder = root / "suite" / family
+        folder.mkdir(parents=True)
+        for k in range(count):
+            for split in ("", ".heldout", ".test"):
+                row = {"prompt": f"{family}{k}{split}", "response": " yes"}
+                (folder / f"{family}{k:02}{split}.jsonl").write_text(json.dumps(row) + "\n")
+    (root / "bbh").mkdir()
+    for name, count in (("few", 3), ("many", 20)):
+        rows = [{"prompt": f"{name} {i}\nAnswer:", "response": f" {i}"} for i in range(count)]
+        (root / "bbh" / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return root
+
+
+def test_the_tasks_are_chosen_by_a_rule_over_names(study, data):
+    names = [path.stem for path in study.chosen_tasks(data / "suite")]
+    assert names == [f"sentiment{k:02}" for k in range(0, 16, 2)] + ["time00", "time01", "words00"]
+    with pytest.raises(SystemExit, match="make it by tasks.py"):
+        study.chosen_tasks(data / "bbh")
+
+
+@pytest.mark.parametrize("choices", [["a", "b", "c", "d"], "['a', 'b', 'c', 'd']"])
+def test_what_is_prepared_is_what_the_launcher_reads(study, data, tmp_path, choices):
+    mmlu, out = tmp_path / "mmlu", tmp_path / "out"
+    mmlu.mkdir()
+    question = {"question": "Which?", "choices": choices, "answer": "2"}
+    (mmlu / "subject.jsonl").write_text(json.dumps(question) + "\n")
+    assert study.prepare(out, data, mmlu) == ["real_bbh", "real_mmlu"]
+    copied = {p.relative_to(out / "tasks") for p in (out / "tasks").rglob("*.jsonl")}
+    assert len(copied) == 3 * 11 and Path("time/time00.heldout.jsonl") in copied
+    for name, count in (("real_bbh", 3 + study.BBH_ROWS), ("real_mmlu", 1)):
+        task = yaml.safe_load((out / "benchmarks" / f"{name}.yaml").read_text())
+        assert task["task"] == name and task["output_type"] == "loglikelihood"
+        assert (task["doc_to_text"], task["doc_to_target"]) == ("{{prompt}}", "{{response}}")
+        rows = Path(task["dataset_kwargs"]["data_files"]["test"]).read_text().splitlines()
+        assert len(rows) == count
+    assert json.loads(rows[0]) == {
+        "prompt": "Which?\nA. a\nB. b\nC. c\nD. d\nAnswer:",
+        "response": " C",
+    }
+
+
+def test_the_config_is_one_that_the_stages_take(study):
+    config = importlib.import_module("config").get_config()
+    validate(config)
+    for rows, seeds in study.PARTS.values():
+        config.compare, config.train.seeds = rows, seeds
+        for budget in study.BUDGETS:
+            config.mixture.budget = budget
+            compare.check(config, np.full(25, 200))
+
+
+def test_calls_follow_the_protocol_and_each_goes_on_from_the_last(study, tmp_path):
+    calls = study.calls()
+    assert calls[0].last == "mixture"
+    models = set()
+    for call in calls[1:]:
+        rows = study.PARTS[call.part][0]
+        asked = {
+            (row, budget, seed)
+            for row in rows
+            for budget in study.BUDGETS[: call.budgets]
+            for seed in range(call.seeds)
+        }
+        fresh = asked - models
+        assert len(fresh) <= 2 * len(rows)  # one more seed, at one budget or two
+        models |= asked
+    every, few = study.PARTS["all"]
+    leading, most = study.PARTS["leading"]
+    assert set(leading) <= set(every) and most > few >= 3
+    assert len(models) == len(study.BUDGETS) * (len(every) * few + len(leading) * (most - few))
+    words = calls[-1].words(tmp_path, {"model": "M", "benchmarks": ["real_bbh"]})
+    assert "--config.sweep.budget=(300, 1200)" in words
+    assert "--config.evaluation.harness=('real_bbh',)" in words
+
+
+def test_weights_of_judged_runs_are_removed_and_of_no_others(study, tmp_path):
+    for name in ("judged", "waiting"):
+        for path in ("hf/model.safetensors", "hf/config.json", "checkpoints/3", "done.json"):
+            file = tmp_path / "runs" / name / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("")
+    (tmp_path / "evaluation" / "judged").mkdir(parents=True)
+    (tmp_path / "evaluation" / "judged" / "done.json").write_text("")
+    study.remove_judged(tmp_path)
+    left = {str(p.relative_to(tmp_path)) for p in (tmp_path / "runs").rglob("*") if p.is_file()}
+    kept = {f"runs/waiting/{p}" for p in ("hf/model.safetensors", "checkpoints/3")}
+    assert left == kept | {
+        f"runs/{n}/{p}" for n in ("judged", "waiting") for p in ("hf/config.json", "done.json")
+    }
+
+
+def test_a_new_folder_needs_a_model_and_data(tmp_path):
+    said = subprocess.run(
+        [sys.executable, REAL / "study.py", tmp_path / "new"], capture_output=True, text=True
+    )
+    assert said.returncode == 1 and len(said.stderr.splitlines()) == 1
+    assert "give --model and --data" in said.stderr
