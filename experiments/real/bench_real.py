@@ -1,7 +1,7 @@
 """How fast are training, scoring and judging on a real vocabulary, against transformers and peft?
 
     python experiments/real/model.py MODEL && python experiments/real/tasks.py DATA
-    python experiments/real/bench_real.py MODEL DATA            # half an hour on 2 CPU cores
+    python experiments/real/bench_real.py MODEL DATA            # ten minutes on 2 CPU cores
     python experiments/real/bench_real.py MODEL DATA --quick    # minutes; nothing recorded
 
 Needs the extra `torch`. SmolLM2-135M (49,152 entries, embeddings tied) with LoRA of rank 8 on all
@@ -216,7 +216,7 @@ def main() -> None:
         return
     if not args.model or not args.data:
         parser.error("MODEL and DATA are needed: see --help")
-    size = {"n": 2, "steps": 3, "rows": 16} if args.quick else {"n": 4, "steps": 8, "rows": 60}
+    size = {"n": 2, "steps": 3, "rows": 8} if args.quick else {"n": 4, "steps": 5, "rows": 24}
     report = {"machine": machine(PACKAGES), "result": bench(args.model, args.data, **size)}
     print(table(report))
     if not args.quick:
