@@ -40,7 +40,7 @@ def example(path: str, i: int) -> dict:
 
 ODD = [
     {"input": "Two are right.", "target_scores": {"one": 1, "two": 1, "three": 0}},
-    {"input": "long " * 100, "target": "too long"},
+    {"input": "long " * 300, "target": "too long"},
     {"input": "  ", "target": "nothing was asked"},
     {"input": "Nothing is right.", "target": ""},
 ]
