@@ -22,6 +22,9 @@ ROWS = {
     "taskpgm-transfer": "ours: transfer as an affinity",
     "taskpgm-predicted": "ours: least predicted loss",
     "select-pmi:k=12": "ours: about half of the tasks",
+    "mixmin": "MixMin: the ensemble of single-task models",
+    "smart": "SMART: facility location over embeddings of prompts",
+    "chameleon": "Chameleon: leverage scores of embeddings",
     "softmax-pmi": "control: row sums alone",
     "permuted-pmi": "control: the affinity of other tasks",
 }
@@ -33,6 +36,7 @@ LEADING = (
     "taskpgm-pmi",
     "taskpgm-transfer",
     "taskpgm-predicted",
+    "mixmin",
 )
 BUDGETS = (300, 1200)  # examples
 PARTS = {"all": (tuple(ROWS), 3), "leading": (LEADING, 5)}  # rows, seeds
