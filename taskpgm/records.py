@@ -65,11 +65,12 @@ class TaskEntry:
     test: int
     hash: str
     notes: list[str] = field(default_factory=list)
+    target: bool = False  # judged, not mixed
 
 
 @dataclass(frozen=True)
 class TaskList:
-    """All tasks, in their order, and the hash of all that they are."""
+    """All tasks, in their order, targets last, and the hash of all that they are."""
 
     key: str
     tasks: list[TaskEntry]
@@ -89,6 +90,7 @@ class ExplanationRecord:
     low: list[float] | None = None
     high: list[float] | None = None
     kept_share: list[float] | None = None
+    family_cost: dict[str, float] | None = None  # of families held at a bound
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class SelectionRecord:
 class MixtureRecord:
     """A row of `compare`: its weights (they sum to 1), the examples that they come to, and for one
     that minimises an energy its value and the gap that certifies it. `predicted` is the loss of
-    each task that the law of method 12 expects of a model trained on it, nats per token."""
+    each task, and then each target, that the law of method 12 expects of a model trained on it,
+    nats per token."""
 
     weights: list[float]
     counts: list[int] | None
@@ -129,6 +132,7 @@ class Weights:
     mixtures: dict[str, MixtureRecord]
     families: list[str] | None = None  # None, like sizes, where only a matrix was given
     sizes: list[int] | None = None  # training examples
+    targets: list[str] = field(default_factory=list)  # judged, not mixed
 
     def to_json(self) -> dict[str, Any]:
         """With the main mixture's fields at the top as well, where other programs look first."""
@@ -170,11 +174,17 @@ class Choosing:
 # --- evaluation/NAME/measures.json and evaluation/results.json -----------------------------------
 @dataclass(frozen=True)
 class Measures:
-    """One model, one seed: by task what `evaluation.evaluate` returns, by benchmark what the
-    harness does."""
+    """One model, one seed: by task, and by target, what `evaluation.evaluate` returns, by benchmark
+    what the harness does."""
 
     tasks: dict[str, dict[str, Any]]
     harness: dict[str, Any] | None = None
+    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> dict[str, dict[str, Any]]:
+        """Of tasks and targets."""
+        return {**self.tasks, **self.targets}
 
     @property
     def losses(self) -> dict[str, float | None]:
@@ -185,12 +195,15 @@ class Measures:
 @dataclass(frozen=True)
 class ModelResult:
     """A model, or the mean over the seeds of a mixture: {"loss", "exact_match"} by task, by family
-    and on average; `seeds` holds each seed's averages. What was spent is None for the base."""
+    and on average; `seeds` holds each seed's averages. Targets stand apart, and in no other
+    average. What was spent is None for the base."""
 
     tasks: dict[str, dict[str, Any]]
     families: dict[str, dict[str, Any]]
     mean: dict[str, float | None]
     family_mean: dict[str, float | None]
+    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    target_mean: dict[str, float | None] | None = None
     harness: dict[str, Any] | None = None
     seeds: list[dict[str, dict[str, float | None]]] = field(default_factory=list)
     steps: int | None = None

@@ -7,7 +7,12 @@ from taskpgm.affinity.jsd import choose_kernel
 from taskpgm.affinity.layout import Layout, Plan, layout, plan
 from taskpgm.affinity.matrices import jensen_shannon, jsd_affinity, pmi
 from taskpgm.affinity.scores import Scores, likelihoods, losses
-from taskpgm.affinity.targets import jsd_relevance, pmi_relevance
+from taskpgm.affinity.targets import (
+    jsd_relevance,
+    pmi_relevance,
+    resample_jsd_relevance,
+    resample_pmi_relevance,
+)
 from taskpgm.affinity.transfer import (
     Transfer,
     mean_losses,
@@ -40,8 +45,10 @@ __all__ = [
     "pmi",
     "pmi_relevance",
     "resample_jsd",
+    "resample_jsd_relevance",
     "resample_losses",
     "resample_pmi",
+    "resample_pmi_relevance",
     "transfer",
     "transfer_affinity",
 ]

@@ -25,7 +25,7 @@ class Intervals(NamedTuple):
     high: Float[np.ndarray, "*s"]
 
 
-def _draws(examples: np.ndarray, resamples: int, seed: int, task: int) -> np.ndarray:
+def draws(examples: np.ndarray, resamples: int, seed: int, task: int) -> np.ndarray:
     """Weights ["b e"] of resampled means over bins that stand for `examples` ["e"] examples each.
 
     Bins are drawn, as many as there are, and keep their numbers of examples as weights.
@@ -53,7 +53,7 @@ def resample_pmi(
     means = np.empty((resamples, len(values), len(values)))
     for j in range(len(values)):
         mine = values[:, scores.task == j]
-        means[:, :, j] = _draws(np.ones(mine.shape[1]), resamples, seed, j) @ mine.T
+        means[:, :, j] = draws(np.ones(mine.shape[1]), resamples, seed, j) @ mine.T
     return pmi_from_means(means)
 
 
@@ -78,7 +78,7 @@ def resample_jsd(
     mean = np.zeros((resamples, n, n))
     for k in range(tasks):
         values = scores.divergence(k)
-        weights = _draws(scores.examples_per_bin(k), resamples, seed, k)
+        weights = draws(scores.examples_per_bin(k), resamples, seed, k)
         if scores.contexts == "pool":
             mean += np.tensordot(weights, values, 1) / tasks
         else:

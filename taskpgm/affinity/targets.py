@@ -9,8 +9,9 @@ term stays among the mixed tasks.
 import numpy as np
 from jaxtyping import Float
 
+from taskpgm.affinity.bootstrap import draws
 from taskpgm.affinity.jsd import LN2
-from taskpgm.affinity.scores import Scores, losses
+from taskpgm.affinity.scores import Scores, likelihoods, losses
 
 
 def pmi_relevance(scores: Scores, normalize: str = "token") -> Float[np.ndarray, "n k"]:
@@ -61,6 +62,29 @@ def jsd_relevance(scores: Scores) -> Float[np.ndarray, "n k"]:
         )
     means = [scores.mean_divergence_of(k).mean(1) for k in range(targets.start, targets.stop)]
     return 1.0 - np.clip(np.stack(means, axis=1), 0.0, LN2) / LN2
+
+
+def resample_pmi_relevance(
+    scores: Scores, *, normalize: str = "token", resamples: int = 200, seed: int = 0
+) -> Float[np.ndarray, "b n k"]:
+    """`pmi_relevance` of resampled held-out sets, drawn as those of `resample_pmi` are."""
+    values, found = likelihoods(scores, normalize), []
+    for k in range(_targets(scores).start, scores.num_tasks):
+        mine = values[:, scores.task == k]
+        mean = draws(np.ones(mine.shape[1]), resamples, seed, k) @ mine.T
+        found.append(mean - mean.max(1, keepdims=True))
+    return np.stack(found, axis=2)
+
+
+def resample_jsd_relevance(
+    scores: Scores, *, resamples: int = 200, seed: int = 0
+) -> Float[np.ndarray, "b n k"]:
+    """`jsd_relevance` of resampled held-out sets, drawn as those of `resample_jsd` are."""
+    found = []
+    for k in range(_targets(scores).start, scores.num_tasks):
+        weights = draws(scores.examples_per_bin(k), resamples, seed, k)
+        found.append(np.tensordot(weights, scores.divergence(k).mean(2), 1))
+    return 1.0 - np.clip(np.stack(found, axis=2), 0.0, LN2) / LN2
 
 
 def _targets(scores: Scores) -> slice:

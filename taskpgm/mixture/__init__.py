@@ -20,6 +20,7 @@ from taskpgm.mixture.explain import Explanation, effective_tasks, explain
 from taskpgm.mixture.path import Path, ratio_path
 from taskpgm.mixture.ratio import ChosenRatio, choose_ratio
 from taskpgm.mixture.resample import Resampled, bootstrap_weights
+from taskpgm.mixture.room import check_selection
 from taskpgm.mixture.select import Selection, select_greedy
 from taskpgm.mixture.simplex import project_simplex
 from taskpgm.mixture.solve import Solution, solve_closed_form, solve_exact
@@ -37,6 +38,7 @@ __all__ = [
     "Solution",
     "allocate",
     "bootstrap_weights",
+    "check_selection",
     "choose_ratio",
     "effective_tasks",
     "energy_from_affinity",

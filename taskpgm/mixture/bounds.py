@@ -1,12 +1,13 @@
 """Which mixtures are allowed: smallest and largest weights of tasks, and of families."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from taskpgm.mixture.inputs import ArrayLike
+from taskpgm.mixture.inputs import AnyArray, ArrayLike
 
 SLACK = 1e-12  # per task: sums of bounds that miss 1 by this are rounding
 
@@ -20,6 +21,7 @@ class Bounds:
       family: the family of each task, whole numbers 0..m-1, [n].
       family_low, family_high: smallest and largest sum of the weights of each family, a number or
         [m].
+      tasks, families: names, for messages about bounds that no mixture can meet; else numbers.
 
     >>> bounds = Bounds(high=0.5, family=[0, 0, 1], family_high=[0.6, 1.0])
     """
@@ -29,23 +31,31 @@ class Bounds:
     family: Annotated[ArrayLike, "n"] | None = None
     family_low: ArrayLike | None = None
     family_high: ArrayLike | None = None
+    tasks: Sequence[str] | None = None
+    families: Sequence[str] | None = None
 
 
 def as_arrays(
-    bounds: Bounds, n: int
+    bounds: Bounds | None, n: int, cap: Float[AnyArray, "n"] | None = None
 ) -> tuple[Float[np.ndarray, "v"], Float[np.ndarray, "v"], Int[np.ndarray, "f"]]:
     """Lower and upper bounds of n weights and m family sums, and the families; checked.
 
+    Args:
+      cap: upper bounds beside those of `bounds`.
     Raises:
       ValueError: bounds of another size, or that no mixture can meet.
     """
+    bounds = bounds or Bounds()
     low = _filled(bounds.low, n, 0.0, "low")
     high = _filled(bounds.high, n, 1.0, "high")
-    low, high = np.maximum(low, 0.0), np.minimum(high, 1.0)
+    low, high = (
+        np.maximum(low, 0.0),
+        np.minimum(high, 1.0 if cap is None else np.minimum(np.asarray(cap), 1.0)),
+    )
     if bounds.family is None:
         if bounds.family_low is not None or bounds.family_high is not None:
             raise ValueError("bounds of families need `family`, the family of each task")
-        _check(low, high, np.zeros(n, np.int64), np.zeros(1), np.ones(1))
+        _check(bounds, low, high, np.zeros(n, np.int64), np.zeros(1), np.ones(1))
         return low, high, np.zeros(0, np.int64)
     family = np.asarray(bounds.family)
     if family.shape != (n,) or family.dtype.kind not in "iu" or (family < 0).any():
@@ -54,7 +64,8 @@ def as_arrays(
     count = int(family.max()) + 1
     family_low = _filled(bounds.family_low, count, 0.0, "family_low")
     family_high = _filled(bounds.family_high, count, 1.0, "family_high")
-    _check(low, high, family, np.maximum(family_low, 0.0), np.minimum(family_high, 1.0))
+    most = np.minimum(family_high, 1.0)
+    _check(bounds, low, high, family, np.maximum(family_low, 0.0), most)
     # A bound that cannot bind is none: fewer rows for the solver to watch.
     size = np.bincount(family, minlength=count)
     family_low = np.where(family_low > 0, family_low, -np.inf)
@@ -72,6 +83,7 @@ def _filled(value: ArrayLike | None, size: int, default: float, name: str) -> np
 
 
 def _check(
+    bounds: Bounds,
     low: Float[np.ndarray, "n"],
     high: Float[np.ndarray, "n"],
     family: Int[np.ndarray, "n"],
@@ -82,15 +94,19 @@ def _check(
     slack = SLACK * len(low)
     if (low > high).any():
         i = int(np.argmax(low > high))
-        raise ValueError(f"infeasible bounds: task {i} has low {low[i]:g} above high {high[i]:g}")
+        name = bounds.tasks[i] if bounds.tasks else i
+        raise ValueError(
+            f"infeasible bounds: task {name} has low {low[i]:g} above high {high[i]:g}"
+        )
     count = len(family_low)
     least = np.maximum(np.bincount(family, low, count), family_low)
     most = np.minimum(np.bincount(family, high, count), family_high)
     if count > 1 and (least > most + slack).any():
         g = int(np.argmax(least - most))
+        name = bounds.families[g] if bounds.families else g
         raise ValueError(
-            f"infeasible bounds: family {g} needs at least {least[g]:.6g} of the mixture and may "
-            f"have at most {most[g]:.6g}"
+            f"infeasible bounds: family {name} needs at least {least[g]:.6g} of the mixture and "
+            f"may have at most {most[g]:.6g}"
         )
     if least.sum() > 1 + slack:
         raise ValueError(

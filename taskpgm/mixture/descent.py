@@ -5,7 +5,6 @@ until the function falls. The certificate is the one of Frank and Wolfe (1956): 
 above its tangent, so f(p) - f* <= max over allowed v of grad f(p)'(p - v).
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
@@ -47,9 +46,7 @@ def allowed(cap: Annotated[ArrayLike, "n"] | None, bounds: Bounds | None, n: int
     Raises:
       ValueError: of another size, or no mixture meets them.
     """
-    limits, most = bounds or Bounds(), as_cap(cap, n)
-    _, high, _ = as_arrays(limits, n)
-    return Limits(*as_arrays(dataclasses.replace(limits, high=np.minimum(high[:n], most)), n))
+    return Limits(*as_arrays(bounds, n, as_cap(cap, n)))
 
 
 class Pull:

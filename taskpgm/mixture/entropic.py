@@ -1,7 +1,8 @@
 """The mixture that keeps every task: energy plus tau times the divergence from a prior.
 
-F(p) = E(p) + tau * KL(p || prior) on the simplex, or the capped simplex. For small tau the exact
-solution, for large tau the prior (capped); in between every task of the prior keeps weight.
+F(p) = E(p) + tau * KL(p || prior) on the simplex, or over the mixtures that meet bounds. For small
+tau the exact solution, for large tau the prior (capped); in between every task of the prior keeps
+weight.
 """
 
 from typing import Annotated
@@ -10,7 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
+from taskpgm.mixture.bounds import Bounds, as_arrays
 from taskpgm.mixture.energy import Energy, as_energy, centred
+from taskpgm.mixture.entropic_bounds import Limits, closest, interior
 from taskpgm.mixture.inputs import ArrayLike, as_float64, as_mixture, in_float64, is_traced
 from taskpgm.mixture.qp import Candidate
 from taskpgm.mixture.qp.problem import cholesky, potrs
@@ -30,21 +33,24 @@ def solve_entropic(
     prior: Annotated[ArrayLike, "n"],
     tau: Annotated[ArrayLike, ""],
     cap: Annotated[ArrayLike, "*b n"] | None = None,
+    *,
+    bounds: Bounds | None = None,
 ) -> Solution:
     """The minimiser of E(p) + tau * KL(p || prior), with its own certificate.
 
     Newton's method in log p, cooled from a high temperature to `tau`; tasks that reach their cap
-    are held there by an active set.
+    are held there by an active set. Where other bounds bind, an interior-point method.
 
     `energy` of the result is F(p), the value that was minimised, and `gap` bounds F(p) - F*: as E
     is convex, h'p + tau KL(p || q) minus its minimum over mixtures is such a bound, with h =
-    grad E(p), and that minimum has a closed form, min(cap, s q exp(-h / tau)).
+    grad E(p), and that minimum has a closed form, s q exp(-h / tau) clipped to the bounds, with an
+    s of its own for every family that is held at a bound.
 
     Args:
       energy: `pairwise` positive semi-definite, at least on the subspace 1'x = 0.
       prior: q, a mixture (uniform, or size-proportional); a task with q = 0 stays at zero.
       tau: temperature > 0, in units of the energy.
-      cap: as in `solve_exact`.
+      cap, bounds: as in `solve_exact`.
     Raises:
       ValueError: as `solve_exact`, or a prior that is no mixture, or tau <= 0.
 
@@ -61,23 +67,26 @@ def solve_entropic(
     limit = as_cap(cap, size)
     if not is_traced(limit, q):
         check_caps(np.where(q > 0, limit, 0))
+        as_arrays(bounds, size, np.where(q > 0, limit, 0).reshape(-1, size).min(0))
 
     def one(
         unary: Vector, pairwise: np.ndarray, q: Vector, tau: Float[np.ndarray, "1"], cap: Vector
     ) -> Candidate:
-        return _Tilted(unary, pairwise, q, np.where(q > 0, cap, 0)).minimise(float(tau[0]))
+        limits = Limits(*as_arrays(bounds, size, np.where(q > 0, cap, 0)))
+        return _Tilted(unary, pairwise, q, limits).minimise(float(tau[0]))
 
     return solve_each(one, "entropic", energy, q, temperature[..., None], limit)
 
 
 class _Tilted:
-    """One problem: its energy, prior and caps."""
+    """One problem: its energy, prior and bounds."""
 
-    def __init__(self, unary: Vector, pairwise: np.ndarray, prior: Vector, cap: Vector) -> None:
+    def __init__(self, unary: Vector, pairwise: np.ndarray, prior: Vector, limits: Limits) -> None:
         # The same energy on the simplex up to a constant, with a matrix that has no large mean.
         self.unary, self.pairwise = unary - pairwise.mean(1), centred(pairwise)
         self.constant = 0.5 * (pairwise.mean() + self.pairwise.mean())
-        self.cap, self.live = cap, (prior > 0) & (cap > 0)
+        self.limits, self.cap = limits, limits.high[: len(prior)]
+        self.live = (prior > 0) & (self.cap > 0)
         self.log_q = np.log(np.where(prior > 0, prior, 1)) + np.where(prior > 0, 0, -np.inf)
 
     def minimise(self, tau: float) -> Candidate:
@@ -88,6 +97,10 @@ class _Tilted:
         while temperature > tau:
             temperature = max(temperature * COOLING, tau)
             p, held = self._at_temperature(temperature, p, held)
+        if not self.limits.meets(p):
+            p = interior(
+                self.unary, np.asarray(self.pairwise), self.log_q, self.live, tau, self.limits
+            )
         value, gap = self._certify(tau, p)
         return Candidate(p, value, gap, np.where(held, 1, 0))
 
@@ -186,6 +199,7 @@ class _Tilted:
             return float(h @ v + tau * (v[some] @ divergence))
 
         at_p = linear(p)
-        best = linear(self.tilt(self.log_q - h / tau))
+        aim = self.log_q - h / tau
+        best = linear(self.tilt(aim) if self.limits.only_caps else closest(aim, self.limits))
         value = 0.5 * float(p @ pull) - float(self.unary @ p) + at_p - float(h @ p)
         return value - self.constant, max(at_p - best, 0.0)

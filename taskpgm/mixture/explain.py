@@ -7,11 +7,14 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Float, Int
 
+from taskpgm.mixture.bounds import Bounds, as_arrays
 from taskpgm.mixture.clustering import order_rows
 from taskpgm.mixture.energy import Energy, as_energy
 from taskpgm.mixture.inputs import ArrayLike, as_symmetric, as_vector
 from taskpgm.mixture.qp import Problem, duality_gap
-from taskpgm.mixture.simplex import check_caps
+from taskpgm.mixture.solve import as_cap
+
+AT_BOUND = 1e-12  # a weight or a family's sum this near a bound is held there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +27,11 @@ class Explanation:
       redundancy: (S~ p)_i, how near it is to what the mixture already holds.
       weights: p_i.
       reduced_cost: what the energy rises by per unit of weight moved to the task from the tasks
-        between their bounds: > 0 for a task at zero (how far its score is from entering), < 0 for
-        one held at its cap, 0 in between.
+        between their bounds: > 0 for a task at zero or its least weight (how far its score is from
+        entering), < 0 for one held at its cap, 0 in between. In a family that is held at a bound,
+        from the tasks of that family.
+      family_cost: the same per unit of weight moved to a family: > 0 where it is held at its least
+        sum, < 0 at its largest, [m]; None without families in the bounds.
       interval: lower and upper end of the weight over resamples, [2, n], or None.
       kept: share of resamples in which the weight is not zero, [n], or None.
       energy, unary_term, pairwise_term: E(p) = unary_term + pairwise_term.
@@ -41,6 +47,7 @@ class Explanation:
     reduced_cost: Float[np.ndarray, "n"]
     interval: Float[np.ndarray, "2 n"] | None
     kept: Float[np.ndarray, "n"] | None
+    family_cost: Float[np.ndarray, "m"] | None
     energy: float
     unary_term: float
     pairwise_term: float
@@ -82,6 +89,7 @@ def explain(
     weights: Annotated[ArrayLike, "n"],
     *,
     cap: Annotated[ArrayLike, "n"] | None = None,
+    bounds: Bounds | None = None,
     tasks: Sequence[str] | None = None,
     resampled: Annotated[ArrayLike, "b n"] | None = None,
     level: float = 0.95,
@@ -92,7 +100,7 @@ def explain(
       affinity: S, [n, n].
       energy: the energy that was minimised.
       weights: the mixture, from whatever method.
-      cap: the caps it was found under, if any.
+      cap, bounds: what it was found under, if anything.
       tasks: names; "0", "1", ... where None.
       resampled: weights of bootstrap resamples, for intervals at `level`.
     Raises:
@@ -108,8 +116,7 @@ def explain(
     names = tuple(str(i) for i in range(n)) if tasks is None else tuple(tasks)
     if len(names) != n:
         raise ValueError(f"{len(names)} task names where there are {n} tasks")
-    limit = np.ones(n) if cap is None else np.minimum(np.broadcast_to(cap, (n,)), 1.0)
-    check_caps(limit)
+    problem = Problem(reward, matrix, *as_arrays(bounds, n, as_cap(cap, n)))
     interval = kept = None
     if resampled is not None:
         draws = as_vector(resampled, "resampled", n)
@@ -117,29 +124,63 @@ def explain(
         kept = (draws > 0).mean(0)
     gradient = matrix @ p - reward
     unary, pairwise = (float(t) for t in energy.terms(p))
+    price, family_cost = _prices(problem, gradient, p)
     return Explanation(
         tasks=names,
         representativeness=s.sum(1) / n,
         redundancy=matrix @ p,
         weights=p,
-        reduced_cost=gradient - _price(gradient, p, limit),
+        reduced_cost=gradient - price,
         interval=interval,
         kept=kept,
+        family_cost=family_cost,
         energy=unary + pairwise,
         unary_term=unary,
         pairwise_term=pairwise,
-        gap=duality_gap(Problem(reward, matrix, np.zeros(n), limit), gradient, p),
+        gap=duality_gap(problem, gradient, p),
         effective_tasks=float(effective_tasks(p)),
         order=order_rows(s),
     )
 
 
+def _prices(
+    problem: Problem, gradient: Float[np.ndarray, "n"], p: Float[np.ndarray, "n"]
+) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "m"] | None]:
+    """What weight costs where each task stands, and what each family's sum costs beyond that.
+
+    A family that is held at a bound has a price of its own; all other tasks share one.
+    """
+    n = len(p)
+    low, high = problem.low[:n], problem.high[:n]
+    if not len(problem.family):
+        return np.full(n, _price(gradient, p, low, high)), None
+    sums, least, most = problem.rows @ p, problem.low[n:], problem.high[n:]
+    at_least, at_most = sums <= least + AT_BOUND * n, sums >= most - AT_BOUND * n
+    held, prices = at_least | at_most, np.full(len(sums), np.nan)
+    rest = ~held[problem.family]
+    for g in np.flatnonzero(held & (np.bincount(problem.family, minlength=len(sums)) > 0)):
+        mine = problem.family == g
+        prices[g] = _price(gradient[mine], p[mine], low[mine], high[mine])
+    if rest.any():
+        common = _price(gradient[rest], p[rest], low[rest], high[rest])
+    else:  # then the bounds alone fix the sums, and any price between the two sides will do
+        from_below = prices[at_least & ~at_most & ~np.isnan(prices)]
+        common = float(from_below.min() if len(from_below) else np.nanmax(prices))
+    prices = np.where(np.isnan(prices), common, prices)
+    return prices[problem.family], prices - common
+
+
 def _price(
-    gradient: Float[np.ndarray, "n"], p: Float[np.ndarray, "n"], limit: Float[np.ndarray, "n"]
+    gradient: Float[np.ndarray, "k"],
+    p: Float[np.ndarray, "k"],
+    low: Float[np.ndarray, "k"],
+    high: Float[np.ndarray, "k"],
 ) -> float:
-    """The common gradient of the tasks between their bounds: minus the multiplier of sum p = 1."""
-    free = (p > 1e-12) & (p < limit - 1e-12)
+    """The common gradient of the tasks between their bounds: minus the multiplier of their sum."""
+    free = (p > low + AT_BOUND) & (p < high - AT_BOUND)
     if free.any():
         return float(np.sum(gradient[free] * p[free]) / p[free].sum())
-    # A vertex: any number between the best task outside and the worst one inside will do.
-    return float(gradient[p > 1e-12].max())
+    # A vertex: any number between the best task below its cap and the worst above its least will
+    # do.
+    above = p > low + AT_BOUND
+    return float(gradient[above].max() if above.any() else gradient.min())

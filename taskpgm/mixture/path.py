@@ -6,10 +6,13 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Float, Int
 
+from taskpgm.mixture.bounds import Bounds, as_arrays
 from taskpgm.mixture.energy import make_positive_definite, relevance
 from taskpgm.mixture.inputs import ArrayLike, as_float64, as_symmetric
-from taskpgm.mixture.qp import Problem, solve
+from taskpgm.mixture.qp import Problem, duality_gap, solve
 from taskpgm.mixture.qp.critical_line import CriticalLine
+from taskpgm.mixture.qp.walk import walk
+from taskpgm.mixture.solve import as_cap
 
 SMALLEST = 1e-12  # weights below are the rounding of a task that is on its way in or out
 
@@ -61,15 +64,21 @@ def ratio_path(
     floor: float | int = 1e-3,
     judged: Annotated[ArrayLike, "n m"] | None = None,
     importance: Annotated[ArrayLike, "m"] | None = None,
+    cap: Annotated[ArrayLike, "n"] | None = None,
+    bounds: Bounds | None = None,
 ) -> Path:
     """The exact mixture for every ratio from 0 to `ratio_max`, by the critical-line method.
+
+    Where families have bounds, from one exact solution to the next (`qp.walk`): the same points, at
+    a solve for each breakpoint.
 
     Args:
       affinity, psd, floor, judged, importance: as in `energy_from_affinity`.
       ratio_max: where the path ends, >= 0.
+      cap, bounds: as in `solve_exact`.
     Raises:
-      ValueError: as `energy_from_affinity`; RuntimeError: never on a finite matrix, but said
-        rather than returned should the path fail to reach its end.
+      ValueError: as `energy_from_affinity` and `solve_exact`; RuntimeError: never on a finite
+        matrix, but said rather than returned should the path fail to reach its end.
 
     >>> path = ratio_path([[1.0, 0.0], [0.0, 0.0]], ratio_max=4.0, psd="shift")
     >>> path.ratios.round(3)
@@ -86,28 +95,44 @@ def ratio_path(
     n = len(s)
     unary = np.asarray(relevance(s, judged, importance))
     pairwise = np.asarray(make_positive_definite(s, psd, floor))
-    problem = Problem(np.zeros(n), pairwise, np.zeros(n), np.ones(n))
-    start = solve(problem).weights
-    # A weight that is zero at r = 0 is held there; if it is about to enter, the first step sees it.
-    line = CriticalLine(problem, np.where(start > 0, 0, -1), unary)
-    ratios, points, turns = [0.0], [start], 0
+    low, high, family = as_arrays(bounds, n, as_cap(cap, n))
+    problem = Problem(np.zeros(n), pairwise, low, high, family)
+    if len(family):
+        found = walk(problem, unary, float(end))
+    else:
+        found = _critical_line(problem, unary, float(end))
+    ratios, weights = np.array([r for r, _ in found]), np.vstack([p for _, p in found])
+    rewards = ratios[:, None] * unary
+    gradients = weights @ pairwise - rewards
+    energy = 0.5 * np.sum(weights * (gradients - rewards), 1)
+    gap = [duality_gap(problem, g, p) for g, p in zip(gradients, weights, strict=True)]
+    return Path(ratios, weights, energy, np.array(gap))
+
+
+def _critical_line(
+    problem: Problem, unary: Float[np.ndarray, "n"], end: float
+) -> list[tuple[float, Float[np.ndarray, "n"]]]:
+    """Breakpoints and their mixtures, where only tasks have bounds."""
+    n = len(unary)
+    first = solve(problem)
+    start, low, high = first.weights, problem.low[:n], problem.high[:n]
+    # A weight at its bound at r = 0 is held there; if it is about to leave, the first step sees it.
+    state = np.where(start > low, np.where((start < high) | (high >= 1), 0, 1), -1)
+    if (state != 0).all():  # the sum needs one that is free
+        state[np.argmax(np.minimum(start - low, high - start))] = 0
+    line = CriticalLine(problem, state, unary)
+    found, turns = [(0.0, start)], 0
     while line.t < end:
         before = line.t
-        line.advance(float(end))
+        line.advance(end)
         # Steps of rounding size belong to the breakpoint that they leave.
         if line.t > before * (1 + 1e-12) + 1e-14:
             x = line.weights()
-            x = np.where(x > SMALLEST, x, 0)
-            ratios.append(line.t)
-            points.append(x / x.sum())
+            x = np.clip(np.where(x > SMALLEST, x, 0), low, high)
+            free = (line.state == 0) & (x > 0)
+            found.append((line.t, np.where(free, x + (1 - x.sum()) / max(free.sum(), 1), x)))
             turns = 0
         turns += 1
         if turns > 8 * n + 64:
             raise RuntimeError(f"the path stopped at ratio {line.t:g}: report this matrix")
-    weights = np.vstack(points)
-    rewards = np.array(ratios)[:, None] * unary
-    gradients = weights @ pairwise - rewards
-    energy = 0.5 * np.sum(weights * (gradients - rewards), 1)
-    gradients -= np.sum(weights * gradients, 1, keepdims=True)
-    gap = np.sum(weights * gradients, 1) - gradients.min(1)
-    return Path(np.array(ratios), weights, energy, np.maximum(gap, 0.0))
+    return found

@@ -1,12 +1,16 @@
 """Choosing k tasks: greedy on a weakly submodular value, with the guarantee that holds for it."""
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from taskpgm.mixture.bounds import Bounds
 from taskpgm.mixture.energy import Energy, as_energy, on_subspace
+from taskpgm.mixture.inputs import ArrayLike
 from taskpgm.mixture.qp import Problem, solve
+from taskpgm.mixture.room import Room
 from taskpgm.mixture.solve import solve_exact
 
 
@@ -17,10 +21,12 @@ class Selection:
     Attributes:
       order: their indices in the order of choice, [k].
       values: f of the first 1, 2, ..., k of them, [k].
-      weights: the exact mixture over them, zero elsewhere, [n].
+      weights: the exact mixture over them that meets caps and bounds, zero elsewhere, [n].
+      energy, gap: E of these weights, and how far it is from the least over the chosen tasks.
       gamma: lower bound of the submodularity ratio, lambda_min(S~) / max_i S~_ii.
       guarantee: f of the chosen is at least this share of the best k-subset's, 1 - e^-gamma; from
-        theory, and often close to 0.
+        theory, and often close to 0. 0 where caps or bounds had a say in the choice, of which
+        theory says nothing.
       share: f of the first 1, 2, ..., k tasks over f of all n, [k]. As no subset is worth more than
         all tasks together, this too is a guaranteed share of the best subset's value, for each k.
     """
@@ -28,12 +34,20 @@ class Selection:
     order: Int[np.ndarray, "k"]
     values: Float[np.ndarray, "k"]
     weights: Float[np.ndarray, "n"]
+    energy: float
+    gap: float
     gamma: float
     guarantee: float
     share: Float[np.ndarray, "k"]
 
 
-def select_greedy(energy: Energy, k: float | int) -> Selection:
+def select_greedy(
+    energy: Energy,
+    k: float | int,
+    cap: Annotated[ArrayLike, "n"] | None = None,
+    *,
+    bounds: Bounds | None = None,
+) -> Selection:
     """Greedy selection of `k` tasks by f(A) = max over w >= 0 on A of u'w - 1/2 w' S~ w.
 
     u is the unary potential, raised by a constant to be >= 0 (on the simplex a constant changes
@@ -46,8 +60,15 @@ def select_greedy(energy: Energy, k: float | int) -> Selection:
     a multiple of 11', which on the simplex is a constant: the one that makes its least eigenvalue
     half of the least one on the subspace.
 
+    Under caps and bounds, tasks that must have weight come first, and a task is passed over where
+    no k tasks with it could meet them. f itself knows no bounds, so `share` stays a guarantee.
+
+    Args:
+      k: how many tasks.
+      cap, bounds: as in `solve_exact`, of the weights over the chosen tasks.
     Raises:
-      ValueError: k not in 1..n, bad shapes, NaN or infinity, `pairwise` not positive definite.
+      ValueError: k not in 1..n, bad shapes, NaN or infinity, `pairwise` not positive definite, or
+        no k tasks can meet the bounds.
 
     >>> select_greedy(Energy(np.array([1.0, 3.0, 2.0]), np.eye(3)), k=2).order
     array([1, 2])
@@ -63,25 +84,33 @@ def select_greedy(energy: Energy, k: float | int) -> Selection:
     largest = np.diag(definite).max()
     unary = reward - min(reward.min(), 0.0)
 
+    room = Room(n, int(k), cap, bounds)
     table, free, chosen = definite.copy(), np.zeros(n, bool), np.zeros(n, bool)
-    order, values = [], []
-    for _ in range(int(k)):
-        best = _best_candidate(table, free, chosen, unary)
+    order, values, bound = [], [], bool(room.required.any())
+    for step in range(int(k)):
+        left = room.required & ~chosen
+        shut = ~left if left.any() else np.zeros(n, bool)
+        best = _best_candidate(table, free, chosen, unary, shut)
+        while not room.suffices(chosen, best, int(k) - step - 1):
+            shut, bound = shut | (np.arange(n) == best), True
+            best = _best_candidate(table, free, chosen, unary, shut)
         chosen[best] = True
         order.append(best)
         _settle(table, free, chosen, unary)
         values.append(0.5 * float(unary @ _weights(table, free, unary)))
 
     # A cap of 0 keeps the others out.
-    weights = solve_exact(Energy(reward, matrix), np.where(chosen, 1.0, 0.0)).weights
+    found = solve_exact(Energy(reward, matrix), np.where(chosen, room.high, 0.0), bounds=bounds)
     gamma = min(float(least / largest), 1.0)
     share = np.array(values) / max(_value_of_all(unary, definite), 1e-300)
     return Selection(
         order=np.array(order),
         values=np.array(values),
-        weights=np.asarray(weights),
+        weights=np.asarray(found.weights),
+        energy=float(found.energy),
+        gap=float(found.gap),
         gamma=gamma,
-        guarantee=float(-np.expm1(-gamma)),
+        guarantee=0.0 if bound else float(-np.expm1(-gamma)),
         share=np.minimum(share, 1.0) if unary.any() else np.ones(int(k)),
     )
 
@@ -134,8 +163,9 @@ def _best_candidate(
     free: Bool[np.ndarray, "n"],
     chosen: Bool[np.ndarray, "n"],
     unary: Float[np.ndarray, "n"],
+    shut: Bool[np.ndarray, "n"],
 ) -> int:
-    """The task with the largest gain.
+    """The task with the largest gain that is neither chosen nor shut out.
 
     If only w_i moves the free weights and no sign turns, the gain of i is residual^2 / (2 Schur).
     If a free weight would turn negative, that is an upper bound; it is worked out exactly only
@@ -150,7 +180,7 @@ def _best_candidate(
     freed = residual[resting, None] - table[resting] * step
     turned = (moved < -1e-12 * w.max(initial=0)).any(0) & (step > 0)
     woken = (freed > 1e-12 * unary.max()).any(0) & (step > 0)
-    bound = np.where(chosen, -1.0, np.where(woken, np.inf, bound))
+    bound = np.where(chosen | shut, -1.0, np.where(woken, np.inf, bound))
 
     best, best_gain, base = -1, -1.0, 0.5 * float(unary @ w)
     for i in np.argsort(-bound, kind="stable").tolist():

@@ -119,8 +119,7 @@ def solve_exact(
     """
     energy = as_energy(energy)
     size = energy.unary.shape[-1]
-    limits = bounds or Bounds()
-    as_arrays(limits, size)  # infeasible ones are refused, whatever is traced
+    as_arrays(bounds, size)  # infeasible ones are refused, whatever is traced
     chain = WarmStart()
 
     def one(
@@ -128,11 +127,7 @@ def solve_exact(
         pairwise: Float[np.ndarray, "n n"],
         cap: Float[np.ndarray, "n"],
     ) -> Candidate:
-        low, high, family = as_arrays(limits, size)
-        if cap.min() < 1:
-            tighter = dataclasses.replace(limits, high=np.minimum(high[:size], cap))
-            low, high, family = as_arrays(tighter, size)
-        return chain.solve(Problem(unary, pairwise, low, high, family))
+        return chain.solve(Problem(unary, pairwise, *as_arrays(bounds, size, cap)))
 
     return solve_each(one, "exact", energy, as_cap(cap, size))
 

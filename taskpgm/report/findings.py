@@ -29,6 +29,15 @@ COLUMNS = (
 )
 
 
+TARGETS = Column("loss, over targets", "target_mean", "loss", True)
+
+
+def columns(study: Study) -> tuple[Column, ...]:
+    """The measures that this study has: with targets, their mean too."""
+    judged = any(run.get("target_mean") for run in study.runs.values())
+    return (*COLUMNS, TARGETS) if judged else COLUMNS
+
+
 class ResultRow(NamedTuple):
     """A mixture's results: one value a column (None: not measured), and its effective tasks."""
 
@@ -44,7 +53,7 @@ def results_rows(study: Study) -> list[ResultRow]:
     return [
         ResultRow(
             name,
-            tuple((run.get(c.section) or {}).get(c.measure) for c in COLUMNS),
+            tuple((run.get(c.section) or {}).get(c.measure) for c in columns(study)),
             study.mixtures[name].effective if name in study.mixtures else None,
         )
         for name, run in rows

@@ -175,7 +175,7 @@ def render(study: Study, pictures: Mapping[str, Picture], command: Sequence[str]
         pictures=pictures,
         css=(TEMPLATES / "page.css").read_text(encoding="utf-8"),
         script=(TEMPLATES / "sort.js").read_text(encoding="utf-8"),
-        columns=findings.COLUMNS,
+        columns=findings.columns(study),
         results=tables.results_cells(study),
         spent=[head.title for _, head in records_tables.SPENT],
         against_first=tables.against_first(study),
@@ -189,6 +189,7 @@ def render(study: Study, pictures: Mapping[str, Picture], command: Sequence[str]
         reference=findings.reference_run(study),
         by_family=tables.loss_cells(study, "families"),
         by_task=tables.loss_cells(study, "tasks"),
+        by_target=tables.loss_cells(study, "targets"),
         explained=[
             (mixture, tables.task_rows(study, mixture))
             for mixture in sorted(study.mixtures.values(), key=lambda m: m.name != study.main)

@@ -32,13 +32,15 @@ class Affinity:
 
 @dataclass(frozen=True)
 class StudyTransfer:
-    """G, row helps column, with the bounds of its interval; `learnt`: by its own model."""
+    """G, row helps column, with the bounds of its interval; `learnt`: by its own model. Columns
+    are the tasks and then the targets."""
 
     tasks: tuple[str, ...]
-    share: Float[np.ndarray, "n n"]
-    low: Float[np.ndarray, "n n"]
-    high: Float[np.ndarray, "n n"]
-    learnt: Bool[np.ndarray, " n"]
+    share: Float[np.ndarray, "n k"]
+    low: Float[np.ndarray, "n k"]
+    high: Float[np.ndarray, "n k"]
+    learnt: Bool[np.ndarray, " k"]
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Study:
     runs: Mapping[str, Mapping[str, Any]]
     samples: tuple[Mapping[str, Any], ...]
     curves: Mapping[str, Float[np.ndarray, "k 2"]]
+    targets: tuple[str, ...] = ()  # judged, not mixed
     transfer: StudyTransfer | None = None
     paths: Mapping[str, RatioPath] = field(default_factory=dict)
     comparison: Mapping[str, Comparison] = field(default_factory=dict)  # over tasks, over families
@@ -124,8 +127,9 @@ def read_study(workdir: str | Path) -> Study:
     results = _record(Results, workdir / "evaluation" / "results.json")
     affinities = _affinities(workdir / "affinity")
     entries = listed.tasks if listed else []
+    targets = tuple(entry.name for entry in entries if entry.target)
     if entries:
-        tasks = tuple(entry.name for entry in entries)
+        tasks = tuple(entry.name for entry in entries if not entry.target)
     elif weights:
         tasks = tuple(weights.tasks)
     elif affinities:
@@ -144,7 +148,7 @@ def read_study(workdir: str | Path) -> Study:
         config=_json(workdir / "config.json"),
         tasks=tasks,
         family=family | {entry.name: entry.family for entry in entries},
-        train=train | {entry.name: entry.train for entry in entries},
+        train=train | {entry.name: entry.train for entry in entries if not entry.target},
         heldout={entry.name: entry.heldout for entry in entries},
         test={entry.name: entry.test for entry in entries},
         notes={entry.name: tuple(entry.notes) for entry in entries if entry.notes},
@@ -155,6 +159,7 @@ def read_study(workdir: str | Path) -> Study:
         runs={name: _told(run) for name, run in results.runs.items()} if results else {},
         samples=tuple(map(to_json, results.samples)) if results else (),
         curves=_curves(workdir / "runs", list(results.runs if results else mixtures)),
+        targets=targets or (tuple(weights.targets) if weights else ()),
         transfer=_transfer(workdir / "affinity" / "transfer.npz"),
         paths=_paths(workdir / "mixture" / "paths.npz"),
         comparison=results.comparison if results else {},
@@ -212,7 +217,8 @@ def _transfer(path: Path) -> StudyTransfer | None:
     if not found:
         return None
     told = {name: found[name] for name in ("share", "low", "high", "learnt")}
-    return StudyTransfer(tuple(map(str, found["tasks"])), **told)
+    targets = tuple(map(str, found.get("targets", ())))
+    return StudyTransfer(tuple(map(str, found["tasks"])), **told, targets=targets)
 
 
 def _paths(path: Path) -> dict[str, RatioPath]:

@@ -27,6 +27,8 @@ def facts(study: Study) -> list[tuple[str, str]]:
     found = [(f"{len(study.tasks):,}", "tasks")]
     if named:
         found.append((f"{len(named):,}", "families"))
+    if study.targets:
+        found.append((f"{len(study.targets):,}", "targets, judged and not mixed"))
     if study.train:
         found.append((f"{sum(study.train.values()):,}", "training examples"))
     if study.heldout:
@@ -50,14 +52,16 @@ def results_cells(study: Study) -> list[tuple[str, list[Cell], list[str]]]:
     rows = findings.results_rows(study)
     winners = [
         findings.best([row.values[j] for row in rows], column.lower_is_better)
-        for j, column in enumerate(findings.COLUMNS)
+        for j, column in enumerate(findings.columns(study))
     ]
     sure = [records_tables.best(study, over) for over in ("tasks", "families")]
     table = []
     for i, row in enumerate(rows):
         cells = [
             Cell(_number(value, column.measure), _spread(study, row.name, column), i in winners[j])
-            for j, (value, column) in enumerate(zip(row.values, findings.COLUMNS, strict=True))
+            for j, (value, column) in enumerate(
+                zip(row.values, findings.columns(study), strict=True)
+            )
         ]
         probability = " / ".join(f"{each[row.name]:.2f}" for each in sure if row.name in each)
         effective = "–" if row.effective is None else f"{row.effective:.1f}"
@@ -122,7 +126,7 @@ def loss_cells(study: Study, section: str) -> list[tuple[str, str, list[Cell], l
     The tint is the difference to the reference run, relative to it.
     """
     runs = ([study.base] if study.base.get(section) else []) + list(study.runs.values())
-    named = list(study.families if section == "families" else study.tasks)
+    named = list({"families": study.families, "targets": study.targets}.get(section, study.tasks))
     rank = {family: i for i, family in enumerate(study.families)}
     if section == "tasks":
         named.sort(key=lambda task: rank[study.family[task]])

@@ -18,18 +18,21 @@ def results_text(study: Study) -> str:
         return _weights_text(study)
     marked = [
         findings.best([row.values[j] for row in rows], column.lower_is_better)
-        for j, column in enumerate(findings.COLUMNS)
+        for j, column in enumerate(findings.columns(study))
     ]
-    heads = ["mixture", "loss", "(families)", "exact match", "(families)", "is best", "effective"]
+    heads = ["loss", "(families)", "exact match", "(families)", "loss on targets"][: len(marked)]
+    heads = ["mixture", *heads, "is best", "effective"]
     table = [[*heads, *(head.title for _, head in SPENT)]]
     sure = best(study, "tasks")
     for i, row in enumerate(rows):
         run, cells = study.runs.get(row.name, {}), [row.name]
         for j, value in enumerate(row.values):
-            text = "-" if value is None else f"{value:.4f}" if j < 2 else f"{value:.1%}"
-            error = findings.spread(run, findings.COLUMNS[j])
+            column = findings.columns(study)[j]
+            form = "{:.4f}" if column.measure == "loss" else "{:.1%}"
+            text = "-" if value is None else form.format(value)
+            error = findings.spread(run, column)
             if error is not None:
-                text += f" ±{error:.4f}" if j < 2 else f" ±{error:.1%}"
+                text += " ±" + form.format(error)
             cells.append(text + ("*" if i in marked[j] else " "))
         cells.append(f"{sure[row.name]:.2f}" if row.name in sure else "-")
         cells.append("-" if row.effective is None else f"{row.effective:.1f}")

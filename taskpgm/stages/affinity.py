@@ -13,15 +13,11 @@ from taskpgm.artefact import digest
 from taskpgm.multihost import end_if_asked, on_primary
 from taskpgm.progress import Reporter
 from taskpgm.stages.adapter_files import adapter_key, examples_seen, load_adapters
-from taskpgm.stages.affinity_files import KINDS, MADE, save_affinity, save_pmi, save_transfer
+from taskpgm.stages.affinity_files import KINDS, MADE, save_jsd, save_pmi, save_transfer
 from taskpgm.stages.context import Context, say, with_lora
 from taskpgm.stages.estimate import Cost, Estimate, fits, size
-from taskpgm.stages.matrix_file import (
-    load_likelihoods,
-    load_losses,
-    load_matrix,
-    save_arrays,
-)
+from taskpgm.stages.given_scores import load_likelihoods, load_losses
+from taskpgm.stages.matrix_file import Names, load_matrix, save_arrays
 from taskpgm.stages.stage_artefact import StageArtefact, Unit
 
 SECTIONS = ("affinity",)
@@ -39,12 +35,13 @@ def affinities(context: Context) -> "ScoredAffinities | GivenAffinity":
     if section.matrix:
         path = Path(section.matrix)
         read_given(path, section.kind)  # a bad file is refused before anything is computed
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        content = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
         settings = (section.kind, section.bootstrap, context.config.seed)
         return GivenAffinity(folder, digest(content, *settings), context)
     settings = {k: v for k, v in section.to_dict().items() if k not in FREE}
     models_of = [adapter_key(context, task) for task in context.tasks]
-    return ScoredAffinities(folder, digest(models_of, context.tasks_key, settings), context)
+    return ScoredAffinities(folder, digest(models_of, context.judged_key, settings), context)
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class ScoredAffinities(StageArtefact):
 
     def make(self) -> dict[str, Any]:
         scores = compute_scores(self.context, self.folder / "scores")
-        cells = len(self.context.tasks) ** 2
+        cells = len(self.context.tasks) * len(self.context.judged)
         say("affinity", f"{len(scores.computed)} of {cells} cells computed")
         save_affinities(self.context, scores)
         return {}
@@ -86,7 +83,7 @@ class ScoredAffinities(StageArtefact):
             num_tasks=n,
             heldout_tokens=heldout,
             scored_tokens=counts.scored,
-            heldout_examples=sum(len(task.heldout) for task in context.tasks),
+            heldout_examples=sum(len(task.heldout) for task in context.judged),
             length=length,
             batch_size=section.batch_size,
             memory=section.memory * 2**30,
@@ -134,8 +131,8 @@ class GivenAffinity(StageArtefact):
             save_transfer(context, names, given)
         else:
             path = self.folder / f"{section.kind}.npz"
-            save_arrays(path, affinity=given, tasks=np.array(names))
-        return {"tasks": len(names)}
+            save_arrays(path, affinity=given, tasks=np.array(names.mixed))
+        return {"tasks": len(names.mixed)}
 
     def cost(self, estimate: Estimate) -> Cost:
         return Cost(f"read {self.context.config.affinity.matrix}")
@@ -144,8 +141,8 @@ class GivenAffinity(StageArtefact):
         return f"from {self.context.config.affinity.matrix}"
 
 
-def read_given(path: Path, kind: str) -> tuple[list[str], np.ndarray | affinity.Scores]:
-    """The tasks of a file, and its affinity or its log-likelihoods, checked.
+def read_given(path: Path, kind: str) -> tuple[Names, np.ndarray | affinity.Scores]:
+    """The tasks and targets of a file, and its affinity or its log-likelihoods, checked.
 
     Raises:
       FileNotFoundError, ValueError: names the file, and suggests the `kind` that it looks like.
@@ -165,7 +162,7 @@ def read_given(path: Path, kind: str) -> tuple[list[str], np.ndarray | affinity.
             f"{path}: a PMI affinity has no positive diagonal; of similarities say "
             f"--config.affinity.kind=jsd{hint}"
         )
-    return names, matrix
+    return Names(names), matrix
 
 
 def compute_scores(
@@ -178,7 +175,7 @@ def compute_scores(
     config, params = context.load_model(context.proxy)
     config = with_lora(config, context.config.adapters)
     models_of = load_adapters(context, config, context.names)
-    rows = [context.rows(context.proxy, task.heldout, task.name) for task in context.tasks]
+    rows = [context.rows(context.proxy, task.heldout, task.name) for task in context.judged]
     with Reporter("affinity", len(rows), unit="task") as report:
 
         def progress(done: int, total: int, text: str) -> None:
@@ -207,10 +204,8 @@ def compute_scores(
 @on_primary
 def save_affinities(context: Context, scores: affinity.Scores) -> None:
     """Every matrix that follows from the scores."""
-    section, names = context.config.affinity, context.names
-    draws = {"resamples": section.bootstrap, "seed": context.config.seed}
-    jsd = affinity.jsd_affinity(scores.mean_divergence(), section.contexts)
+    names = Names(context.names, [task.name for task in context.targets])
     save_pmi(context, names, scores)
-    save_affinity(context, "jsd", names, jsd, lambda: affinity.resample_jsd(scores, **draws))
+    save_jsd(context, names, scores)
     seen = [examples_seen(context, task) for task in context.tasks]
     save_transfer(context, names, scores, seen)

@@ -17,13 +17,15 @@ from taskpgm.evaluation import check_harness
 from taskpgm.multihost import assert_same_on_all_hosts, on_primary, several
 from taskpgm.stages import sweep
 from taskpgm.stages.context import Context
+from taskpgm.stages.mixture import check_wishes
 from taskpgm.stages.pretrained import Source
 from taskpgm.stages.schema import flatten
 from taskpgm.tasks import check_vocabulary, encode
 from taskpgm.training import check_board
 
 # Keys that may change at any time: where and how fast things run, how often they are saved or
-# logged, and which mixtures are compared. None of them changes an artefact that exists.
+# logged, which mixtures are compared and on which targets they are judged. None of them changes an
+# artefact that exists.
 FREE = (
     "mesh.*",
     "log_every",
@@ -32,6 +34,7 @@ FREE = (
     "mixture.*",  # mixtures and models of other settings have names of their own
     "train.*",
     "sweep.*",
+    "tasks.targets",
     "*.checkpoint_every",
     "*.memory",
     "adapters.group",
@@ -63,6 +66,7 @@ def problems_of_start(context: Context) -> Iterator[Exception]:
     matrix = bool(context.config.affinity.matrix)
     try:
         sweep.check(context.config, None if matrix else context.sizes, context.folder)
+        check_wishes(context)
         if context.config.evaluation.harness and not matrix:
             section = context.config.evaluation
             check_harness(list(section.harness), section.harness_path)
@@ -111,8 +115,8 @@ def check_hosts(context: Context) -> None:
             "process 0 has written: the workdir has to be a folder that all hosts share"
         )
     if not config.affinity.matrix:
-        on_primary(lambda: context.tasks_key)()  # downloads them once, if hosts share a cache
-        assert_same_on_all_hosts(context.tasks_key, "the tasks")
+        on_primary(lambda: context.judged_key)()  # downloads them once, if hosts share a cache
+        assert_same_on_all_hosts(context.judged_key, "the tasks")
         assert_same_on_all_hosts(context.base.key + context.proxy.key, "the base model")
 
 
@@ -194,9 +198,10 @@ def check_model(context: Context, source: Source, where: str) -> None:
         )
     tokenizer = context.tokenizer(source)
     larger = len(tokenizer) > decoder.vocab_size
-    for task in context.tasks:
+    for task in context.judged:
         # If no id can be too large, one example shows whether there are an EOS and a template.
-        examples = (*task.train, *task.heldout, *task.test) if larger else task.train[:1]
+        some = (*task.train, *task.heldout, *task.test)
+        examples = some if larger else some[:1]
         try:
             ids = encode(tokenizer, examples, length).ids
         except ValueError as error:

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from taskpgm import mixture
 from taskpgm.stages.mixture_inputs import Inputs
 from taskpgm.stages.ratio import AUTO, read_ratio
-from taskpgm.stages.rows import ROWS, SCORED, SOLVERS, MixtureRow, Weighted
+from taskpgm.stages.rows import METHODS, ROWS, SCORED, MixtureRow, Weighted
 
 NO_LOSSES = ("pmi", "jsd")  # of affinity.kind: a matrix of these says nothing of losses
 COUNTS = ("k", "clusters")  # arguments that count tasks
 # Arguments that stand for keys of `mixture` in this row alone.
-KEYS = {"r": "ratio", "psd": "psd", "floor": "floor", "method": "method"}
+KEYS = {"r": "ratio", "psd": "psd", "floor": "floor", "method": "method", "kl": "kl"}
 
 
 # --- Names ---------------------------------------------------------------------------------------
@@ -52,11 +53,32 @@ def parse(name: str, needs: bool = True) -> tuple[MixtureRow, dict[str, Any]]:
 
 def make(name: str, inputs: Inputs) -> tuple[MixtureRow, Inputs, Weighted]:
     """The row of that name, the inputs with the row's arguments applied, and the mixture."""
+    row, inputs = changed(name, inputs)
+    return row, inputs, row.make(inputs)
+
+
+def changed(name: str, inputs: Inputs) -> tuple[MixtureRow, Inputs]:
+    """The row of a name, and the inputs as its arguments change them."""
     row, arguments = parse(name)
     own = {KEYS[key]: value for key, value in arguments.items() if key in KEYS}
     check_counts(name, arguments, inputs.n)
-    inputs = replace(inputs, config={**inputs.config, **own}, arguments=arguments)
-    return row, inputs, row.make(inputs)
+    return row, replace(inputs, config={**inputs.config, **own}, arguments=arguments)
+
+
+def check_row(name: str, inputs: Inputs) -> None:
+    """Refuses a row whose own arguments ask for what cannot be had.
+
+    Raises:
+      ValueError: names the row.
+    """
+    row, inputs = changed(name, inputs)
+    try:
+        if row.affinity and "method" in row.arguments:
+            inputs.check()
+        if "k" in inputs.arguments and row.affinity:
+            mixture.check_selection(inputs.n, inputs.arguments["k"], inputs.cap, inputs.bounds)
+    except ValueError as error:
+        raise ValueError(f"compare: {name!r}: {error}") from error
 
 
 def folder_name(name: str) -> str:
@@ -101,7 +123,7 @@ def check(config: Any, size: np.ndarray | None) -> None:
         other = folders.setdefault(folder_name(name), name)
         if other != name:
             raise ValueError(f"compare: {name!r} and {other!r} would have one folder")
-    check_choice("mixture.method", config.mixture.method, SOLVERS)
+    check_choice("mixture.method", config.mixture.method, dict.fromkeys(METHODS))
     if size is not None:
         caps(size, config.mixture.budget, config.mixture.max_epochs)
 

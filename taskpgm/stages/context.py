@@ -22,6 +22,7 @@ from taskpgm.tasks import (
     Rows,
     Task,
     encode,
+    load_targets,
     load_tasks,
     load_tokenizer,
     pack,
@@ -55,8 +56,13 @@ class Context:
 
     # --- Tasks ---------------------------------------------------------------------------------
     @cached_property
-    def tasks(self) -> list[Task]:
-        """All tasks, with at most `tasks.max_heldout` held-out and `tasks.max_test` test rows."""
+    def judged(self) -> list[Task]:
+        """All tasks that are mixed, then the targets, with at most `tasks.max_heldout` held-out and
+        `tasks.max_test` test rows.
+
+        Raises:
+          ValueError: a target has the name of another task.
+        """
         section = self.config.tasks
         with progress.Work("reading the tasks"):
             loaded = load_tasks(
@@ -65,11 +71,25 @@ class Context:
                 test_fraction=section.test_fraction,
                 seed=self.config.seed,
             )
+            if section.targets:
+                loaded += load_targets(section.targets, seed=self.config.seed)
+                check_targets(section.targets, loaded)
+        loaded.sort(key=lambda task: task.target)
         most_heldout, most_test = section.max_heldout or None, section.max_test or None
         return [
             replace(task, heldout=task.heldout[:most_heldout], test=task.test[:most_test])
             for task in loaded
         ]
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """The tasks that are mixed."""
+        return [task for task in self.judged if not task.target]
+
+    @cached_property
+    def targets(self) -> list[Task]:
+        """The tasks that are judged and not mixed."""
+        return [task for task in self.judged if task.target]
 
     @cached_property
     def names(self) -> list[str]:
@@ -83,6 +103,11 @@ class Context:
     @cached_property
     def tasks_key(self) -> str:
         return digest(self.config.seed, [(t.name, t.content_hash) for t in self.tasks])
+
+    @cached_property
+    def judged_key(self) -> str:
+        """`tasks_key` for what depends on the targets too."""
+        return digest(self.tasks_key, [(t.name, t.content_hash) for t in self.targets])
 
     # --- Models --------------------------------------------------------------------------------
     @cached_property
@@ -182,16 +207,16 @@ class Context:
     def say_answers_cut_off(self) -> None:
         """Reports, once, the tasks with answers longer than `evaluation.max_new_tokens`."""
         most = self.config.evaluation.max_new_tokens
-        for line in answers_cut_off(self.tokenizer(self.base), self.tasks, most):
+        for line in answers_cut_off(self.tokenizer(self.base), self.judged, most):
             if line not in self._said:
                 self._said.add(line)
                 say("tasks", line)
 
     @cached_property
     def test_rows(self) -> list[Rows]:
-        """Every task's test examples, packed into rows with the base's tokenizer."""
+        """Test examples of every task and target, packed for the base's tokenizer."""
         self.say_answers_cut_off()
-        return [self.rows(self.base, task.test, task.name) for task in self.tasks]
+        return [self.rows(self.base, task.test, task.name) for task in self.judged]
 
     @cached_property
     def tokens_per_example(self) -> float:
@@ -207,6 +232,17 @@ class Context:
     def seed_of(self, *names: str) -> int:
         """A seed for one purpose, from `config.seed` and the names of the purpose."""
         return zlib.crc32("/".join((str(self.config.seed), *names)).encode())
+
+
+def check_targets(source: str, judged: Sequence[Task]) -> None:
+    """ValueError where a target has the name of another task."""
+    seen: set[str] = set()
+    for task in judged:
+        if task.name in seen:
+            raise ValueError(
+                f"tasks.targets={source}: {task.name!r} is the name of another task: rename one"
+            )
+        seen.add(task.name)
 
 
 def spread(size: int, most: int) -> list[int]:

@@ -64,6 +64,10 @@ SCHEMA: Section = {
             "`datasets`, a YAML manifest of many, or the name of a data set on the hub",
             empty=False,
         ),
+        "targets": text(
+            "",
+            "tasks that are judged and not mixed, as `source`; they need no training split",
+        ),
         "heldout_fraction": number(
             0.1, "cut off, seeded, where a task brings no held-out split", most=1.0, below=True
         ),
@@ -133,7 +137,11 @@ SCHEMA: Section = {
     },
     # --- How tasks relate
     "affinity": {
-        "matrix": text("", "a .npy, .npz, .csv or .tsv file: then no model is needed at all"),
+        "matrix": text(
+            "",
+            "a .npy, .npz, .csv or .tsv file, or a folder of lm-evaluation-harness's results: then "
+            "no single-task model is needed",
+        ),
         "kind": choice(
             "pmi",
             ("pmi", "jsd", "loss", "likelihood"),
@@ -163,8 +171,23 @@ SCHEMA: Section = {
         ),
         "importance": text(
             "tasks",
-            "what matters: 'tasks' or 'families' alike, or a JSON file of {task or family: weight}",
+            "what matters: 'tasks', 'families' or 'targets' alike, or a JSON file of {task or "
+            "family: weight}",
             empty=False,
+        ),
+        "bounds": text(
+            "",
+            "smallest and largest weights, as in 'boolq=0:0.1,family:nli=0.05:0.3', or a JSON file "
+            "of {task or family:NAME: [low, high]}; ours obey them, baselines do not",
+        ),
+        "prior": text(
+            "importance",
+            "what weights are pulled to: 'importance' (above), 'uniform', 'families', 'size', or a "
+            "JSON file of {task: weight}",
+            empty=False,
+        ),
+        "kl": number(
+            0.0, "strength of that pull, a KL divergence, in units of the energy; 0: none"
         ),
         "psd": choice(
             "simplex",

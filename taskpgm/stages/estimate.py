@@ -185,8 +185,8 @@ class Estimate:
         return [max(1, -(-count // length)) for count in counts]
 
     def split(self, source: Source, name: str) -> Tokens:
-        """`count` of every task's "heldout" or "test" examples."""
-        each = [self.count(source, getattr(task, name)) for task in self.context.tasks]
+        """`count` of every task's and target's "heldout" or "test" examples."""
+        each = [self.count(source, getattr(task, name)) for task in self.context.judged]
         return Tokens(tuple(count for count, _ in each), sum(scored for _, scored in each))
 
     @cached_property
@@ -201,7 +201,7 @@ class Estimate:
     def generated(self, examples: int, new_tokens: int) -> int:
         """Tokens read and generated to answer `examples` test prompts of every task (0: all)."""
         whole, read, answers = self.split(self.context.base, "test").by_task, 0.0, 0
-        for task, count in zip(self.context.tasks, whole, strict=True):
+        for task, count in zip(self.context.judged, whole, strict=True):
             asked = min(examples or len(task.test), len(task.test))
             read += count * asked / max(1, len(task.test))
             answers += asked

@@ -34,7 +34,7 @@ class Summary(MadeAnew):
 
     def make(self) -> dict[str, Any]:
         context = self.context
-        families = {task.name: task.family for task in context.tasks}
+        families = {task.name: task.family for task in context.judged}
         base = measured(context, "base", context.base).read()
         asked = asked_for(context)
         own, groups = own_group(context), [each.group for each in asked]
@@ -46,8 +46,8 @@ class Summary(MadeAnew):
                 most[each.label] = each
         seeds = {name: [m.measures for m in each.models] for name, each in most.items()}
         facts = {name: [m.facts for m in each.models] for name, each in most.items()}
-        first = {"base": base.tasks} | {name: each[0].tasks for name, each in seeds.items()}
-        samples = evaluation.samples(context.tasks, first)
+        first = {"base": base.judged} | {name: each[0].judged for name, each in seeds.items()}
+        samples = evaluation.samples(context.judged, first)
         results = Results(
             base=result([base], families),
             runs={name: result(each, families, facts[name]) for name, each in seeds.items()},
@@ -85,22 +85,33 @@ def result(
     facts: Sequence[Mapping[str, Any]] = (),
 ) -> ModelResult:
     """A model's averages over its seeds, and each seed's own; `facts`: what each of them took."""
-    per_task = {
-        task: {
-            **first,
-            **{k: mean(seed.tasks[task][k] for seed in seeds) for k in ("loss", "exact_match")},
-        }
-        for task, first in seeds[0].tasks.items()
-    }
     own = []
     for seed in seeds if facts else ():
-        averages = evaluation.aggregate(seed.tasks, families)
-        kept = {name: averages[name] for name in ("mean", "family_mean")}
-        own.append({**kept, "losses": seed.losses})
+        averages = averaged([seed], families)
+        kept = ("mean", "family_mean", "target_mean")
+        own.append({k: averages[k] for k in kept if k in averages} | {"losses": seed.losses})
     spent: dict[str, Any] = {name: mean(each[name] for each in facts) for name in SPENT if facts}
     for name in ("steps", "examples", "tokens"):
         if spent.get(name) is not None:
             spent[name] = round(spent[name])
-    return ModelResult(
-        **evaluation.aggregate(per_task, families), harness=seeds[0].harness, seeds=own, **spent
+    averages = averaged(seeds, families)
+    return ModelResult(**averages, harness=seeds[0].harness, seeds=own, **spent)
+
+
+def averaged(seeds: Sequence[Measures], families: dict[str, str]) -> dict[str, Any]:
+    """`evaluation.aggregate` of the mean over seeds; where there are targets, theirs beside it."""
+    mixed, targets = (
+        {
+            task: {
+                **first,
+                **{k: mean(part[task][k] for part in parts) for k in ("loss", "exact_match")},
+            }
+            for task, first in parts[0].items()
+        }
+        for parts in ([seed.tasks for seed in seeds], [seed.targets for seed in seeds])
     )
+    found = evaluation.aggregate(mixed, families)
+    if targets:
+        apart = evaluation.aggregate(targets, families)
+        found |= {"targets": apart["tasks"], "target_mean": apart["mean"]}
+    return found

@@ -27,7 +27,7 @@ def measured(context: Context, name: str, source: Source) -> "MeasuredModel":
     section = context.config.evaluation.to_dict()
     for free in ("batch_size", "harness_batch_size"):
         del section[free]
-    key = digest(source.key, section, context.config.tasks.length, context.tasks_key)
+    key = digest(source.key, section, context.config.tasks.length, context.judged_key)
     return MeasuredModel(context.folder / MADE / name, key, context, name, source)
 
 
@@ -47,7 +47,7 @@ class MeasuredModel(StageArtefact):
             config,
             params,
             tokenizer,
-            context.tasks,
+            context.judged,
             context.test_rows,
             batch_size=section.batch_size,
             max_new_tokens=section.max_new_tokens,
@@ -67,7 +67,11 @@ class MeasuredModel(StageArtefact):
                 limit=section.harness_limit or None,
                 chat_template=section.harness_chat_template,
             )
-        write_json(self.folder / FILE, to_json(Measures(per_task, benchmarks)))
+        mixed, targets = (
+            {task.name: per_task[task.name] for task in part}
+            for part in (context.tasks, context.targets)
+        )
+        write_json(self.folder / FILE, to_json(Measures(mixed, benchmarks, targets)))
         return {}
 
     def read(self) -> Measures:

@@ -13,7 +13,6 @@ import numpy as np
 from taskpgm import mixture
 from taskpgm.artefact import digest, read_json, recovery_hint, write_json
 from taskpgm.records import (
-    ExplanationRecord,
     MixtureRecord,
     SelectionRecord,
     Weights,
@@ -21,11 +20,17 @@ from taskpgm.records import (
     to_json,
 )
 from taskpgm.stages import choosing, compare, sweep
-from taskpgm.stages.affinity import affinities
-from taskpgm.stages.affinity_files import read_affinities, read_resamples, read_transfer
+from taskpgm.stages.affinity import affinities, read_given
+from taskpgm.stages.affinity_files import (
+    read_affinities,
+    read_resamples,
+    read_targets,
+    read_transfer,
+)
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.estimate import Cost, Estimate
-from taskpgm.stages.matrix_file import save_arrays
+from taskpgm.stages.explanation import explain
+from taskpgm.stages.matrix_file import Names, save_arrays
 from taskpgm.stages.mixture_inputs import Inputs
 from taskpgm.stages.ratio import TRANSFER
 from taskpgm.stages.schema import MOST
@@ -34,6 +39,7 @@ from taskpgm.stages.stage_artefact import StageArtefact
 SECTIONS = ("mixture",)
 MADE = "mixture"
 FILE = "weights.json"
+FILES = ("importance", "bounds", "prior")  # keys of `mixture` that may name a file
 
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
@@ -44,11 +50,20 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
         choosing.keys(context),
         config.affinity.bootstrap,
         config.affinity.sizes and Path(config.affinity.sizes).read_text("utf-8"),
-        [(name, row, section.to_dict()) for name, row, section in sweep.mixtures(context)],
+        [
+            (name, row, section.to_dict(), [contents(section[key]) for key in FILES])
+            for name, row, section in sweep.mixtures(context)
+        ],
         config.seed,
         None if config.affinity.matrix else context.sizes.tolist(),
     )
     yield Mixtures(context.folder / MADE, key, context)
+
+
+def contents(value: str) -> str:
+    """What is in the file of that name; "" where a key's value names none."""
+    path = Path(value)
+    return path.read_text("utf-8") if value and path.is_file() else ""
 
 
 @dataclass(frozen=True)
@@ -136,17 +151,14 @@ def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray], di
     names = next(iter(given.values()))[1]
     size = sizes(context, names)
     matrix_only = bool(config.affinity.matrix)
-    family = {} if matrix_only else {task.name: task.family for task in context.tasks}
     learnt = read_transfer(context.folder)
+    targets, relevance = read_targets(context.folder)
     inputs = Inputs(
-        names=names,
-        families=[family.get(name, "") for name in names],
+        **known(context, Names(names, targets), size),
         affinities={kind: S for kind, (S, _) in given.items()},
         resamples=read_resamples(context.folder),
-        sizes=size,
-        cap=None,
-        config=config.mixture.to_dict(),
-        seed=config.seed,
+        relevance=relevance,
+        relevance_resamples=read_resamples(context.folder, "relevance"),
         share=None if learnt is None else learnt["share"],
         evidence=choosing.evidence(context),
     )
@@ -160,6 +172,7 @@ def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray], di
         sizes=None if size is None else size.tolist(),
         main=next((name for name, m in made.items() if m.gap is not None), next(iter(made))),
         mixtures=made,
+        targets=targets,
     )
     return weights, ratio_paths(under(planned[0][2])), solving
 
@@ -173,6 +186,45 @@ def inputs_under(inputs: Inputs, learnt: Mapping[str, np.ndarray] | None, sectio
         cap=None if size is None else compare.caps(size, section.budget, section.max_epochs),
         predicted=None if learnt is None else predicted_loss(section, learnt, size),
     )
+
+
+def known(context: Context, names: Names, size: np.ndarray | None) -> dict[str, Any]:
+    """What is known of `Inputs` before anything is computed; caps and law are `inputs_under`'s."""
+    config = context.config
+    family = {} if config.affinity.matrix else {task.name: task.family for task in context.judged}
+    return {
+        "names": names.mixed,
+        "families": [family.get(name, "") for name in names.mixed],
+        "targets": names.targets,
+        "target_families": [family.get(name, "") for name in names.targets],
+        "sizes": size,
+        "cap": None,
+        "config": config.mixture.to_dict(),
+        "seed": config.seed,
+    }
+
+
+def check_wishes(context: Context) -> None:
+    """Refuses, before anything is spent, what is wanted of mixtures and cannot be had.
+
+    Raises:
+      ValueError: names the key or the row.
+    """
+    section = context.config.affinity
+    if section.matrix:
+        names, _ = read_given(Path(section.matrix), section.kind)
+    else:
+        names = Names(context.names, [task.name for task in context.targets])
+        if names.targets and section.contexts == "pair":
+            raise ValueError(
+                "affinity.contexts=pair: targets have no model of their own to pair with: set pool"
+            )
+    size = sizes(context, names.mixed)
+    nothing = Inputs(affinities={}, resamples={}, **known(context, names, size))
+    for _, row, wanted in sweep.mixtures(context):
+        inputs = inputs_under(nothing, None, wanted)
+        inputs.check()
+        compare.check_row(row, inputs)
 
 
 def ratio_paths(inputs: Inputs) -> dict[str, np.ndarray]:
@@ -196,11 +248,11 @@ def ratio_paths(inputs: Inputs) -> dict[str, np.ndarray]:
 def predicted_loss(
     section: Any, learnt: Mapping[str, np.ndarray], size: np.ndarray | None
 ) -> mixture.PredictedLoss:
-    """The predicted loss of a mixture (method 12), averaged over resampled held-out sets."""
+    """The law of method 12."""
     seen = learnt.get("seen")
     return mixture.PredictedLoss.from_losses(
-        learnt["loss_samples"],
-        learnt.get("base_samples"),
+        learnt["loss"],
+        learnt.get("base_loss"),
         budget=None if seen is None else section.budget,
         sizes=None if seen is None else size,
         seen=seen,
@@ -213,7 +265,7 @@ def solve_mixture(name: str, inputs: Inputs) -> tuple[MixtureRecord, float]:
     start = time.monotonic()
     row, inputs, made = compare.make(name, inputs)
     seconds = time.monotonic() - start
-    solution = made if isinstance(made, mixture.Solution) else None
+    solution = made if isinstance(made, mixture.Solution | mixture.Selection) else None
     selection = made if isinstance(made, mixture.Selection) else None
     weights = np.asarray(getattr(made, "weights", made), np.float64)
     section = inputs.config
@@ -223,7 +275,7 @@ def solve_mixture(name: str, inputs: Inputs) -> tuple[MixtureRecord, float]:
     record = MixtureRecord(
         weights=weights.tolist(),
         counts=[int(count) for count in counts],
-        method=solution.method if solution else name,
+        method=made.method if isinstance(made, mixture.Solution) else name,
         effective=float(mixture.effective_tasks(weights)),
         affinity=row.affinity,
         ratio=inputs.ratio(row.affinity) if row.affinity else None,
@@ -242,33 +294,3 @@ def solve_mixture(name: str, inputs: Inputs) -> tuple[MixtureRecord, float]:
         ),
     )
     return record, seconds
-
-
-def explain(
-    kind: str, inputs: Inputs, weights: np.ndarray, solution: mixture.Solution | None
-) -> ExplanationRecord:
-    """The explanation of a mixture (method 11), tasks in the order of the matrix.
-
-    The intervals (method 10) hold for the exact mixture, so other mixtures have none.
-    """
-    drawn = None
-    if solution and solution.method == "exact" and kind in inputs.resamples:
-        drawn = mixture.bootstrap_weights(
-            inputs.resamples[kind],
-            inputs.ratio(kind),
-            inputs.cap,
-            **inputs.parts(kind),
-        ).weights
-    told = mixture.explain(
-        inputs.affinity(kind), inputs.energy(kind), weights, cap=inputs.cap, resampled=drawn
-    )
-    return ExplanationRecord(
-        representativeness=told.representativeness.tolist(),
-        redundancy=told.redundancy.tolist(),
-        reduced_cost=told.reduced_cost.tolist(),
-        energy_unary=told.unary_term,
-        energy_pairwise=told.pairwise_term,
-        low=None if told.interval is None else told.interval[0].tolist(),
-        high=None if told.interval is None else told.interval[1].tolist(),
-        kept_share=None if told.kept is None else told.kept.tolist(),
-    )

@@ -1,17 +1,15 @@
 """What the mixtures of `compare` are computed from: affinities, transfer, predicted loss, sizes."""
 
 import functools
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from taskpgm import affinity, mixture
-from taskpgm.mixture import baselines
+from taskpgm.stages.preferences import read_bounds, read_importance, read_prior
 from taskpgm.stages.ratio import AUTO, TRANSFER, read_ratio
 
 # What stages have left beside the affinities.
@@ -32,8 +30,12 @@ class Inputs:
       cap: the largest weight of each task [n] (`compare.caps`), or None if sizes are unknown.
       config: the section `mixture`, with the row's own arguments applied.
       seed: for mixtures that draw at random.
-      share: G, how much the model of a task (row) helps each task (column), [n, n], or None.
+      share: G, how much the model of a task (row) helps each task and target (column), [n, n + t],
+        or None.
       predicted: predicts the loss of a mixture; None without losses.
+      targets, target_families: of the tasks that are judged and not mixed.
+      relevance: by kind, how relevant each task is to each target, [n, t]; none without targets.
+      relevance_resamples: the same of the `resamples`, [b, n, t].
       arguments: the row's own.
       evidence: what stages have found beside the affinities, read when a row asks: LIKELIHOODS
         (log_likelihood [n, m], tokens [m], task [m]), EMBEDDINGS (embeddings [n, d]), and under
@@ -50,6 +52,10 @@ class Inputs:
     seed: int
     share: np.ndarray | None = None
     predicted: mixture.PredictedLoss | None = None
+    targets: list[str] = field(default_factory=list)
+    target_families: list[str] = field(default_factory=list)
+    relevance: Mapping[str, np.ndarray] = field(default_factory=dict)
+    relevance_resamples: Mapping[str, np.ndarray] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     evidence: Mapping[str, Callable[[], Mapping[str, np.ndarray]]] = field(default_factory=dict)
 
@@ -58,9 +64,22 @@ class Inputs:
         return len(self.names)
 
     @functools.cached_property
-    def importance(self) -> Float[np.ndarray, "n"]:
-        """How much each task matters; sums to 1 (`config.mixture.importance`)."""
-        return read_importance(self.config["importance"], self.names, self.families)
+    def importance(self) -> Float[np.ndarray, "k"]:
+        """How much each task, and then each target, matters, with sum 1 (`mixture.importance`)."""
+        names, families = [*self.names, *self.targets], [*self.families, *self.target_families]
+        return read_importance(self.config["importance"], names, families, self.n)
+
+    @functools.cached_property
+    def bounds(self) -> mixture.Bounds | None:
+        """Smallest and largest weights of tasks and families (`mixture.bounds`)."""
+        return read_bounds(self.config["bounds"], self.names, self.families)
+
+    @functools.cached_property
+    def prior(self) -> Float[np.ndarray, "n"]:
+        """The mixture that others are pulled to (`mixture.prior`)."""
+        return read_prior(
+            self.config["prior"], self.names, self.families, self.sizes, self.importance
+        )
 
     def affinity(self, kind: str) -> Float[np.ndarray, "n n"]:
         """S of a kind.
@@ -85,7 +104,7 @@ class Inputs:
         return self.evidence[what]()
 
     @property
-    def transfer(self) -> Float[np.ndarray, "n n"]:
+    def transfer(self) -> Float[np.ndarray, "n k"]:
         """G (method 12).
 
         Raises:
@@ -116,9 +135,21 @@ class Inputs:
         """Arguments of an affinity's energy other than S and r."""
         # Scaled so that at r = 1 each task should get 1/n of what its own training gives it.
         judged = np.maximum(self.transfer, 0.0) / self.n if kind == TRANSFER else None
+        if kind != TRANSFER and self.targets:
+            judged = np.concatenate([self.affinity(kind), self.relevance[kind]], -1)
         keys = {key: self.config[key] for key in ("psd", "floor")}
         alike = self.config["importance"] == "tasks"
         return {**keys, "judged": judged, "importance": None if alike else self.importance}
+
+    def resampled(self, kind: str) -> Float[np.ndarray, "b n"]:
+        """The exact mixture of every resample of an affinity."""
+        parts = self.parts(kind)
+        if self.targets:
+            both = self.resamples[kind], self.relevance_resamples[kind]
+            parts["judged"] = np.concatenate(both, -1)
+        return mixture.bootstrap_weights(
+            self.resamples[kind], self.ratio(kind), self.cap, bounds=self.bounds, **parts
+        ).weights
 
     def ratio(self, kind: str) -> float:
         """r of an affinity: the config's, or the one of least predicted loss on its path.
@@ -133,49 +164,51 @@ class Inputs:
         return float(value)
 
     def path(self, kind: str) -> mixture.Path:
-        """The exact mixtures of an affinity for all ratios up to RATIO_MAX, without caps."""
-        return mixture.ratio_path(self.affinity(kind), ratio_max=RATIO_MAX, **self.parts(kind))
+        """The exact mixtures of an affinity for all ratios up to RATIO_MAX, within caps and
+        bounds."""
+        return mixture.ratio_path(
+            self.affinity(kind),
+            ratio_max=RATIO_MAX,
+            cap=self.cap,
+            bounds=self.bounds,
+            **self.parts(kind),
+        )
 
     def energy(self, kind: str) -> mixture.Energy:
         """The energy of one affinity (method 4)."""
         S, r = self.affinity(kind), self.ratio(kind)
         return mixture.energy_from_affinity(S, r, **self.parts(kind))
 
+    def solve(self, energy: mixture.Energy) -> mixture.Solution:
+        """The minimiser of an energy, by the method, the prior and the bounds of the config.
 
-def read_importance(value: str, names: list[str], families: list[str]) -> Float[np.ndarray, "n"]:
-    """How much each task's loss counts; sums to 1.
+        The closed form knows no caps and no bounds (method 5).
+        """
+        if self.config["method"] == "closed_form":
+            return mixture.solve_closed_form(energy)
+        if self.config["kl"] > 0:
+            kl = self.config["kl"]
+            return mixture.solve_entropic(energy, self.prior, kl, self.cap, bounds=self.bounds)
+        return mixture.solve_exact(energy, self.cap, bounds=self.bounds)
 
-    `tasks`: all tasks alike. `families`: all families alike, and within a family all tasks. Else a
-    JSON file of {task or family: weight}: a family's weight is divided equally among its tasks, and
-    tasks without a weight count 0.
+    def check(self) -> None:
+        """Refuses what is wanted of a mixture and cannot be had.
 
-    Raises:
-      ValueError: names the file, and what is wrong with it.
-    """
-    n = len(names)
-    if value == "tasks":
-        return np.full(n, 1.0 / n)
-    if value == "families":
-        if not all(families):
-            raise ValueError("mixture.importance=families: the tasks have no families here")
-        return baselines.uniform_families(families)
-    try:
-        given = {str(k): float(v) for k, v in json.loads(Path(value).read_text("utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"mixture.importance={value}: tasks, families, or a JSON file of "
-            f"{{task or family: weight}} ({error})"
-        ) from error
-    unknown = [name for name in given if name not in names and name not in families]
-    if unknown:
-        raise ValueError(f"{value}: {unknown[0]!r} is neither a task nor a family here")
-    counts = {family: families.count(family) for family in families}
-    w = np.array(
-        [
-            given.get(name, 0.0) + given.get(family, 0.0) / counts[family]
-            for name, family in zip(names, families, strict=True)
-        ]
-    )
-    if not np.isfinite(w).all() or w.min() < 0 or w.sum() <= 0:
-        raise ValueError(f"{value}: weights are finite, none below 0, and not all 0")
-    return w / w.sum()
+        Raises:
+          ValueError: names the key.
+        """
+        if self.config["method"] == "closed_form":
+            for key in ("bounds", "kl"):
+                if self.config[key]:
+                    raise ValueError(
+                        f"mixture.{key}={self.config[key]}: the closed form knows none: set "
+                        "mixture.method=exact"
+                    )
+        try:
+            # A task without prior gets no weight.
+            cap = np.where(self.prior > 0, 1.0 if self.cap is None else self.cap, 0.0)
+            mixture.check_selection(self.n, self.n, cap, self.bounds)
+        except ValueError as error:
+            told = {key: self.config[key] for key in ("bounds", "prior", "max_epochs", "budget")}
+            keys = ", ".join(f"mixture.{key}={value!r}" for key, value in told.items() if value)
+            raise ValueError(f"{keys}: together {error}") from error

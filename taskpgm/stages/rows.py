@@ -48,11 +48,7 @@ class MixtureRow:
     losses: bool = False
 
 
-# How an energy is minimised. The closed form ignores caps (method 5); the allocation keeps them.
-SOLVERS: dict[str, Callable[[mixture.Energy, np.ndarray | None], mixture.Solution]] = {
-    "exact": lambda energy, cap: mixture.solve_exact(energy, cap),
-    "closed_form": lambda energy, cap: mixture.solve_closed_form(energy),
-}
+METHODS = ("exact", "closed_form")
 PSD = ("simplex", "shift", "clip")
 RATIO = {"r": ratio, "psd": choice(*PSD), "floor": number(0, strict=True)}
 
@@ -66,8 +62,8 @@ def energy_row(
 
 def taskpgm(kind: str) -> MixtureRow:
     """The minimiser of the energy, by the method that the config names."""
-    make = lambda x: SOLVERS[x.config["method"]](x.energy(kind), x.cap)  # noqa: E731
-    return energy_row(make, kind, RATIO | {"method": choice(*SOLVERS)})
+    make = lambda x: x.solve(x.energy(kind))  # noqa: E731
+    return energy_row(make, kind, RATIO | {"method": choice(*METHODS), "kl": number(0)})
 
 
 def closed_form(kind: str) -> MixtureRow:
@@ -77,15 +73,15 @@ def closed_form(kind: str) -> MixtureRow:
 
 def select(kind: str) -> MixtureRow:
     """The exact mixture over the k tasks that greedy selection takes (method 8)."""
-    make = lambda x: mixture.select_greedy(x.energy(kind), x.arguments["k"])  # noqa: E731
+    make = lambda x: mixture.select_greedy(  # noqa: E731
+        x.energy(kind), x.arguments["k"], x.cap, bounds=x.bounds
+    )
     return energy_row(make, kind, RATIO | {"k": whole}, needs=("k",))
 
 
 def predicted(x: Inputs) -> mixture.Solution:
-    """The mixture of least predicted loss, regularised towards the importance (method 12)."""
-    n = x.law.supply.shape[0]
-    prior = x.importance if x.importance.min() > 0 else np.full(n, 1.0 / n)
-    return x.law.minimise(x.importance, x.cap, prior=prior, **x.arguments)
+    """The mixture of least predicted loss, pulled towards the prior (method 12)."""
+    return x.law.minimise(x.importance, x.cap, bounds=x.bounds, prior=x.prior, **x.arguments)
 
 
 def softmax(kind: str) -> MixtureRow:
@@ -108,7 +104,7 @@ def permuted(kind: str) -> MixtureRow:
     def make(x: Inputs) -> np.ndarray:
         S = baselines.permuted_affinity(x.affinity(kind), seed=x.seed)
         energy = replace(x, affinities={kind: S}).energy(kind)
-        return np.asarray(SOLVERS[x.config["method"]](energy, x.cap).weights)
+        return np.asarray(x.solve(energy).weights)
 
     return MixtureRow(make, None, RATIO, uses=SCORED)
 

@@ -16,7 +16,7 @@ MADE = "tasks.json"
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
     """One file: names, families, sizes and content hashes of all tasks."""
-    yield TaskFile(context.folder, context.tasks_key, context)
+    yield TaskFile(context.folder, context.judged_key, context)
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class TaskFile(StageArtefact):
         if before := self._before():
             say_changes(before, self._now())
         self.write()
-        for note in sorted({note for task in self.context.tasks for note in task.notes}):
+        for note in sorted({note for task in self.context.judged for note in task.notes}):
             say("tasks", note)
+        say_seen_targets(self.context)
         return {}
 
     def write(self) -> None:
@@ -50,11 +51,12 @@ class TaskFile(StageArtefact):
         return Cost(self.summary())
 
     def summary(self) -> str:
-        tasks = self.context.tasks
+        tasks, judged = self.context.tasks, self.context.judged
+        targets = f" and {len(self.context.targets)} targets" if self.context.targets else ""
         return (
-            f"{len(tasks)} tasks of {len({task.family for task in tasks})} families, "
-            f"{self.context.sizes.sum():,} training, {sum(len(t.heldout) for t in tasks):,} "
-            f"held-out and {sum(len(t.test) for t in tasks):,} test examples"
+            f"{len(tasks)} tasks of {len({task.family for task in tasks})} families{targets}, "
+            f"{self.context.sizes.sum():,} training, {sum(len(t.heldout) for t in judged):,} "
+            f"held-out and {sum(len(t.test) for t in judged):,} test examples"
         )
 
     def _before(self) -> TaskList | None:
@@ -78,10 +80,23 @@ class TaskFile(StageArtefact):
                     len(task.test),
                     task.content_hash,
                     [*task.notes, *self.context.tokenizer_notes(task)],
+                    task.target,
                 )
-                for task in self.context.tasks
+                for task in self.context.judged
             ],
         )
+
+
+def say_seen_targets(context: Context) -> None:
+    """Says which targets' prompts the mixed tasks train on: their losses tell little."""
+    if not context.targets:
+        return
+    trained = {example.context for task in context.tasks for example in task.train}
+    for task in context.targets:
+        rows = (*task.heldout, *task.test)
+        seen = sum(example.context in trained for example in rows)
+        if seen:
+            say("tasks", f"target {task.name}: {seen} of {len(rows)} prompts are trained on")
 
 
 def say_changes(before: TaskList, now: TaskList) -> None:

@@ -2,7 +2,7 @@
 rows -> batches."""
 
 from taskpgm.tasks import corpus
-from taskpgm.tasks.formats import load_tasks
+from taskpgm.tasks.formats import load_targets, load_tasks
 from taskpgm.tasks.packing import Rows, pack
 from taskpgm.tasks.stdlib import stdlib_tasks
 from taskpgm.tasks.stream import draw, stream
@@ -20,6 +20,7 @@ __all__ = [
     "draw",
     "encode",
     "encode_text",
+    "load_targets",
     "load_tasks",
     "load_tokenizer",
     "pack",

@@ -14,9 +14,9 @@ SHARD = re.compile(r".+-\d{5}-of-\d{5}")
 NOT_READ_NAMED = 8  # files that a note lists by name
 
 
-def read_folder(root: Path) -> list[TaskSource]:
+def read_folder(root: Path, target: bool = False) -> list[TaskSource]:
     """One task for every file or saved data set in a folder; the notes of the first task list the
-    files that are not read.
+    files that are not read. Targets need no training file.
 
     NAME.heldout.jsonl and NAME.test.jsonl (or another name or ending of a split) belong to NAME;
     train.jsonl and test.jsonl in a folder NAME as well. Linked folders are followed.
@@ -40,13 +40,13 @@ def read_folder(root: Path) -> list[TaskSource]:
         _check_shard(path, ending[0])
         task, role = _task_of(path, ending[0])
         _put(files.setdefault(task, {}), role, path)
-    _check_names(files)
+    _check_names(files, target)
     if not files and not saved:
         raise ValueError(
             f"{root}: no file that ends in {ENDINGS} and no saved data set in this folder"
         )
-    sources = [_saved_source(path, root) for path in saved]
-    sources += [_source(task, parts, root) for task, parts in files.items()]
+    sources = [_saved_source(path, root, target) for path in saved]
+    sources += [_source(task, parts, root, target) for task, parts in files.items()]
     sources.sort(key=lambda pair: pair[0])
     first, *rest = (source for _, source in sources)
     return [replace(first, notes=_not_read(unread, root)), *rest]
@@ -80,10 +80,10 @@ def _put(files: dict[str, Path], role: str, path: Path) -> None:
 
 
 def _read_splits(files: Mapping[str, Path]) -> dict[str, Table]:
-    train = files["train"]
-    splits = by_split_column(read_table(train))
+    train = files.get("train")
+    splits = by_split_column(read_table(train)) if train else {}
     for role in files.keys() - {"train"}:
-        if role in splits:
+        if role in splits and train:
             raise ValueError(
                 f"{files[role]}: rows of {train.name} are marked {role} as well: keep one"
             )
@@ -124,9 +124,9 @@ def _check_shard(path: Path, stem: str) -> None:
         )
 
 
-def _check_names(files: dict[Path, dict[str, Path]]) -> None:
+def _check_names(files: dict[Path, dict[str, Path]], target: bool) -> None:
     for task, parts in files.items():
-        if "train" not in parts:
+        if "train" not in parts and not target:
             role, path = next(iter(parts.items()))
             raise ValueError(f"{path}: a {role} split without its training file next to it")
         for names in SPLIT_NAMES.values():
@@ -135,20 +135,21 @@ def _check_names(files: dict[Path, dict[str, Path]]) -> None:
                     looks = task.with_name(f"{task.name}{mark}{name}")
                     if looks in files:
                         raise ValueError(
-                            f"{files[looks]['train']}: looks like a split of {task.name}: call it "
-                            f"{task.name}.{name}{files[looks]['train'].suffix}, or rename it"
+                            f"{next(iter(files[looks].values()))}: looks like a split of "
+                            f"{task.name}: call it {task.name}.{name}"
+                            f"{next(iter(files[looks].values())).suffix}, or rename it"
                         )
 
 
-def _source(task: Path, files: dict[str, Path], root: Path) -> tuple[str, TaskSource]:
+def _source(task: Path, files: dict[str, Path], root: Path, target: bool) -> tuple[str, TaskSource]:
     """A task, after the path that it is sorted by."""
-    tables = choose_splits(_read_splits(files), str(files["train"]))
-    return task.as_posix(), TaskSource(*_named(task, root), tables)
+    tables = choose_splits(_read_splits(files), str(next(iter(files.values()))), target=target)
+    return task.as_posix(), TaskSource(*_named(task, root), tables, target=target)
 
 
-def _saved_source(path: Path, root: Path) -> tuple[str, TaskSource]:
-    tables = choose_splits(read_saved(path), str(path))
-    return path.as_posix(), TaskSource(*_named(path, root), tables)
+def _saved_source(path: Path, root: Path, target: bool) -> tuple[str, TaskSource]:
+    tables = choose_splits(read_saved(path), str(path), target=target)
+    return path.as_posix(), TaskSource(*_named(path, root), tables, target=target)
 
 
 def _named(task: Path, root: Path) -> tuple[str, str]:

@@ -10,6 +10,9 @@
 - A manifest: YAML, or a mapping of the same shape, that lists many sources (`manifest.py`).
 - "stdlib": the embedded suite (`stdlib.py`).
 
+Targets, tasks that are judged and not mixed, come from the same kinds of data, or from the
+`targets` of a manifest. They need no training split: see `splits.read_target`.
+
 `row_schema.py` says what a row may look like. `splits.py` makes the three splits: a missing one is
 cut off the training rows by a seeded draw, and `Task.notes` says so.
 """
@@ -17,6 +20,7 @@ cut off the training rows by a seeded draw, and `Task.notes` says so.
 import re
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from taskpgm.tasks import manifest
@@ -24,7 +28,7 @@ from taskpgm.tasks.data_sets import configurations, is_saved, read_named, read_s
 from taskpgm.tasks.folder import file_splits, read_folder
 from taskpgm.tasks.messages import printable
 from taskpgm.tasks.readers import ENDINGS, split_ending
-from taskpgm.tasks.splits import TaskSource, choose_splits, read_task
+from taskpgm.tasks.splits import TaskSource, choose_splits, read_target, read_task
 from taskpgm.tasks.stdlib import stdlib_tasks
 from taskpgm.tasks.task import Task
 
@@ -64,25 +68,54 @@ def load_tasks(
             origin, sources = "the manifest", manifest.parse(path_or_spec, Path("."), "manifest")
         else:
             origin, sources = str(path_or_spec), _sources(str(path_or_spec))
-        _check_names(sources, origin)
-        return [read_task(source, heldout_fraction, test_fraction, seed) for source in sources]
+        _check_names(sources)
+        if sum(not source.target for source in sources) < 2:
+            raise ValueError(
+                f"only one task ({sources[0].name}) in {origin}: a mixture needs two or more; add "
+                "another"
+            )
+        return [
+            read_target(source, seed)
+            if source.target
+            else read_task(source, heldout_fraction, test_fraction, seed)
+            for source in sources
+        ]
     except (ValueError, FileNotFoundError) as error:
         if str(error).isprintable():
             raise
         raise type(error)(printable(str(error))) from error  # a file name may contain anything
 
 
-def _sources(spec: str) -> list[TaskSource]:
+def load_targets(path: str | Path, *, seed: int = 0) -> list[Task]:
+    """Targets from whatever `load_tasks` reads: all that is in it is judged, and nothing mixed.
+
+    Raises as `load_tasks`.
+    """
+    if path == "stdlib":
+        return [replace(task, train=(), target=True) for task in stdlib_tasks(seed)]
+    try:
+        sources = _sources(str(path), target=True)
+        _check_names(sources)
+        return [read_target(source, seed) for source in sources]
+    except (ValueError, FileNotFoundError) as error:
+        if str(error).isprintable():
+            raise
+        raise type(error)(printable(str(error))) from error
+
+
+def _sources(spec: str, target: bool = False) -> list[TaskSource]:
     path = manifest.expand(spec, spec)
     try:
         if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
-            return manifest.read(path)
+            return manifest.read(path, target)
         if path.is_file() and split_ending(path):
-            return [TaskSource(path.stem, path.stem, choose_splits(file_splits(path), spec))]
+            tables = choose_splits(file_splits(path), spec, target=target)
+            return [TaskSource(path.stem, path.stem, tables, target=target)]
         if path.is_dir():
             if is_saved(path):
-                return [TaskSource(path.name, path.name, choose_splits(read_saved(path), spec))]
-            return read_folder(path)
+                tables = choose_splits(read_saved(path), spec, target=target)
+                return [TaskSource(path.name, path.name, tables, target=target)]
+            return read_folder(path, target)
         if path.exists():
             raise ValueError(f"{spec}: tasks are read from .yaml, a folder, or {ENDINGS}")
     except OSError as error:
@@ -92,13 +125,18 @@ def _sources(spec: str) -> list[TaskSource]:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", spec) or spec.startswith(".") or path.suffix:
         raise FileNotFoundError(f"no such path: {spec}")
     return [
-        TaskSource(manifest.file_name(config), spec, choose_splits(read_named(spec, config), spec))
+        TaskSource(
+            manifest.file_name(config),
+            spec,
+            choose_splits(read_named(spec, config), spec, target=target),
+            target=target,
+        )
         for config in configurations(spec)
     ]
 
 
-def _check_names(sources: list[TaskSource], origin: str) -> None:
-    """Raises ValueError unless there are two tasks or more, with different names for folders."""
+def _check_names(sources: list[TaskSource]) -> None:
+    """Names are unique and can name a folder."""
     first: dict[str, TaskSource] = {}
     for source in sources:
         name = source.name
@@ -119,8 +157,3 @@ def _check_names(sources: list[TaskSource], origin: str) -> None:
             name, reason = name[:60] + "...", f"is longer than {LONGEST_NAME} bytes"
         if reason is not None:
             raise ValueError(f"{source.tables.train.name}: task name {name!a} {reason}: rename it")
-    if len(sources) < 2:
-        raise ValueError(
-            f"only one task ({sources[0].name}) in {origin}: a mixture needs two or more; add "
-            "another"
-        )

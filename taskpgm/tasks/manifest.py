@@ -17,6 +17,9 @@
         task_column: task_name      # one task for every value of this column ...
         family_column: task_family  # ... in the family that its first row names
 
+    targets:                        # the same, for tasks that are judged and not mixed
+      - source: my_own_task.jsonl
+
 `columns` maps prompt/response, inputs/targets, instruction/input/output or messages to the data's
 own column names; `template` makes the two texts from any columns. `labels` are the class names of a
 column of class numbers. `limit`, `heldout_limit` and `test_limit` bound the rows of each task, by a
@@ -59,42 +62,54 @@ LIMITS = ("limit", "heldout_limit", "test_limit")
 SPLITS = ("split", "heldout_split", "test_split")
 
 
-def read(path: Path) -> list[TaskSource]:
-    """The sources that a manifest file lists.
+def read(path: Path, target: bool = False) -> list[TaskSource]:
+    """The sources that a manifest file lists; `target`: all of them are judged and not mixed.
 
     Raises ValueError that names the file and the line or key."""
     spec = read_yaml(path)
     if spec is None:
         raise ValueError(f"{path}: an empty file: list sources under `tasks:`")
-    return parse(spec, path.parent, str(path))
+    return parse(spec, path.parent, str(path), target)
 
 
-def parse(spec: Any, folder: Path, name: str) -> list[TaskSource]:
+def parse(spec: Any, folder: Path, name: str, target: bool = False) -> list[TaskSource]:
     """The sources of a manifest that has been read. `folder`: what its paths are relative to;
-    `name`: what errors call the manifest.
+    `name`: what errors call the manifest; `target`: as in `read`.
 
     Raises ValueError for an unknown key (it suggests the nearest), or a value of the wrong type."""
     if not isinstance(spec, Mapping):
         raise ValueError(f"{name}: a manifest is a mapping with `tasks:`, a list")
-    _check_keys(spec, ("defaults", "tasks"), name)
-    defaults, entries = spec.get("defaults") or {}, spec.get("tasks")
-    if not isinstance(entries, list | tuple) or not entries:
-        raise ValueError(f"{name}: `tasks` must be a list of sources")
-    defaults = _checked(defaults, f"{name}: defaults")
+    _check_keys(spec, ("defaults", "tasks", "targets"), name)
+    defaults = _checked(spec.get("defaults") or {}, f"{name}: defaults")
+    found = []
+    for key, of_targets in (("tasks", target), ("targets", True)):
+        entries = spec.get(key)
+        if key == "targets" and entries is None or target and entries is None and "targets" in spec:
+            continue
+        if not isinstance(entries, list | tuple) or not entries:
+            raise ValueError(f"{name}: `{key}` must be a list of sources")
+        found += _entries(entries, defaults, folder, f"{name}: {key[:-1]}", of_targets)
+    return found
+
+
+def _entries(
+    entries: Iterable[Any], defaults: Mapping[str, Any], folder: Path, name: str, target: bool
+) -> list[TaskSource]:
+    """The sources of one list of a manifest."""
     sources = []
     for number, entry in enumerate(entries, 1):
-        where = f"{name}: task {number}"
+        where = f"{name} {number}"
         if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
             where += f" ({shortened(entry['name'])[1:-1]})"
         entry = _checked(entry, where)
         # `columns` or `template` of an entry replace both of the defaults: they are not merged.
         reading = {"columns", "template"} if {"columns", "template"} & set(entry) else set()
         inherited = {key: value for key, value in defaults.items() if key not in reading}
-        sources += _sources({**inherited, **entry}, folder, where)
+        sources += _sources({**inherited, **entry}, folder, where, target)
     return sources
 
 
-def _sources(entry: Mapping[str, Any], folder: Path, where: str) -> list[TaskSource]:
+def _sources(entry: Mapping[str, Any], folder: Path, where: str, target: bool) -> list[TaskSource]:
     if "source" not in entry:
         raise ValueError(f"{where}: no `source`: name a file, a folder or a data set on the hub")
     if "columns" in entry and "template" in entry:
@@ -110,9 +125,9 @@ def _sources(entry: Mapping[str, Any], folder: Path, where: str) -> list[TaskSou
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     splits = _open(entry["source"], entry.get("config"), folder, where)
-    tables = choose_splits(splits, where, *(entry.get(key) for key in SPLITS))
+    tables = choose_splits(splits, where, *(entry.get(key) for key in SPLITS), target=target)
     options = {key: entry[key] for key in LIMITS if key in entry}
-    options |= {"schema": schema, "test_is_named": "test_split" in entry}
+    options |= {"schema": schema, "test_is_named": "test_split" in entry, "target": target}
     if "task_column" in entry:
         return list(_by_column(entry, tables, options))
     last = entry.get("config") or Path(entry["source"]).name

@@ -36,7 +36,8 @@ class TaskSource:
     """Where one task's rows are, before they are read.
 
     `limit`, `heldout_limit`, `test_limit`: at most this many rows of each split, by a seeded draw.
-    `test_is_named`: the user named this test split, so it must be usable.
+    `test_is_named`: somebody asked for this test split, so it must be usable.
+    `target`: the task is judged and not mixed; see `read_target`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class TaskSource:
     test_limit: int | None = None
     test_is_named: bool = False
     notes: tuple[str, ...] = ()
+    target: bool = False
 
 
 def role_of(split: object) -> str | None:
@@ -62,11 +64,13 @@ def choose_splits(
     split: str | None = None,
     heldout_split: str | None = None,
     test_split: str | None = None,
+    target: bool = False,
 ) -> SplitTables:
     """The tables of a data set by role.
 
-    For each role it is the split that the arguments name, else the first one in `SPLIT_NAMES`. If a
-    data set has only one split, that may have any other name, and is for training.
+    A split that is named counts; else the first whose name is in `SPLIT_NAMES`. Only a data set's
+    single split may have any other name, and then it is for training. A target needs no training
+    split: what it has stands in that place, for `read_target` to deal out.
 
     Raises ValueError for a split that does not exist, for one with two roles, and if nothing says
     which split is for training: one called test or validation is trained on only if it is named.
@@ -83,6 +87,8 @@ def choose_splits(
         known = [key for n in names for key in candidates if key.strip().lower() == n]
         if role not in chosen and known:
             chosen[role] = known[0]
+    if "train" not in chosen and target and chosen:
+        chosen["train"] = chosen.pop("heldout" if "heldout" in chosen else "test")
     if "train" not in chosen:
         if len(splits) != 1 or chosen or _for_evaluation(next(iter(splits))):
             raise ValueError(
@@ -182,6 +188,32 @@ def read_task(source: TaskSource, heldout_fraction: float, test_fraction: float,
     )
 
 
+def read_target(source: TaskSource, seed: int) -> Task:
+    """Reads a task that is judged and not mixed: held-out rows decide, test rows judge.
+
+    Rows of a training split are trained on by nobody, so they stand in for the split that is
+    missing; where both are, half of them for each, by a seed. `Task.notes` says so.
+
+    Raises ValueError for bad rows, and for a split that is, or becomes, empty.
+    """
+    seed = crc32(f"{seed}/{source.name}".encode())
+    notes = list(source.notes)
+    rest = _read(source.tables.train, source, source.limit, seed) or []
+    heldout = _read(source.tables.heldout, source, source.heldout_limit, seed)
+    test = _read(source.tables.test, source, source.test_limit, seed)
+    if heldout is None and test is None:
+        parts = _cut(rest, {"test": 0.5}, seed, source)
+        heldout, test = parts["train"], parts["test"]
+        notes.append(
+            f"a target: {len(heldout)} of its {len(rest)} rows decide, the others judge (seeded)"
+        )
+    splits = {"heldout": rest if heldout is None else heldout, "test": test or rest}
+    notes += _make_disjoint(splits, source)
+    heldout = tuple(splits["heldout"][: source.heldout_limit])
+    test = tuple(splits["test"][: source.test_limit])
+    return Task(source.name, source.family, (), heldout, test, tuple(notes), target=True)
+
+
 def _read(
     table: Table | None, source: TaskSource, limit: int | None, seed: int
 ) -> list[Example] | None:
@@ -213,8 +245,8 @@ def _make_disjoint(splits: dict[str, list[Example]], source: TaskSource) -> list
                 f"in {above} rows"
             )
             if not kept:
-                table = source.tables.train if role == "train" else source.tables.heldout
-                assert table is not None
+                table = source.tables.heldout if role == "heldout" else None
+                table = table or source.tables.train
                 raise ValueError(
                     f"{table.name}: every prompt also stands in {above} rows, which leaves a "
                     f"{SPOKEN[role]} split of size 0: give it other rows"

@@ -35,7 +35,8 @@ class Task:
 
     `train` is what a mixture draws from, `heldout` is what chooses the mixture (affinities, ratio,
     predicted loss), and `test` only judges the models trained on it. No prompt is in two of them.
-    `notes` says what loading decided for the user (a split cut off, rows dropped, ...).
+    A `target` is judged and not mixed: its held-out and test rows are used, and it has no others.
+    `notes` tells what loading decided for the user (a split cut off, rows dropped, ...).
     """
 
     name: str
@@ -44,6 +45,7 @@ class Task:
     heldout: tuple[Example, ...]
     test: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
+    target: bool = False
 
     @cached_property
     def content_hash(self) -> str:

@@ -1,10 +1,23 @@
 """Smallest and largest weights of tasks and of families."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from taskpgm.mixture import Bounds, Energy, bootstrap_weights, energy_from_affinity, solve_exact
+from taskpgm.mixture import (
+    Bounds,
+    Energy,
+    bootstrap_weights,
+    energy_from_affinity,
+    explain,
+    ratio_path,
+    select_greedy,
+    solve_entropic,
+    solve_exact,
+)
+from taskpgm.mixture.bounds import as_arrays
 from tests.mixture.matrices import HARD, affinity
 
 N = 24
@@ -146,3 +159,135 @@ def test_bounds_that_no_mixture_meets_are_an_error_of_one_line(bounds, says):
     with pytest.raises(ValueError, match=says) as error:
         solve_exact(energy_from_affinity(affinity(N), 1.0), bounds=bounds)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("psd", ["simplex", "shift"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_whole_path_under_bounds_is_exact_at_and_between_its_breakpoints(name, psd):
+    s, bounds = affinity(N), CASES[name]
+    path = ratio_path(s, ratio_max=20.0, psd=psd, bounds=bounds)
+    assert path.ratios[0] == 0 and path.ratios[-1] == 20 and (np.diff(path.ratios) > 0).all()
+    middles = (path.ratios[1:] + path.ratios[:-1]) / 2
+    for ratio in [*path.ratios, *middles, 0.3, 1.0, 7.0]:
+        energy = energy_from_affinity(s, ratio, psd=psd)
+        p = path.at(ratio)
+        found = solve_exact(energy, bounds=bounds)
+        assert energy.energy(p) - found.energy <= 1e-9 * max(1, abs(found.energy))
+    assert (path.gap <= 1e-9 * np.maximum(1, np.abs(path.energy))).all()
+
+
+def test_caps_hold_along_the_path():
+    s = affinity(N)
+    path = ratio_path(s, ratio_max=20.0, cap=np.linspace(0.05, 0.2, N))
+    assert (path.weights <= np.linspace(0.05, 0.2, N) + 1e-12).all()
+    exact = solve_exact(energy_from_affinity(s, 13.0), np.linspace(0.05, 0.2, N)).weights
+    np.testing.assert_allclose(path.at(13.0), exact, atol=1e-9)
+
+
+@pytest.mark.parametrize("tau", [1e2, 1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("name", CASES)
+def test_the_entropic_mixture_under_bounds_beats_all_others(name, tau):
+    bounds, rng = CASES[name], np.random.default_rng(3)
+    prior = rng.dirichlet(np.full(N, 2.0))
+    for ratio in (0.0, 3.0):
+        energy = energy_from_affinity(affinity(N), ratio)
+        found = solve_entropic(energy, prior, tau, bounds=bounds)
+
+        def value(p, energy=energy):
+            live = p > 0
+            return energy.energy(p) + tau * (p[live] * np.log(p[live] / prior[live])).sum()
+
+        p = found.weights
+        assert abs(p.sum() - 1) < 1e-12 and found.gap <= 1e-8 * max(1, abs(found.energy))
+        assert (p >= as_arrays(bounds, N)[0][:N] - 1e-12).all()
+        np.testing.assert_allclose(value(p), found.energy, atol=1e-9)
+        sums, least = np.bincount(FAMILY, p), 0 if bounds.family_low is None else bounds.family_low
+        assert (sums >= np.asarray(least) - 1e-11).all()
+        for _ in range(20):
+            # Any other feasible mixture: the exact one of another energy.
+            other = Energy(rng.normal(size=N), np.eye(N))
+            q = solve_exact(other, bounds=bounds).weights
+            for step in (1e-3, 0.1, 1.0):
+                assert value(p + step * (q - p)) >= found.energy - 1e-9
+
+
+def test_a_prior_that_meets_the_bounds_is_the_hot_end():
+    prior = np.full(N, 1 / N)
+    energy = energy_from_affinity(affinity(N), 3.0)
+    wide = Bounds(family=FAMILY, family_low=np.bincount(FAMILY) / N - 0.01)
+    hot = solve_entropic(energy, prior, 1e6, bounds=wide).weights
+    np.testing.assert_allclose(hot, prior, atol=1e-5)
+    exact = solve_exact(energy, bounds=CASES["all"]).weights
+    cold = solve_entropic(energy, prior, 1e-7, bounds=CASES["all"]).weights
+    np.testing.assert_allclose(cold, exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_selection_meets_the_bounds_and_is_certified(name):
+    bounds = CASES[name]
+    required = int((np.broadcast_to(0 if bounds.low is None else bounds.low, N) > 0).sum())
+    for k in {max(required, 9), N - 3, N}:
+        if k < required:
+            continue
+        energy = energy_from_affinity(affinity(N), 3.0)
+        found = select_greedy(energy, k, bounds=bounds)
+        p = found.weights
+        assert len(set(found.order.tolist())) == k and set(np.flatnonzero(p)) <= set(found.order)
+        sums = np.bincount(FAMILY, p, 4)
+        least = 0 if bounds.family_low is None else np.asarray(bounds.family_low)
+        most = 1 if bounds.family_high is None else np.asarray(bounds.family_high)
+        assert (sums >= least - 1e-12).all() and (sums <= most + 1e-12).all()
+        assert found.gap <= 1e-9 * max(1, abs(found.energy))
+
+
+def test_a_selection_without_room_is_refused_and_with_just_enough_it_is_found():
+    energy = energy_from_affinity(affinity(N), 3.0)
+    with pytest.raises(ValueError, match="no 4 tasks can meet"):
+        select_greedy(energy, 4, 0.2)
+    assert (select_greedy(energy, 5, 0.2).weights[select_greedy(energy, 5, 0.2).order] > 0.19).all()
+    with pytest.raises(ValueError, match="24 tasks have a least weight"):
+        select_greedy(energy, 5, bounds=CASES["least"])
+    tight = Bounds(family=FAMILY, family_low=[0.25] * 4)
+    families = FAMILY[select_greedy(energy, 4, bounds=tight).order]
+    assert sorted(families) == [0, 1, 2, 3]
+    # The only four tasks that can: in every family the one with room.
+    high = np.where(np.isin(np.arange(N), [8, 12, 18, 22]), 1.0, 0.1)
+    only = Bounds(high=high, family=FAMILY, family_low=[0.25] * 4)
+    chosen = select_greedy(energy, 4, bounds=only)
+    assert sorted(chosen.order) == [8, 12, 18, 22] and chosen.guarantee == 0
+
+
+def test_reduced_costs_at_lower_and_upper_bounds_and_of_families():
+    s, bounds = affinity(N), CASES["all"]
+    energy = energy_from_affinity(s, 5.0)
+    p = solve_exact(energy, bounds=bounds).weights
+    told = explain(s, energy, p, bounds=bounds)
+    low, high = np.linspace(0, 0.02, N), 0.12
+    assert (told.reduced_cost[p <= low + 1e-13] >= -1e-9).all()
+    assert (told.reduced_cost[p >= high - 1e-13] <= 1e-9).all()
+    between = (p > low + 1e-9) & (p < high - 1e-9)
+    assert between.any() and np.abs(told.reduced_cost[between]).max() < 1e-8
+    np.testing.assert_allclose(told.gap, 0, atol=1e-10)
+    # A family's price is what a little more of its bound would change the energy by.
+    assert told.family_cost is not None
+    sums = np.bincount(FAMILY, p, 4)
+    held = np.flatnonzero(np.abs(sums - np.array(bounds.family_low)) < 1e-10)
+    assert len(held)
+    for g in held:
+        more = np.array(bounds.family_low, float)
+        more[g] += 1e-5
+        raised = dataclasses.replace(bounds, family_low=more)
+        change = (solve_exact(energy, bounds=raised).energy - energy.energy(p)) / 1e-5
+        np.testing.assert_allclose(change, told.family_cost[g], rtol=1e-2, atol=1e-6)
+
+
+def test_names_in_messages():
+    bounds = Bounds(low=[0.6, 0.6], high=1.0, tasks=["a", "b"])
+    with pytest.raises(ValueError, match="lower ones sum to 1.2"):
+        solve_exact(energy_from_affinity(np.eye(2), 1.0), bounds=bounds)
+    with pytest.raises(ValueError, match="task b has low 0.6 above high 0.5"):
+        solve_exact(
+            energy_from_affinity(np.eye(2), 1.0),
+            cap=[1.0, 0.5],
+            bounds=Bounds(low=[0.0, 0.6], tasks=["a", "b"]),
+        )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from taskpgm import affinity
-from taskpgm.stages.matrix_file import load_likelihoods, load_losses, load_matrix
+from taskpgm.stages.given_scores import load_likelihoods, load_losses
+from taskpgm.stages.matrix_file import load_matrix
 
 from .launching import launch
 
@@ -98,7 +99,7 @@ LOSS = np.array([[0.5, 1.5], [1.8, 0.6]])
 def test_losses_know_their_base(tmp_path, data, base):
     (tmp_path / "L.csv").write_bytes(data)
     names, scores = load_losses(tmp_path / "L.csv")
-    assert names == ["a", "b"]
+    assert names.mixed == ["a", "b"] and not names.targets
     np.testing.assert_array_equal(-scores.log_likelihood, LOSS)
     assert (scores.base is None) if base is None else (-scores.base == base).all()
     # Method 2 by hand: half of what each model is worse by on the other's task.
@@ -113,7 +114,7 @@ def test_log_likelihoods_are_losses_of_examples(tmp_path):
         load_likelihoods(tmp_path / "l.npz")
     np.savez(tmp_path / "l.npz", log_likelihood=values, task=task, base=[-5.0, -5, -4])
     names, scores = load_likelihoods(tmp_path / "l.npz")
-    assert names == ["task 0", "task 1"]
+    assert names.mixed == ["task 0", "task 1"] and not names.targets
     np.testing.assert_array_equal(affinity.losses(scores), [[1.5, 3], [3, 1]])
 
 
