@@ -98,15 +98,21 @@ def along_the_path(
 
 
 def selection_curve(study: Study, theme: Theme) -> bytes:
-    """f(A) / f(all) of the first k tasks, for every row that selects. PNG bytes."""
+    """f(A) / f(all) of the first k tasks, for every row that selects, and the share of the best k
+    tasks' value that theory grants. PNG bytes."""
     with figure(0.6 * WIDTH, 2.9, theme) as drawn:
         axes = drawn.subplots()
         drawn.subplots_adjust(left=0.1, right=0.98, top=0.96, bottom=0.17)
         for name, mixture in study.mixtures.items():
             if mixture.selection:
                 share = mixture.selection["share"]
-                axes.plot(
+                (line,) = axes.plot(
                     range(1, len(share) + 1), share, marker="o", markersize=3, label=shortened(name)
+                )
+                granted = float(mixture.selection["guarantee"])
+                told = f"theory's bound, {granted:.1%}"
+                axes.axhline(
+                    granted, color=line.get_color(), linewidth=0.8, linestyle=":", label=told
                 )
         axes.set_ylim(0, 1.03)
         axes.grid(axis="y")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,11 +34,11 @@ def affinities(context: Context) -> "ScoredAffinities | GivenAffinity":
     section, folder = context.config.affinity, context.folder / MADE
     if section.matrix:
         path = Path(section.matrix)
-        read_given(path, section.kind)  # a bad file is refused before anything is computed
+        names, _ = given(context)  # a bad file is refused before anything is computed
         files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         content = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
         settings = (section.kind, section.bootstrap, context.config.seed)
-        return GivenAffinity(folder, digest(content, *settings), context)
+        return GivenAffinity(folder, digest(content, *settings, names.mixed), context)
     settings = {k: v for k, v in section.to_dict().items() if k not in FREE}
     models_of = [adapter_key(context, task) for task in context.tasks]
     return ScoredAffinities(folder, digest(models_of, context.judged_key, settings), context)
@@ -54,16 +54,15 @@ class ScoredAffinities(StageArtefact):
 
     def make_parts(self, share: Callable[[Sequence[Unit]], None]) -> None:
         """The scores of each task."""
-        names = self.context.names
+        names = [task.name for task in self.context.judged]
 
         def share_tasks(tasks: Sequence[affinity.TaskToScore]) -> None:
-            title = lambda k: names[k] if k < len(names) else f"target {k - len(names)}"  # noqa: E731
-            share([Unit(title(each.task), each.is_done, each.make) for each in tasks])
+            share([Unit(names[each.task], each.is_done, each.make) for each in tasks])
 
         compute_scores(self.context, self.folder / "scores", share_tasks)
 
     def planned_parts(self) -> Sequence[tuple[str, bool]]:
-        return [(name, False) for name in self.context.names]
+        return [(task.name, False) for task in self.context.judged]
 
     def make(self) -> dict[str, Any]:
         scores = compute_scores(self.context, self.folder / "scores")
@@ -125,13 +124,13 @@ class GivenAffinity(StageArtefact):
 
     def make(self) -> dict[str, Any]:
         context, section = self.context, self.context.config.affinity
-        names, given = read_given(Path(section.matrix), section.kind)
-        if isinstance(given, affinity.Scores):
-            save_pmi(context, names, given)
-            save_transfer(context, names, given)
+        names, found = given(context)
+        if isinstance(found, affinity.Scores):
+            save_pmi(context, names, found)
+            save_transfer(context, names, found)
         else:
             path = self.folder / f"{section.kind}.npz"
-            save_arrays(path, affinity=given, tasks=np.array(names.mixed))
+            save_arrays(path, affinity=found, tasks=np.array(names.mixed))
         return {"tasks": len(names.mixed)}
 
     def cost(self, estimate: Estimate) -> Cost:
@@ -139,6 +138,31 @@ class GivenAffinity(StageArtefact):
 
     def summary(self) -> str:
         return f"from {self.context.config.affinity.matrix}"
+
+
+def given(context: Context) -> tuple[Names, np.ndarray | affinity.Scores]:
+    """`read_given` of the config's file, in the order of the tasks where there are any.
+
+    Raises:
+      FileNotFoundError, ValueError: as there; or the file is of other tasks than `tasks.source`.
+    """
+    section, source = context.config.affinity, context.config.tasks.source
+    names, found = read_given(Path(section.matrix), section.kind)
+    if context.weights_only:
+        return names, found
+    for name in [*context.names, *names.mixed]:
+        if name not in names.mixed or name not in context.names:
+            there, absent = section.matrix, f"tasks.source={source}"
+            if name not in names.mixed:
+                there, absent = absent, there
+            raise ValueError(f"{name!r} is a task of {there} and not of {absent}: name them alike")
+    order = np.array([names.mixed.index(name) for name in context.names])
+    names = names._replace(mixed=list(context.names))
+    if not isinstance(found, affinity.Scores):
+        return names, found[np.ix_(order, order)]
+    place = np.append(np.argsort(order), np.arange(len(order), found.num_tasks))
+    values = found.log_likelihood[order]
+    return names, replace(found, log_likelihood=values, task=place[found.task])
 
 
 def read_given(path: Path, kind: str) -> tuple[Names, np.ndarray | affinity.Scores]:

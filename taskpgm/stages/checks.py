@@ -57,13 +57,13 @@ def check_inputs(context: Context) -> None:
     """
     for problem in problems_of_start(context):
         raise problem
-    if context.config.base.path and not context.config.affinity.matrix:
+    if context.config.base.path and not context.weights_only:
         context.say_answers_cut_off()
 
 
 def problems_of_start(context: Context) -> Iterator[Exception]:
     """The errors that `check_inputs` raises."""
-    matrix = bool(context.config.affinity.matrix)
+    matrix = context.weights_only
     try:
         sweep.check(context.config, None if matrix else context.sizes, context.folder)
         check_wishes(context)
@@ -114,7 +114,7 @@ def check_hosts(context: Context) -> None:
             f"process {jax.process_index()} does not see {context.folder / 'config.json'}, which "
             "process 0 has written: the workdir has to be a folder that all hosts share"
         )
-    if not config.affinity.matrix:
+    if not context.weights_only:
         on_primary(lambda: context.judged_key)()  # downloads them once, if hosts share a cache
         assert_same_on_all_hosts(context.judged_key, "the tasks")
         assert_same_on_all_hosts(context.base.key + context.proxy.key, "the base model")
@@ -179,7 +179,7 @@ def check_models(context: Context) -> None:
         encode the examples, or it writes a token that the model has no embedding for.
     """
     config = context.config
-    if config.affinity.matrix:
+    if context.weights_only:
         return
     if config.base.path:
         check_model(context, context.base, f"base.path={config.base.path}")

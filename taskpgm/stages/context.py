@@ -30,6 +30,7 @@ from taskpgm.tasks import (
 )
 from taskpgm.tasks.messages import printable
 
+EMBEDDED = "stdlib"  # tasks.source where nobody names another
 SAMPLE = 64  # examples of a task from which its mean number of tokens is estimated
 
 
@@ -53,6 +54,11 @@ class Context:
         self.command = list(command)
         self._tokenizers = {}
         self._said: set[str] = set()  # notes on examples that were printed already
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether there is a matrix and no data: then weights and page follow, and no model."""
+        return weights_only(self.config)
 
     # --- Tasks ---------------------------------------------------------------------------------
     @cached_property
@@ -232,6 +238,11 @@ class Context:
     def seed_of(self, *names: str) -> int:
         """A seed for one purpose, from `config.seed` and the names of the purpose."""
         return zlib.crc32("/".join((str(self.config.seed), *names)).encode())
+
+
+def weights_only(config: Any) -> bool:
+    """`Context.weights_only`. The embedded suite, the default, does not count as given."""
+    return bool(config.affinity.matrix) and config.tasks.source == EMBEDDED
 
 
 def check_targets(source: str, judged: Sequence[Task]) -> None:

@@ -49,7 +49,7 @@ from taskpgm.stages.checks import (
     check_resumable,
     problems_of_start,
 )
-from taskpgm.stages.context import Context, say
+from taskpgm.stages.context import Context, say, weights_only
 from taskpgm.stages.estimate import Cost, Estimate, amount, hours, machine, size
 from taskpgm.stages.stage_artefact import StageArtefact, Unit
 from taskpgm.stages.sweep import keep_first_settings
@@ -266,7 +266,11 @@ def stages_until(config: ConfigDict, last: str | None) -> dict[str, ModuleType]:
     Raises:
       ValueError: there is no such stage.
     """
-    names = [name for name in STAGES if not config.affinity.matrix or name in MATRIX_STAGES]
+    names = list(STAGES)
+    if config.affinity.matrix:
+        names = [name for name in names if name != "adapters"]
+    if weights_only(config):
+        names = [name for name in names if name in MATRIX_STAGES]
     if last is not None and last not in names:
         near = difflib.get_close_matches(last, names, 1)
         hint = f", did you mean {near[0]!r}?" if near else ""

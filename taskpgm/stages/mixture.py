@@ -20,7 +20,7 @@ from taskpgm.records import (
     to_json,
 )
 from taskpgm.stages import choosing, compare, sweep
-from taskpgm.stages.affinity import affinities, read_given
+from taskpgm.stages.affinity import affinities, given
 from taskpgm.stages.affinity_files import (
     read_affinities,
     read_resamples,
@@ -55,7 +55,7 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
             for name, row, section in sweep.mixtures(context)
         ],
         config.seed,
-        None if config.affinity.matrix else context.sizes.tolist(),
+        None if context.weights_only else context.sizes.tolist(),
     )
     yield Mixtures(context.folder / MADE, key, context)
 
@@ -88,7 +88,7 @@ class Mixtures(StageArtefact):
     def cost(self, estimate: Estimate) -> Cost:
         config = self.context.config
         problem = None
-        if not config.affinity.matrix:
+        if not self.context.weights_only:
             try:
                 compare.caps(self.context.sizes, config.mixture.budget, config.mixture.max_epochs)
             except ValueError as error:
@@ -124,7 +124,7 @@ def read_weights(folder: Path) -> Weights:
 def sizes(context: Context, names: list[str]) -> np.ndarray | None:
     """Training examples per task [n]; None if they are unknown (a matrix from a file)."""
     section = context.config.affinity
-    if not section.matrix:
+    if not context.weights_only:
         return context.sizes
     if not section.sizes:
         return None
@@ -147,15 +147,14 @@ def sizes(context: Context, names: list[str]) -> np.ndarray | None:
 def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray], dict[str, float]]:
     """All mixtures of `compare`, the ratio path of each affinity as arrays (`ratio_paths`), and the
     seconds that the weights of each mixture took."""
-    config, given = context.config, read_affinities(context.folder)
-    names = next(iter(given.values()))[1]
+    matrices = read_affinities(context.folder)
+    names = next(iter(matrices.values()))[1]
     size = sizes(context, names)
-    matrix_only = bool(config.affinity.matrix)
     learnt = read_transfer(context.folder)
     targets, relevance = read_targets(context.folder)
     inputs = Inputs(
         **known(context, Names(names, targets), size),
-        affinities={kind: S for kind, (S, _) in given.items()},
+        affinities={kind: S for kind, (S, _) in matrices.items()},
         resamples=read_resamples(context.folder),
         relevance=relevance,
         relevance_resamples=read_resamples(context.folder, "relevance"),
@@ -168,7 +167,7 @@ def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray], di
         made[name], solving[name] = solve_mixture(row, under(section))
     weights = Weights(
         tasks=names,
-        families=None if matrix_only else inputs.families,
+        families=None if context.weights_only else inputs.families,
         sizes=None if size is None else size.tolist(),
         main=next((name for name, m in made.items() if m.gap is not None), next(iter(made))),
         mixtures=made,
@@ -191,7 +190,7 @@ def inputs_under(inputs: Inputs, learnt: Mapping[str, np.ndarray] | None, sectio
 def known(context: Context, names: Names, size: np.ndarray | None) -> dict[str, Any]:
     """What is known of `Inputs` before anything is computed; caps and law are `inputs_under`'s."""
     config = context.config
-    family = {} if config.affinity.matrix else {task.name: task.family for task in context.judged}
+    family = {} if context.weights_only else {task.name: task.family for task in context.judged}
     return {
         "names": names.mixed,
         "families": [family.get(name, "") for name in names.mixed],
@@ -212,7 +211,7 @@ def check_wishes(context: Context) -> None:
     """
     section = context.config.affinity
     if section.matrix:
-        names, _ = read_given(Path(section.matrix), section.kind)
+        names, _ = given(context)
     else:
         names = Names(context.names, [task.name for task in context.targets])
         if names.targets and section.contexts == "pair":

@@ -14,7 +14,7 @@ def write(path, name, rows=8):
 
 
 def prompts(rows):
-    return {row.prompt for row in rows}
+    return {row.prompt.strip() for row in rows}
 
 
 @pytest.mark.parametrize(
