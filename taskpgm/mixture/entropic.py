@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 
 from taskpgm.mixture.bounds import Bounds, as_arrays
 from taskpgm.mixture.energy import Energy, as_energy, centred
-from taskpgm.mixture.entropic_bounds import Limits, closest, interior
+from taskpgm.mixture.entropic_bounds import BoundArrays, closest, interior
 from taskpgm.mixture.inputs import ArrayLike, as_float64, as_mixture, in_float64, is_traced
 from taskpgm.mixture.qp import Candidate
 from taskpgm.mixture.qp.problem import cholesky, potrs
@@ -72,7 +72,7 @@ def solve_entropic(
     def one(
         unary: Vector, pairwise: np.ndarray, q: Vector, tau: Float[np.ndarray, "1"], cap: Vector
     ) -> Candidate:
-        limits = Limits(*as_arrays(bounds, size, np.where(q > 0, cap, 0)))
+        limits = BoundArrays(*as_arrays(bounds, size, np.where(q > 0, cap, 0)))
         return _Tilted(unary, pairwise, q, limits).minimise(float(tau[0]))
 
     return solve_each(one, "entropic", energy, q, temperature[..., None], limit)
@@ -81,7 +81,9 @@ def solve_entropic(
 class _Tilted:
     """One problem: its energy, prior and bounds."""
 
-    def __init__(self, unary: Vector, pairwise: np.ndarray, prior: Vector, limits: Limits) -> None:
+    def __init__(
+        self, unary: Vector, pairwise: np.ndarray, prior: Vector, limits: BoundArrays
+    ) -> None:
         # The same energy on the simplex up to a constant, with a matrix that has no large mean.
         self.unary, self.pairwise = unary - pairwise.mean(1), centred(pairwise)
         self.constant = 0.5 * (pairwise.mean() + self.pairwise.mean())

@@ -23,7 +23,7 @@ HALVINGS = 200  # of a bisection in log space: to the last digit
 Vector = Float[np.ndarray, "n"]
 
 
-class Limits(NamedTuple):
+class BoundArrays(NamedTuple):
     """Bounds as `bounds.as_arrays` has them: of n weights, then of m family sums."""
 
     low: Float[np.ndarray, "v"]
@@ -58,7 +58,7 @@ def interior(
     log_q: Vector,
     live: Bool[np.ndarray, "n"],
     tau: float,
-    limits: Limits,
+    limits: BoundArrays,
 ) -> Vector:
     """The minimiser, within rounding of the bounds that hold."""
     n = len(unary)
@@ -123,7 +123,7 @@ def interior(
     return _feasible(p, some, limits)
 
 
-def _feasible(p: Vector, some: Int[np.ndarray, "k"], limits: Limits) -> Vector:
+def _feasible(p: Vector, some: Int[np.ndarray, "k"], limits: BoundArrays) -> Vector:
     """`p` without what rounding has left over of bounds and sum."""
     n = len(p)
     p = np.clip(p, limits.low[:n], limits.high[:n])
@@ -138,7 +138,7 @@ def _feasible(p: Vector, some: Int[np.ndarray, "k"], limits: Limits) -> Vector:
     return p + free * ((1 - p.sum()) / max(float(free.sum()), 1e-300))
 
 
-def closest(log_a: Vector, limits: Limits) -> Vector:
+def closest(log_a: Vector, limits: BoundArrays) -> Vector:
     """The mixture within `limits` that minimises KL(p || a), a = exp(log_a), not normalised.
 
     s a clipped to the bounds of the tasks; s is that of the family's bound where that binds, and

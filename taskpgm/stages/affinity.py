@@ -17,7 +17,7 @@ from taskpgm.stages.affinity_files import KINDS, MADE, save_jsd, save_pmi, save_
 from taskpgm.stages.context import Context, say, with_lora
 from taskpgm.stages.estimate import Cost, Estimate, fits, size
 from taskpgm.stages.given_scores import load_likelihoods, load_losses
-from taskpgm.stages.matrix_file import Names, load_matrix, save_arrays
+from taskpgm.stages.matrix_file import TaskNames, load_matrix, save_arrays
 from taskpgm.stages.stage_artefact import StageArtefact, Unit
 
 SECTIONS = ("affinity",)
@@ -140,7 +140,7 @@ class GivenAffinity(StageArtefact):
         return f"from {self.context.config.affinity.matrix}"
 
 
-def given(context: Context) -> tuple[Names, np.ndarray | affinity.Scores]:
+def given(context: Context) -> tuple[TaskNames, np.ndarray | affinity.Scores]:
     """`read_given` of the config's file, in the order of the tasks where there are any.
 
     Raises:
@@ -165,7 +165,7 @@ def given(context: Context) -> tuple[Names, np.ndarray | affinity.Scores]:
     return names, replace(found, log_likelihood=values, task=place[found.task])
 
 
-def read_given(path: Path, kind: str) -> tuple[Names, np.ndarray | affinity.Scores]:
+def read_given(path: Path, kind: str) -> tuple[TaskNames, np.ndarray | affinity.Scores]:
     """The tasks and targets of a file, and its affinity or its log-likelihoods, checked.
 
     Raises:
@@ -186,7 +186,7 @@ def read_given(path: Path, kind: str) -> tuple[Names, np.ndarray | affinity.Scor
             f"{path}: a PMI affinity has no positive diagonal; of similarities say "
             f"--config.affinity.kind=jsd{hint}"
         )
-    return Names(names), matrix
+    return TaskNames(names), matrix
 
 
 def compute_scores(
@@ -228,7 +228,7 @@ def compute_scores(
 @on_primary
 def save_affinities(context: Context, scores: affinity.Scores) -> None:
     """Every matrix that follows from the scores."""
-    names = Names(context.names, [task.name for task in context.targets])
+    names = TaskNames(context.names, [task.name for task in context.targets])
     save_pmi(context, names, scores)
     save_jsd(context, names, scores)
     seen = [examples_seen(context, task) for task in context.tasks]

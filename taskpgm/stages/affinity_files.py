@@ -10,13 +10,13 @@ from jaxtyping import Float
 from taskpgm import affinity
 from taskpgm.artefact import read_arrays, recovery_hint, write_bytes
 from taskpgm.stages.context import Context, say
-from taskpgm.stages.matrix_file import BASE, Names, load_matrix, save_arrays
+from taskpgm.stages.matrix_file import BASE, TaskNames, load_matrix, save_arrays
 
 MADE = "affinity"  # the folder
 KINDS = ("pmi", "jsd")
 
 
-def save_pmi(context: Context, names: Names, scores: affinity.Scores) -> None:
+def save_pmi(context: Context, names: TaskNames, scores: affinity.Scores) -> None:
     """pmi.npz, from log-likelihoods, and likelihoods.npz, themselves."""
     save_arrays(
         context.folder / MADE / "likelihoods.npz",
@@ -42,7 +42,7 @@ def save_pmi(context: Context, names: Names, scores: affinity.Scores) -> None:
     save_affinity(context, "pmi", names, pmi, None if once else resample, relevance, others)
 
 
-def save_jsd(context: Context, names: Names, scores: affinity.Scores) -> None:
+def save_jsd(context: Context, names: TaskNames, scores: affinity.Scores) -> None:
     """jsd.npz, from divergences."""
     section = context.config.affinity
     draws = {"resamples": section.bootstrap, "seed": context.config.seed}
@@ -58,7 +58,7 @@ def save_jsd(context: Context, names: Names, scores: affinity.Scores) -> None:
 def save_affinity(
     context: Context,
     kind: str,
-    names: Names,
+    names: TaskNames,
     S: Float[np.ndarray, "n n"],
     resample: Callable[[], np.ndarray] | None,
     relevance: Float[np.ndarray, "n t"] | None = None,
@@ -81,7 +81,7 @@ def save_affinity(
 
 def save_transfer(
     context: Context,
-    names: Names,
+    names: TaskNames,
     scores: affinity.Scores,
     seen: Sequence[float] | None = None,
 ) -> None:
@@ -168,7 +168,7 @@ def read_likelihoods(folder: Path) -> dict[str, np.ndarray]:
 
 
 def read_targets(folder: Path) -> tuple[list[str], dict[str, Float[np.ndarray, "n t"]]]:
-    """Names of the targets, and by kind of affinity how relevant each mixed task is to each."""
+    """TaskNames of the targets, and by kind of affinity how relevant each mixed task is to each."""
     targets, found = [], {}
     for kind in KINDS:
         path = folder / MADE / f"{kind}.npz"

@@ -15,7 +15,7 @@ from taskpgm.stages.harness_files import read_harness_losses
 from taskpgm.stages.matrix_file import (
     BASE,
     NamedMatrix,
-    Names,
+    TaskNames,
     by_name,
     given_names,
     numbers,
@@ -24,7 +24,7 @@ from taskpgm.stages.matrix_file import (
 )
 
 
-def load_losses(path: Path) -> tuple[Names, Scores]:
+def load_losses(path: Path) -> tuple[TaskNames, Scores]:
     """Mean held-out losses of every model (row) on every task (column), as if of one example each.
 
     One more row is the base model's: the one named "base", or the first where rows have no names.
@@ -58,25 +58,25 @@ def load_losses(path: Path) -> tuple[Names, Scores]:
     return names, _scores(-loss, np.arange(k), base, None)
 
 
-def _mixed_first(path: Path, table: NamedMatrix) -> tuple[Names, Float[np.ndarray, "n k"]]:
+def _mixed_first(path: Path, table: NamedMatrix) -> tuple[TaskNames, Float[np.ndarray, "n k"]]:
     """The losses with a row and a column for each task that is mixed, in the order of the columns,
     and then the columns of targets."""
     if not (table.rows and table.columns):
         names = task_names(path, table.columns or table.rows, table.values.shape[1])
-        return Names(names), by_name(path, table, names).values
+        return TaskNames(names), by_name(path, table, names).values
     task_names(path, table.columns, table.values.shape[1])
     task_names(path, table.rows, len(table.values))
     strange = [row for row in table.rows if row not in table.columns]
     if strange:
         raise ValueError(f"{path}: row {strange[0]!r} is not the name of a column")
     mixed = [name for name in table.columns if name in table.rows]
-    names = Names(mixed, [name for name in table.columns if name not in mixed])
+    names = TaskNames(mixed, [name for name in table.columns if name not in mixed])
     row = [table.rows.index(name) for name in mixed]
     column = [table.columns.index(name) for name in names.judged]
     return names, table.values[np.ix_(row, column)]
 
 
-def load_likelihoods(path: Path) -> tuple[Names, Scores]:
+def load_likelihoods(path: Path) -> tuple[TaskNames, Scores]:
     """Arrays `log_likelihood` [n, m] and `task` [m] of an .npz; `base` and `tokens` [m], `tasks`.
 
     Tasks from n on are targets.
@@ -119,7 +119,7 @@ def load_likelihoods(path: Path) -> tuple[Names, Scores]:
             "example"
         )
     names = task_names(path, told, k)
-    return Names(names[:n], names[n:]), _scores(values, task, base, tokens)
+    return TaskNames(names[:n], names[n:]), _scores(values, task, base, tokens)
 
 
 def _scores(

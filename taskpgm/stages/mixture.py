@@ -30,7 +30,7 @@ from taskpgm.stages.affinity_files import (
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.estimate import Cost, Estimate
 from taskpgm.stages.explanation import explain
-from taskpgm.stages.matrix_file import Names, save_arrays
+from taskpgm.stages.matrix_file import TaskNames, save_arrays
 from taskpgm.stages.mixture_inputs import Inputs
 from taskpgm.stages.ratio import TRANSFER
 from taskpgm.stages.schema import MOST
@@ -153,7 +153,7 @@ def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray], di
     learnt = read_transfer(context.folder)
     targets, relevance = read_targets(context.folder)
     inputs = Inputs(
-        **known(context, Names(names, targets), size),
+        **known(context, TaskNames(names, targets), size),
         affinities={kind: S for kind, (S, _) in matrices.items()},
         resamples=read_resamples(context.folder),
         relevance=relevance,
@@ -187,7 +187,7 @@ def inputs_under(inputs: Inputs, learnt: Mapping[str, np.ndarray] | None, sectio
     )
 
 
-def known(context: Context, names: Names, size: np.ndarray | None) -> dict[str, Any]:
+def known(context: Context, names: TaskNames, size: np.ndarray | None) -> dict[str, Any]:
     """What is known of `Inputs` before anything is computed; caps and law are `inputs_under`'s."""
     config = context.config
     family = {} if context.weights_only else {task.name: task.family for task in context.judged}
@@ -213,7 +213,7 @@ def check_wishes(context: Context) -> None:
     if section.matrix:
         names, _ = given(context)
     else:
-        names = Names(context.names, [task.name for task in context.targets])
+        names = TaskNames(context.names, [task.name for task in context.targets])
         if names.targets and section.contexts == "pair":
             raise ValueError(
                 "affinity.contexts=pair: targets have no model of their own to pair with: set pool"
