@@ -168,7 +168,7 @@ def read_likelihoods(folder: Path) -> dict[str, np.ndarray]:
 
 
 def read_targets(folder: Path) -> tuple[list[str], dict[str, Float[np.ndarray, "n t"]]]:
-    """TaskNames of the targets, and by kind of affinity how relevant each mixed task is to each."""
+    """Names of the targets, and by kind of affinity how relevant each mixed task is to each."""
     targets, found = [], {}
     for kind in KINDS:
         path = folder / MADE / f"{kind}.npz"

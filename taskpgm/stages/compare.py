@@ -23,7 +23,7 @@ COUNTS = ("k", "clusters")  # arguments that count tasks
 KEYS = {"r": "ratio", "psd": "psd", "floor": "floor", "method": "method", "kl": "kl"}
 
 
-# --- TaskNames ---------------------------------------------------------------------------------------
+# --- Names ----------------------------------------------------------------------------------
 def parse(name: str, needs: bool = True) -> tuple[MixtureRow, dict[str, Any]]:
     """The row that a name like `taskpgm-pmi:r=4` refers to, and its parsed arguments.
 

@@ -22,7 +22,7 @@ BASE = "base"  # the row of the model that was not fine-tuned
 
 
 class TaskNames(NamedTuple):
-    """TaskNames of the tasks that are mixed, in order, and of the targets, judged alone."""
+    """Names of the tasks that are mixed, in order, and of the targets, judged alone."""
 
     mixed: list[str]
     targets: list[str] = []
@@ -160,7 +160,7 @@ def given_names(found: dict[str, np.ndarray], array: str = "tasks") -> list[str]
     )
 
 
-# --- TaskNames ---------------------------------------------------------------------------------------
+# --- Names ----------------------------------------------------------------------------------
 def task_names(path: Path, given: list[str], n: int) -> list[str]:
     """The tasks' names; they are numbered if none are given."""
     names = given or [f"task {i}" for i in range(n)]
