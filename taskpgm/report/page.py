@@ -182,6 +182,8 @@ def render(study: Study, pictures: Mapping[str, Picture], command: Sequence[str]
         compared=study.comparison.get("tasks"),
         all_pairs=tables.all_pairs(study),
         counts=records_tables.COUNTS,
+        choosing=tables.choosing_rows(study),
+        choosing_heads=[head.title for _, head in records_tables.CHOOSING],
         swept=[sweep.title(key) for key in sweep.swept_keys(study)],
         sweep=sweep.table(study).text() if study.sweep else [],
         seeds=findings.seeds(study),

@@ -50,9 +50,24 @@ SPENT = (
 )
 
 
+CHOOSING = (
+    ("trained", Head("tokens trained to choose", ",d")),
+    ("scored", Head("tokens scored to choose", ",d")),
+    ("flops", Head("FLOPs to choose", ".1e")),
+    ("seconds", Head("seconds to choose", ",.1f")),
+)
+
+
+def cost_of_choosing(study: Study, name: str) -> list[Value]:
+    """CHOOSING of a mixture, as if it were the only one; None where nothing is known of it."""
+    row = study.choosing.rows.get(name) if study.choosing else None
+    total = row.total if row else None
+    return [None if total is None else getattr(total, key) for key, _ in CHOOSING]
+
+
 def results(study: Study) -> RecordTable:
     """One row a mixture: its measures with their spread over seeds, how likely it is the best,
-    and what was spent on it."""
+    what was spent on it, and what choosing it has cost."""
     measured = [
         head
         for column in findings.COLUMNS
@@ -66,6 +81,7 @@ def results(study: Study) -> RecordTable:
         Head("probability of being best, over families", ".2f"),
         Head("effective tasks", ".1f"),
         *(head for _, head in SPENT),
+        *(head for _, head in CHOOSING),
     )
     rows: list[tuple[Value, ...]] = []
     for row in findings.results_rows(study):
@@ -74,7 +90,8 @@ def results(study: Study) -> RecordTable:
         both = [x for pair in zip(row.values, spread, strict=True) for x in pair]
         sure = [best(study, over).get(row.name) for over in ("tasks", "families")]
         spent = [run.get(key) for key, _ in SPENT]
-        rows.append((row.name, *both, *sure, row.effective, *spent))
+        choosing = cost_of_choosing(study, row.name)
+        rows.append((row.name, *both, *sure, row.effective, *spent, *choosing))
     return RecordTable("results", heads, rows)
 
 

@@ -14,7 +14,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from taskpgm.artefact import read_arrays, recovery_hint
-from taskpgm.records import Comparison, Results, SweepPoint, TaskList, Weights, from_json, to_json
+from taskpgm.records import (
+    Choosing,
+    Comparison,
+    Results,
+    SweepPoint,
+    TaskList,
+    Weights,
+    from_json,
+    to_json,
+)
 
 T = TypeVar("T")
 
@@ -107,6 +116,7 @@ class Study:
     paths: Mapping[str, RatioPath] = field(default_factory=dict)
     comparison: Mapping[str, Comparison] = field(default_factory=dict)  # over tasks, over families
     sweep: tuple[SweepPoint, ...] = ()
+    choosing: Choosing | None = None
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -164,6 +174,7 @@ def read_study(workdir: str | Path) -> Study:
         paths=_paths(workdir / "mixture" / "paths.npz"),
         comparison=results.comparison if results else {},
         sweep=tuple(results.sweep) if results else (),
+        choosing=_record(Choosing, workdir / "mixture" / "choosing.json"),
     )
 
 

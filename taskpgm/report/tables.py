@@ -114,6 +114,25 @@ def all_pairs(study: Study) -> list[tuple[str, str, list[Difference]]]:
     return [(first, second, differences(study, first, second)) for first, second in names]
 
 
+def choosing_rows(study: Study) -> list[tuple[str, list[str], str]]:
+    """(mixture or shared part, its costs, what it rests on or how many mixtures share it)."""
+    if study.choosing is None:
+        return []
+    heads = [head for _, head in records_tables.CHOOSING]
+    rows = []
+    for name, row in study.choosing.rows.items():
+        costs = records_tables.cost_of_choosing(study, name)
+        cells = [records_tables.shown(cost, head) for cost, head in zip(costs, heads, strict=True)]
+        rests = ", ".join(row.parts) or ("nothing" if row.total else "a given matrix")
+        rows.append((name, cells, rests))
+    used = [part for row in study.choosing.rows.values() for part in row.parts]
+    for name, part in study.choosing.parts.items():
+        costs = [getattr(part, key) for key, _ in records_tables.CHOOSING]
+        cells = [records_tables.shown(cost, head) for cost, head in zip(costs, heads, strict=True)]
+        rows.append((f"shared: {name}", cells, f"{used.count(name)} mixtures"))
+    return rows
+
+
 def _spread(study: Study, name: str, column: findings.Column) -> str:
     error = findings.spread(study.runs.get(name, {}), column)
     return "" if error is None else f"± {_number(error, column.measure)}"

@@ -221,6 +221,19 @@ def make(
             json.dumps({"step": 4 * k, "loss": float(v), "tokens": 100}) for k, v in enumerate(loss)
         ]
         (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 40')
+    part = {"trained": 5000, "scored": 700, "flops": 3e9, "seconds": 12.5}
+    nothing = {"trained": 0, "scored": 0, "flops": 0.0, "seconds": 0.25}
+    ours = [name.startswith("taskpgm") for name in MIXTURES]
+    _dump(
+        workdir / "mixture" / "choosing.json",
+        {
+            "rows": {
+                name: {"parts": ["adapters"] * own, "total": part if own else nothing}
+                for name, own in zip(MIXTURES, ours, strict=True)
+            },
+            "parts": {"adapters": part},
+        },
+    )
     results = {
         "base": report(1.4),
         "runs": runs,

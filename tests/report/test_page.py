@@ -157,6 +157,16 @@ def test_how_sure_it_is_stands_below_the_results(make_workdir, tmp_path):
     assert len(rows_of(text, task, *counts, "240")) == 1  # tokens that its loss is over
 
 
+def test_what_choosing_cost_stands_with_what_it_was_worth(whole):
+    _, path = whole
+    text = path.read_text()
+    assert "<h3>What choosing cost</h3>" in text
+    costs = ["5,000", "700", "3.0e+09", "12.5"]
+    assert rows_of(text, "taskpgm-pmi", *costs) == [["taskpgm-pmi", *costs, "adapters"]]
+    assert rows_of(text, "shared: adapters", *costs, "2 mixtures")
+    assert rows_of(text, "uniform", "0", "0.0e+00", "0.2", "nothing")
+
+
 def test_many_pairs_are_cut_and_pairs_without_interval_shown(make_workdir, tmp_path, monkeypatch):
     monkeypatch.setattr("taskpgm.report.tables.PAIRS", 20)
     workdir = make_workdir(tmp_path, 10, 3)

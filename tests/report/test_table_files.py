@@ -42,6 +42,7 @@ def test_numbers_are_those_of_the_results(make_workdir, tmp_path):
         best = results["comparison"]["tasks"]["best"][name]
         assert float(rows[name]["probability of being best, over tasks"]) == best
         assert int(rows[name]["tokens"]) == run["tokens"]
+        assert float(rows[name]["FLOPs to choose"]) == (3e9 if name.startswith("taskpgm") else 0)
     assert rows["base, not fine-tuned"]["tokens"] == ""  # not known is no text
     pairs = read_csv(workdir, "pairs")
     for row, pair in zip(pairs, results["comparison"]["tasks"]["pairs"], strict=True):
