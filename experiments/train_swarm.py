@@ -85,7 +85,7 @@ def inputs_of(context: Context) -> Inputs:
         config=config.mixture.to_dict(),
         seed=config.seed,
         share=learnt["share"],
-        predicted=predicted_loss(config, learnt, context.sizes),
+        predicted=predicted_loss(config.mixture, learnt, context.sizes),
     )
 
 

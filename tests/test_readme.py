@@ -44,6 +44,11 @@ def test_the_predicted_loss(shown):
     np.testing.assert_allclose(found.weights, 0.25, atol=1e-6)
 
 
+def test_bounds_and_a_prior(shown):
+    assert shown["bounded"].weights.max() <= 0.9 + 1e-12 and shown["bounded"].gap < 1e-9
+    assert shown["near"].weights.min() > 0 and shown["near"].gap < 1e-8
+
+
 def test_other_trainers_get_the_mixture_that_was_asked_for(shown):
     assert np.bincount(shown["mixed"]["task"], minlength=4).tolist() == [5, 0, 12, 3]
     drawn = [row["task"] for row in shown["stream"].take(2000)]

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from taskpgm.stages.matrix_file import load_likelihoods, load_losses, load_matrix
+from taskpgm.stages.given_scores import load_likelihoods, load_losses
+from taskpgm.stages.matrix_file import load_matrix
 
 quietly = settings(
     max_examples=80,
