@@ -12,6 +12,7 @@ import yaml
 
 from taskpgm.stages import compare
 from taskpgm.stages.validation import validate
+from taskpgm.tasks import load_tasks
 
 REAL = Path(__file__).parents[1] / "experiments" / "real"
 NAMES = ("config", "study")
@@ -88,7 +89,10 @@ def test_calls_follow_the_protocol_and_each_goes_on_from_the_last(study, tmp_pat
     calls = study.calls()
     assert calls[0].last == "mixture"
     models = set()
+    assert [call.part for call in calls].count("swarm") == 1
     for call in calls[1:]:
+        if call.part == "swarm":
+            continue
         rows = study.PARTS[call.part][0]
         asked = {
             (row, budget, seed)
@@ -106,6 +110,23 @@ def test_calls_follow_the_protocol_and_each_goes_on_from_the_last(study, tmp_pat
     words = calls[-1].words(tmp_path, {"model": "M", "benchmarks": ["real_bbh"]})
     assert "--config.sweep.budget=(300, 1200)" in words
     assert "--config.evaluation.harness=('real_bbh',)" in words
+
+
+def test_the_swarm_weighs_the_tasks_that_the_launcher_reads(study, data, tmp_path):
+    out = tmp_path / "out"
+    study.prepare(out, data, None)
+    names = {task.name for task in load_tasks(str(out / "tasks"), seed=0)}
+    files = sorted((out / "swarm").glob("*.json"))
+    assert len(files) == study.SWARM >= 40
+    drawn = [json.loads(path.read_text()) for path in files]
+    assert all(weights.keys() == names for weights in drawn)
+    assert all(abs(sum(weights.values()) - 1) < 1e-4 for weights in drawn)
+    largest = [max(weights.values()) for weights in drawn]
+    assert np.mean(largest[::3]) > np.mean(largest[1::3]) > np.mean(largest[2::3])
+    rows = study.rows_of("swarm", out)
+    for row in rows:
+        _, arguments = compare.parse(row)
+        assert str(arguments["file"]) in map(str, files)
 
 
 def test_weights_of_judged_runs_are_removed_and_of_no_others(study, tmp_path):

@@ -28,6 +28,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from config import BUDGETS, PARTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +38,7 @@ CONFIG = Path(__file__).with_name("config.py")
 EVERY = {"sentiment": 2}
 FIRST = {"sentiment": 8, "arithmetic": 2, "time": 2, "units": 2}
 BBH_ROWS, MMLU_ROWS = 8, 8  # of each task, and of each subject
+SWARM, CONCENTRATIONS = 40, (0.3, 1.0, 5.0)  # random mixtures, to rank what predicts their loss
 TASK = """task: {name}
 dataset_path: json
 dataset_kwargs:
@@ -105,7 +108,30 @@ def prepare(out: Path, data: Path, mmlu: Path | None) -> list[str]:
         path = folder / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in each))
         (folder / f"{name}.yaml").write_text(TASK.format(name=name, rows=path))
+    write_swarm(out)
     return list(rows)
+
+
+def write_swarm(out: Path) -> None:
+    """Writes the weights of the swarm's mixtures: Dirichlet of each concentration in turn."""
+    names = [
+        path.relative_to(out / "tasks").with_suffix("").as_posix()
+        for path in sorted((out / "tasks").glob("*/*.jsonl"))
+        if path.name.count(".") == 1
+    ]
+    rng = np.random.default_rng(0)
+    (out / "swarm").mkdir(exist_ok=True)
+    for k in range(SWARM):
+        weights = rng.dirichlet(np.full(len(names), CONCENTRATIONS[k % len(CONCENTRATIONS)]))
+        mixture = {name: round(float(w), 6) for name, w in zip(names, weights, strict=True)}
+        (out / "swarm" / f"{k:02}.json").write_text(json.dumps(mixture, indent=1) + "\n")
+
+
+def rows_of(part: str, out: Path) -> tuple[str, ...]:
+    """The rows of `compare` in a part of the study."""
+    if part == "swarm":
+        return tuple(f"weights:file={path}" for path in sorted((out / "swarm").glob("*.json")))
+    return PARTS[part][0]
 
 
 class Call(NamedTuple):
@@ -121,7 +147,7 @@ class Call(NamedTuple):
         benchmarks = ",".join(f"'{name}'" for name in settings["benchmarks"])
         flags = [
             f"--config={CONFIG}",
-            f"--config.compare={PARTS[self.part][0]}",
+            f"--config.compare={rows_of(self.part, out)}",
             f"--workdir={out / 'run'}",
             f"--config.base.path={settings['model']}",
             f"--config.tasks.source={out / 'tasks'}",
@@ -145,6 +171,7 @@ def calls() -> list[Call]:
         *(Call("all", seeds, 1) for seeds in range(1, few + 1)),
         *(Call("all", seeds, both) for seeds in range(1, few + 1)),
         *(Call("leading", seeds, both) for seeds in range(few + 1, most + 1)),
+        Call("swarm", 1),
         Call("all", few, both),
     ]
 
