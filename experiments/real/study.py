@@ -115,9 +115,7 @@ def prepare(out: Path, data: Path, mmlu: Path | None) -> list[str]:
 def write_swarm(out: Path) -> None:
     """Writes the weights of the swarm's mixtures: Dirichlet of each concentration in turn."""
     names = [
-        path.relative_to(out / "tasks").with_suffix("").as_posix()
-        for path in sorted((out / "tasks").glob("*/*.jsonl"))
-        if path.name.count(".") == 1
+        path.stem for path in sorted((out / "tasks").glob("*/*.jsonl")) if path.name.count(".") == 1
     ]
     rng = np.random.default_rng(0)
     (out / "swarm").mkdir(exist_ok=True)
