@@ -31,7 +31,7 @@ PARTS: dict[str, Callable[[Context], StageArtefact]] = {
 
 
 def evidence(context: Context) -> dict[str, Callable[[], Mapping[str, np.ndarray]]]:
-    """`Inputs.evidence` of a workdir."""
+    """The `Inputs.evidence` of a workdir."""
     found: dict[str, Callable[[], Mapping[str, np.ndarray]]] = {
         LIKELIHOODS: partial(read_likelihoods, context.folder)
     }
@@ -41,7 +41,7 @@ def evidence(context: Context) -> dict[str, Callable[[], Mapping[str, np.ndarray
 
 
 def parts_of(context: Context, name: str) -> dict[str, StageArtefact]:
-    """What a row of `compare` rests on, by name."""
+    """The names of the parts that a row of `compare` needs."""
     row, _ = parse(name)
     return {part: PARTS[part](context) for part in row.uses}
 
@@ -57,7 +57,7 @@ def keys(context: Context) -> list[str]:
 
 # --- Costs ---------------------------------------------------------------------------------------
 def planned(context: Context, estimate: Estimate) -> Choosing:
-    """What choosing will cost, for `--dry_run`: without seconds."""
+    """The estimated cost of choosing, for `--dry_run`; without seconds."""
     return counted(context, estimate, None)
 
 
@@ -70,7 +70,7 @@ def measured(context: Context, solving: Mapping[str, float]) -> Choosing:
 
 
 def counted(context: Context, estimate: Estimate, solving: Mapping[str, float] | None) -> Choosing:
-    """Every part once, and every row with all of its parts."""
+    """The costs of all parts, each once, and of every row with all parts that it needs."""
     rows: dict[str, RowCost] = {}
     parts: dict[str, ChoosingCost] = {}
     for name, row_name, _ in sweep.mixtures(context):
@@ -90,7 +90,7 @@ def counted(context: Context, estimate: Estimate, solving: Mapping[str, float] |
 
 
 def summed(parts: Sequence[ChoosingCost], solving: float | None) -> ChoosingCost:
-    """All parts together, and the solving."""
+    """The cost of all parts and of solving together."""
     return ChoosingCost(
         sum(part.trained for part in parts),
         sum(part.scored for part in parts),

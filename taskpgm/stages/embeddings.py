@@ -31,13 +31,13 @@ MADE = "embeddings"
 
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
-    """The embeddings of all tasks, where a row uses them."""
+    """The embeddings of all tasks, if a row of `compare` uses them."""
     if any(EMBEDDINGS in parse(name, needs=False)[0].uses for name in context.config.compare):
         yield embeddings(context)
 
 
 def embeddings(context: Context) -> "TaskEmbeddings":
-    """The artefact that holds them."""
+    """The artefact that holds the embeddings."""
     settings = (context.config.embeddings.examples, context.config.tasks.length)
     read = [(task.name, task.train_hash) for task in context.tasks]
     return TaskEmbeddings(context.folder / MADE, digest(context.base.key, settings, read), context)
@@ -45,7 +45,7 @@ def embeddings(context: Context) -> "TaskEmbeddings":
 
 @dataclass(frozen=True)
 class TaskEmbeddings(StageArtefact):
-    """A file for each task; those that an interrupted run has left are kept."""
+    """A file for each task; files from an interrupted run are kept."""
 
     def make(self) -> dict[str, Any]:
         context, section = self.context, self.context.config.embeddings

@@ -24,7 +24,7 @@ MADE = "mixture/export"
 
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
-    """All files together; nothing where no format is asked for."""
+    """All exported files as one artefact; none if no format is asked for."""
     formats = list(context.config.export)
     if formats:
         (mixtures,) = mixture.artefacts(context)
@@ -34,7 +34,7 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
 
 @dataclass(frozen=True)
 class Exports(StageArtefact):
-    """The examples that the first seed's models are trained on, in an order of their own."""
+    """The examples that the models of the first seed are trained on, shuffled."""
 
     uses_models: ClassVar[bool] = False
 
@@ -60,7 +60,7 @@ class Exports(StageArtefact):
         return {"formats": list(context.config.export)}
 
     def path(self, form: str, name: str) -> Path:
-        """The file of a mixture's rows: those of `jsonl` stand beside weights.json."""
+        """The file with the rows of a mixture; files of `jsonl` are next to weights.json."""
         folder = self.folder.parent if form == "jsonl" else self.folder / form
         return folder / f"{name}.jsonl"
 
@@ -72,7 +72,7 @@ class Exports(StageArtefact):
 
 
 def shuffled(context: Context, name: str, counts: list[int]) -> list[tuple[str, str, Example]]:
-    """(task, family, example) of a mixture, counts [n] of each task, all mixed."""
+    """(task, family, example) of all examples of a mixture, counts [n], in random order."""
     rows = [
         (task.name, task.family, example)
         for task, count in zip(context.tasks, counts, strict=True)

@@ -143,7 +143,7 @@ FORMATS: dict[str, ExportFormat] = {
 
 
 def lines(name: str, drawn: Sequence[tuple[str, str, Example]], chat: bool) -> list[bytes]:
-    """The rows of a format as lines of JSON; `jsonl` tells the task and family of each too."""
+    """The rows of a format as lines of JSON; `jsonl` also has the task and family of each."""
     form = FORMATS[name]
     found = []
     for task, family, example in drawn:

@@ -1,6 +1,6 @@
-"""Scores that people bring: losses of models on tasks, or log-likelihoods of examples.
+"""Scores from the user: losses of models on tasks, or log-likelihoods of examples.
 
-Tasks without a model of their own are targets: judged, and not mixed.
+Tasks without a model of their own are targets: judged, but not mixed.
 """
 
 from pathlib import Path

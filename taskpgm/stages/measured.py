@@ -17,13 +17,13 @@ FILE = "measures.json"
 
 
 def run_source(context: Context, name: str) -> Source:
-    """The model runs/NAME; its key is "" while there is none."""
+    """The model runs/NAME; its key is "" until the run is finished."""
     folder = context.folder / RUNS / name
     return Source(folder / "hf", done_key(folder) or "")
 
 
 def measured(context: Context, name: str, source: Source) -> "MeasuredModel":
-    """The artefact with the measures of one model."""
+    """The artefact that holds the measures of one model."""
     section = context.config.evaluation.to_dict()
     for free in ("batch_size", "harness_batch_size"):
         del section[free]
@@ -99,6 +99,6 @@ class MeasuredModel(StageArtefact):
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean; None where nothing was measured."""
+    """The mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

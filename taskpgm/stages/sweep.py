@@ -60,7 +60,7 @@ def points(context: Any) -> list[Point]:
 
 
 def own_group(context: Any) -> str:
-    """The group of the config's own settings, with nothing swept."""
+    """The group of the config's own settings, without a sweep."""
     config = context.config
     alone = changed(config, {key: () for key in SWEPT})
     return points_of(alone, first_settings(context.folder, config))[0].group
@@ -132,7 +132,7 @@ def as_value(key: str, value: Any, known: Mapping[str, Any]) -> Any:
 
 
 def depends(row: str, key: str) -> bool:
-    """Whether the model of a row may change with a key."""
+    """Whether the model of a row can depend on a key."""
     head, arguments = row.partition(":")[0], compare.parse(row, needs=False)
     name = key.removeprefix("mixture.")
     if key == "k":
@@ -144,14 +144,14 @@ def depends(row: str, key: str) -> bool:
 
 
 def of_mixture_alone(key: str) -> bool:
-    """Whether a setting decides the proportions alone: not the budget, and not the training."""
+    """Whether a setting affects only the proportions, not the budget or the training."""
     return key in ("k", SEEDS) or (
         key.startswith("mixture.") and key not in ("mixture.budget", "mixture.max_epochs")
     )
 
 
 def changed(config: Any, settings: Mapping[str, Any]) -> Any:
-    """The config with other values of some keys."""
+    """The config with other values for some keys."""
     copy = ConfigDict(config.to_dict())
     for key, value in settings.items():
         if key != "k":  # an argument of rows, and no key
@@ -164,13 +164,13 @@ def changed(config: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def suffix(settings: Mapping[str, Any]) -> str:
-    """`@ratio=4,optimizer.lr=0.001`; nothing where nothing differs."""
+    """`@ratio=4,optimizer.lr=0.001`; "" if no setting differs."""
     parts = [f"{key.split('.', 1)[-1]}={value_text(value)}" for key, value in settings.items()]
     return "@" + ",".join(sorted(parts)) if parts else ""
 
 
 def value_text(value: Any) -> str:
-    """A value as names and tables show it."""
+    """A value as names and tables write it."""
     if isinstance(value, list | tuple):
         return "+".join(map(str, value))
     return f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What the models of all settings in a workdir came to: those asked for, and those of before."""
+"""The results of all settings in a workdir: those asked for now, and earlier ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from taskpgm.stages.sweep import SEEDS, depends, first_settings, points
 
 @dataclass(frozen=True)
 class Model:
-    """One model: what was measured, and what making it took."""
+    """One model: its measures, and what it cost to make."""
 
     measures: Measures
     facts: Mapping[str, Any]
@@ -36,7 +36,7 @@ class Tried:
 
 
 def read_model(context: Context, name: str) -> Model:
-    """The model runs/NAME, which has to be trained and measured."""
+    """The model runs/NAME, which must be trained and measured."""
     measures = measured(context, name, run_source(context, name)).read()
     return Model(measures, done_facts(context.folder / MADE / name))
 
@@ -56,7 +56,7 @@ def asked_for(context: Context) -> list[Tried]:
 
 
 def from_before(context: Context, asked: Sequence[Tried]) -> list[Tried]:
-    """What other launches have trained and measured on the same base and tasks."""
+    """Models that earlier launches have trained and measured on the same base and tasks."""
     known, inputs = {each.label for each in asked}, inputs_key(context)
     of_label: dict[str, dict[int, tuple[str, Mapping[str, Any]]]] = {}
     folder = context.folder / MADE
@@ -81,7 +81,7 @@ def from_before(context: Context, asked: Sequence[Tried]) -> list[Tried]:
 
 
 def sweep_points(context: Context, asked: Sequence[Tried]) -> list[SweepPoint]:
-    """Every row under every setting of the workdir; none where there is one setting only."""
+    """Every row under every setting of the workdir; empty if there is only one setting."""
     tried = [*asked, *from_before(context, asked)]
     first = first_settings(context.folder, context.config)
     keys = dict.fromkeys(key for each in tried for key in each.settings)
@@ -115,14 +115,14 @@ def sweep_points(context: Context, asked: Sequence[Tried]) -> list[SweepPoint]:
 
 
 def bare(row: str) -> str:
-    """A row's name without k, which is a setting here."""
+    """A row's name without k, which counts as a setting here."""
     head, colon, tail = row.partition(":")
     kept = [part for part in tail.split(",") if not part.startswith("k=")]
     return head + (colon + ",".join(kept) if any(kept) else "")
 
 
 def value(tried: Tried, key: str, first: Mapping[str, Any]) -> Any:
-    """The value of a key that a row was tried under; None where it does not depend on it."""
+    """The value of a key with which a row was tried; None if the row does not depend on it."""
     if key == SEEDS:
         return len(tried.models)
     if key in tried.settings:
@@ -148,6 +148,6 @@ def probabilities(tried: Sequence[Tried]) -> dict[tuple[str, int], float]:
 
 
 def mean(values: Any) -> float | None:
-    """The mean; None where one is not known."""
+    """The mean; None if a value is unknown."""
     known = list(values)
     return None if any(x is None for x in known) else float(np.mean(known))

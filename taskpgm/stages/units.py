@@ -29,7 +29,7 @@ WAIT = 1.0  # seconds until leases that others hold are looked at again
 
 
 class OnlyOneMade(Exception):
-    """The unit that alone was wanted is made."""
+    """The only unit that was asked for is made."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Leases:
 
     @contextlib.contextmanager
     def lease(self, unit: str) -> Iterator[bool]:
-        """Inside, whether this process has the unit to itself."""
+        """Yields whether this process has got the unit for itself."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(owned(self.folder / LEASES, lease_file(unit)))
@@ -57,7 +57,7 @@ class Leases:
             yield mine
 
     def holder(self, unit: str) -> str | None:
-        """Who makes a unit just now, as `process 12 on node7`."""
+        """Which process is making a unit at present, as `process 12 on node7`."""
         found = living(self.folder / LEASES / lease_file(unit))
         return f"process {found['pid']} on {found['host']}" if found else None
 
@@ -185,7 +185,7 @@ def share_stages(
 def share_parts(
     leases: Leases, stage: str, make_part: Callable[[str, Unit], None], parts: Sequence[Unit]
 ) -> None:
-    """Shares the parts of an artefact of a stage."""
+    """Makes the parts of one artefact of a stage, shared among workers."""
     leases.share(
         [
             Unit(unit_name(stage, part.name), part.is_done, partial(make_part, stage, part))
