@@ -7,13 +7,17 @@ from pathlib import Path
 from taskpgm.stages.ratio import AUTO
 
 
-def number(least: float | int, strict: bool = False) -> Callable[[str], float]:
-    """Reads a finite number that is at least, or more than, `least`."""
+def number(
+    least: float | int, strict: bool = False, most: float | int = math.inf
+) -> Callable[[str], float]:
+    """Reads a finite number that is at least, or more than, `least`, and at most `most`."""
 
     def read(text: str) -> float:
         value = float(text)
-        if not math.isfinite(value) or value < least or (strict and value == least):
-            raise ValueError(f"a number {'>' if strict else '>='} {least:g}")
+        low = value < least or (strict and value == least)
+        if not math.isfinite(value) or low or value > most:
+            bound = f" and <= {most:g}" if most < math.inf else ""
+            raise ValueError(f"a number {'>' if strict else '>='} {least:g}{bound}")
         return value
 
     return read

@@ -18,6 +18,7 @@ from taskpgm.stages.context import Context
 from taskpgm.stages.embeddings import embeddings, read_embeddings
 from taskpgm.stages.estimate import Estimate, amount, machine
 from taskpgm.stages.mixture_inputs import EMBEDDINGS, LIKELIHOODS
+from taskpgm.stages.proxies import own_runs
 from taskpgm.stages.rows import ADAPTERS, SCORED, SCORES
 from taskpgm.stages.stage_artefact import StageArtefact
 
@@ -37,13 +38,18 @@ def evidence(context: Context) -> dict[str, Callable[[], Mapping[str, np.ndarray
     }
     if not context.config.affinity.matrix:
         found[EMBEDDINGS] = partial(read_embeddings, context.folder, context.names)
+        for _, row, _ in sweep.mixtures(context):
+            if runs := own_runs(context, row):
+                found[row] = runs.read
     return found
 
 
 def parts_of(context: Context, name: str) -> dict[str, StageArtefact]:
     """The names of the parts that a row of `compare` needs."""
     row, _ = parse(name)
-    return {part: PARTS[part](context) for part in row.uses}
+    parts = {part: PARTS[part](context) for part in row.uses}
+    runs = own_runs(context, name)
+    return {**parts, runs.title: runs} if runs else parts
 
 
 def keys(context: Context) -> list[str]:

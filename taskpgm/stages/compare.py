@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from taskpgm import mixture
-from taskpgm.stages.mixture_inputs import Inputs
+from taskpgm.stages.mixture_inputs import RUNS, Inputs
 from taskpgm.stages.ratio import AUTO, read_ratio
 from taskpgm.stages.rows import METHODS, ROWS, SCORED, MixtureRow, Weighted
 
@@ -62,7 +62,11 @@ def changed(name: str, inputs: Inputs) -> tuple[MixtureRow, Inputs]:
     row, arguments = parse(name)
     own = {KEYS[key]: value for key, value in arguments.items() if key in KEYS}
     check_counts(name, arguments, inputs.n)
-    return row, replace(inputs, config={**inputs.config, **own}, arguments=arguments)
+    evidence = dict(inputs.evidence)
+    if name in evidence:
+        evidence[RUNS] = evidence[name]
+    config = {**inputs.config, **own}
+    return row, replace(inputs, config=config, arguments=arguments, evidence=evidence)
 
 
 def check_row(name: str, inputs: Inputs) -> None:
@@ -118,6 +122,7 @@ def check(config: Any, size: np.ndarray | None) -> None:
             check_without_models(name, row)
             if config.affinity.kind in NO_LOSSES:
                 check_without_losses(name, row, arguments, config.mixture.ratio)
+        row.check(arguments)
         if size is not None:
             check_counts(name, arguments, len(size))
         other = folders.setdefault(folder_name(name), name)
@@ -140,7 +145,7 @@ def check_counts(name: str, arguments: Mapping[str, Any], n: int) -> None:
 
 def check_without_models(name: str, row: MixtureRow) -> None:
     """Refuses what asks a model where only a matrix is given."""
-    if not set(row.uses) <= set(SCORED):
+    if row.runs or not set(row.uses) <= set(SCORED):
         raise ValueError(
             f"compare: {name!r} asks a model, and with affinity.matrix there is none: drop it"
         )

@@ -13,7 +13,7 @@ from taskpgm.stages.preferences import read_bounds, read_importance, read_prior
 from taskpgm.stages.ratio import AUTO, TRANSFER, read_ratio
 
 # What stages have left beside the affinities.
-LIKELIHOODS, EMBEDDINGS = "likelihoods", "embeddings"
+LIKELIHOODS, EMBEDDINGS, RUNS = "likelihoods", "embeddings", "runs"
 RATIO_MAX = 16.0  # the largest ratio that "auto" considers; its mixture has only a few tasks
 
 
@@ -39,7 +39,7 @@ class Inputs:
       arguments: the row's own.
       evidence: what stages have found beside the affinities, read when a row asks: LIKELIHOODS
         (log_likelihood [n, m], tokens [m], task [m]), EMBEDDINGS (embeddings [n, d]), and under
-        the name of a row what its own runs have found.
+        RUNS what the row's own runs have found.
     """
 
     names: list[str]

@@ -16,8 +16,11 @@ from jaxtyping import Float
 
 from taskpgm import mixture
 from taskpgm.mixture import baselines
+from taskpgm.stages import doremi, regmix, skill_it
 from taskpgm.stages.arguments import choice, file, number, ratio, whole
-from taskpgm.stages.mixture_inputs import EMBEDDINGS, LIKELIHOODS, Inputs
+from taskpgm.stages.context import Context
+from taskpgm.stages.mixture_inputs import EMBEDDINGS, LIKELIHOODS, RUNS, Inputs
+from taskpgm.stages.proxy_runs import ProxyRuns
 from taskpgm.stages.ratio import TRANSFER
 
 Weighted = mixture.Solution | mixture.Selection | Float[np.ndarray, "n"]
@@ -38,6 +41,8 @@ class MixtureRow:
       needs: arguments that must be given.
       uses: what has to be made before it can be chosen.
       losses: whether an affinity alone is too little: it needs the losses of single-task models.
+      runs: what it trains in order to choose, by its arguments; None: nothing.
+      check: refuses, before anything is spent, arguments that cannot work here.
     """
 
     make: Callable[[Inputs], Weighted]
@@ -46,6 +51,8 @@ class MixtureRow:
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
     losses: bool = False
+    runs: Callable[[Context, Mapping[str, Any]], ProxyRuns] | None = None
+    check: Callable[[Mapping[str, Any]], None] = lambda arguments: None
 
 
 METHODS = ("exact", "closed_form")
@@ -156,6 +163,16 @@ def chameleon(x: Inputs) -> np.ndarray:
     return baselines.chameleon(x.found(EMBEDDINGS)["embeddings"], **x.arguments)
 
 
+def from_random_mixtures(x: Inputs) -> np.ndarray:
+    """RegMix on its runs' losses, as much as each task matters."""
+    found = x.found(RUNS)
+    settings = {key: value for key, value in x.arguments.items() if key not in regmix.OWN}
+    losses = found["losses"] @ x.importance
+    return baselines.regmix(
+        found["mixtures"], losses, prior=found["prior"], seed=x.seed, **settings
+    )
+
+
 def size_proportional(x: Inputs) -> np.ndarray:
     """Weights by size, capped (`cap` examples) and flattened (`temperature`)."""
     return baselines.size_proportional(sizes_of(x), **x.arguments)
@@ -217,6 +234,30 @@ ROWS |= {
         arguments={"rate": number(0, strict=True), "steps": whole},
         uses=SCORED,
         losses=True,
+    ),
+    "regmix": MixtureRow(
+        from_random_mixtures,
+        arguments={
+            **{key: whole for key in ("runs", "steps", "simulated", "best")},
+            "regressor": choice("lightgbm", "ridge"),
+        },
+        runs=regmix.runs,
+        check=regmix.check,
+    ),
+    "doremi": MixtureRow(
+        lambda x: x.found(RUNS)["weights"] / x.found(RUNS)["weights"].sum(),
+        arguments={"steps": whole, "rate": number(0, strict=True), "smoothing": number(0, most=1)},
+        runs=doremi.runs,
+    ),
+    "skill-it": MixtureRow(
+        lambda x: x.found(RUNS)["weights"].mean(0),
+        arguments={
+            **{key: whole for key in ("rounds", "window", "steps")},
+            "rate": number(0, strict=True),
+        },
+        uses=SCORED,
+        losses=True,
+        runs=skill_it.runs,
     ),
     "smart": MixtureRow(
         smart,

@@ -23,10 +23,10 @@ from taskpgm.stages.validation import validate
 
 FILE = "settings.json"
 SEEDS = "train.seeds"
-# Rows that weigh tasks by number, size or prompts: `importance` changes none of them.
+# Rows that weigh tasks without `importance`.
 UNWEIGHED = (
     *("uniform", "uniform-families", "size-proportional", "random-instances", "weights"),
-    *("smart", "chameleon"),
+    *("smart", "chameleon", "doremi"),
 )
 
 

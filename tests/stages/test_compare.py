@@ -17,6 +17,7 @@ from taskpgm.stages.rows import ROWS
 
 TASKS = ["a", "b", "c", "d", "e"]
 NEEDED = {f"select-{kind}": ":k=2" for kind in ("pmi", "jsd", "transfer")}
+NEEDED["regmix"] = ":regressor=ridge,simulated=200"
 
 
 @pytest.fixture
@@ -32,6 +33,8 @@ def inputs():
         "tokens": np.arange(1, 16),
         "task": np.repeat(np.arange(5), [1, 2, 3, 4, 5]),
     }
+    random = np.random.default_rng(2).dirichlet(np.ones(5), 12)
+    drawn = {"mixtures": random, "losses": 2 - random, "prior": random[0]}
     return Inputs(
         TASKS,
         families,
@@ -43,7 +46,13 @@ def inputs():
         seed=0,
         share=share,
         predicted=mixture.PredictedLoss.from_losses(2.0 - share.clip(0, 1), base=[2.0] * 5),
-        evidence={LIKELIHOODS: lambda: scores, EMBEDDINGS: lambda: {"embeddings": 1 + noise}},
+        evidence={
+            LIKELIHOODS: lambda: scores,
+            EMBEDDINGS: lambda: {"embeddings": 1 + noise},
+            "regmix:regressor=ridge,simulated=200": lambda: drawn,
+            "doremi": lambda: {"weights": drawn["prior"]},
+            "skill-it": lambda: drawn | {"weights": drawn["mixtures"]},
+        },
     )
 
 
@@ -126,6 +135,38 @@ def test_rows_of_embeddings_take_their_arguments(inputs):
             inputs.affinity("pmi"), embeddings, clusters=2, beta=1.0, lam=2.0, seed=0
         ),
     )
+
+
+def test_rows_with_runs_are_made_of_what_their_runs_found(inputs):
+    found = inputs.evidence["skill-it"]()
+    np.testing.assert_allclose(weights_of("skill-it", inputs), found["weights"].mean(0))
+    np.testing.assert_allclose(weights_of("doremi", inputs), found["prior"])
+    name = "regmix" + NEEDED["regmix"]
+    made = baselines.regmix(
+        found["mixtures"],
+        found["losses"].mean(1),
+        prior=found["prior"],
+        regressor="ridge",
+        simulated=200,
+    )
+    np.testing.assert_allclose(weights_of(name, inputs), made)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("regmix", "pip install 'taskpgm.regmix.'.*regressor=ridge"),
+        ("regmix:regressor=ridge,best=9,simulated=8", "best=9 is more than simulated=8"),
+        ("doremi:smoothing=2", "smoothing=2 has to be a number >= 0 and <= 1"),
+        ("skill-it:rounds=0", "rounds=0 has to be a whole number"),
+    ],
+)
+def test_runs_that_could_not_be_used_are_refused_before_they_are_made(name, said, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config = default_config()
+    config.compare = (name,)
+    with pytest.raises((ValueError, ImportError), match=said):
+        check(config, None)
 
 
 def test_the_graph_laplacian_has_the_authors_ratio(inputs):
@@ -238,6 +279,7 @@ def test_without_losses_what_needs_them_is_refused():
         (("taskpgm-predicted",), "taskpgm-predicted.*needs the losses"),
         (("mixmin",), "mixmin.*needs the losses"),
         (("smart",), "smart.*asks a model"),
+        (("doremi",), "doremi.*asks a model"),
         (("clustered-pmi",), "clustered-pmi.*asks a model"),
         (("select-transfer:k=1",), "select-transfer.*needs the losses"),
         (("taskpgm-pmi",), "mixture.ratio=auto.*--config.mixture.ratio=2"),

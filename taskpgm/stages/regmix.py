@@ -1,0 +1,125 @@
+"""The runs of the row `regmix`: small models on random mixtures, side by side in one program."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from taskpgm import training
+from taskpgm.artefact import read_arrays, read_json, remove, write_json
+from taskpgm.mixture import baselines
+from taskpgm.multihost import end_if_asked, on_primary
+from taskpgm.stages.adapters import adapter_steps, group_size, train_side_by_side
+from taskpgm.stages.context import Context, say, with_lora
+from taskpgm.stages.estimate import Cost, Estimate
+from taskpgm.stages.matrix_file import save_arrays
+from taskpgm.stages.proxy_runs import ProxyRuns, SmallModel, folder_of, proxy_key, title_of
+
+RUNS = 64  # the paper: 512 of 1M parameters, for models a thousand times as large
+
+OWN = ("runs", "steps")  # arguments that decide the runs; the others, what is made of them
+
+
+@dataclass(frozen=True)
+class RandomMixtures(ProxyRuns):
+    """found.npz: mixtures [r, n], what each run was trained on; losses [r, n], held-out loss of
+    each task, nats per token; prior [n], what the mixtures were drawn around."""
+
+    @property
+    def count(self) -> int:
+        return self.arguments.get("runs", RUNS)
+
+    def make(self) -> dict[str, Any]:
+        context, model = self.context, SmallModel(self.context)
+        prior = natural_prior(context)
+        seed = context.seed_of("regmix")
+        mixtures = baselines.dirichlet_mixtures(prior, self.count, seed=seed)
+        steps = self.steps([len(part.tokens) for part in model.rows])
+        size = self.group(model)
+        say("proxies", f"{self.title}: {self.count} runs of {steps} steps, {size} side by side")
+        parts = []
+        for first in range(0, self.count, size):
+            path = self.folder / f"losses-{first}.npz"
+            if not on_primary(path.is_file)():
+                start = time.monotonic()
+                numbers = range(first, min(first + size, self.count))
+                folder = self.folder / f"group-{first}"
+                state = train_side_by_side(
+                    context,
+                    model.config,
+                    model.params,
+                    model.optimizer,
+                    [model.batches(mixtures[i], "regmix", str(i)) for i in numbers],
+                    [steps] * len(numbers),
+                    folder,
+                    f"{self.title} {first + 1}-{numbers[-1] + 1}",
+                )
+                trained = training.unstack(state.trainable, model.axes)
+                losses = np.stack([model.losses(each) for each in trained])
+                seconds = np.array(time.monotonic() - start)
+                save_arrays(path, losses=losses, seconds=seconds)
+                remove(folder / "checkpoints")
+            end_if_asked()
+            parts.append(on_primary(read_arrays)(path))
+        losses = np.concatenate([part["losses"] for part in parts])
+        self.save(mixtures=mixtures, losses=losses, prior=prior)
+        return {"seconds": round(float(sum(part["seconds"] for part in parts)), 1)}
+
+    def steps(self, rows: Sequence[int]) -> int:
+        """As many as a model of a single task takes, on the average."""
+        given = self.arguments.get("steps")
+        return given or adapter_steps(round(float(np.mean(rows))), self.context.config.adapters)
+
+    def group(self, model: SmallModel) -> int:
+        """Runs side by side: fixed when they begin, as another number gives other last bits."""
+        path = self.folder / "plan.json"
+        if not on_primary(path.is_file)():
+            most = model.section.group or group_size(self.context, model.config, self.count)
+            write_json(path, {"group": -(-self.count // -(-self.count // most))})
+        return int(read_json(path)["group"])
+
+    def cost(self, estimate: Estimate) -> Cost:
+        context, section = self.context, self.context.config.adapters
+        length, batch = context.config.tasks.length, context.config.affinity.batch_size
+        steps = self.steps(estimate.adapter_rows)
+        heldout = estimate.split(context.proxy, "heldout").padded(length, 1)
+        config = with_lora(estimate.decoder(context.proxy), section)
+        most = section.group or group_size(context, config, self.count, estimate)
+        trained = self.count * steps * section.batch_size * length
+        what = f"{self.count} runs of {steps} steps"
+        read = self.count * -(-heldout // (batch * length)) * batch * length
+        return self.small_cost(estimate, what, trained=trained, read=read, group=most)
+
+    def summary(self) -> str:
+        return f"{self.count} runs"
+
+
+def natural_prior(context: Context) -> Float[np.ndarray, "n"]:
+    """The square root of the tasks' shares of examples, as the authors smooth theirs."""
+    share = np.sqrt(np.maximum(context.sizes, 1.0))
+    return share / share.sum()
+
+
+def check(arguments: Mapping[str, Any]) -> None:
+    """Refuses a regressor that is not installed, and more of the best than are simulated.
+
+    Raises:
+      ImportError, ValueError: names the argument.
+    """
+    settings = {"regressor": "lightgbm", "simulated": 100_000, "best": 128, **arguments}
+    baselines.check_regressor(settings["regressor"])
+    if settings["best"] > settings["simulated"]:
+        raise ValueError(
+            f"compare: regmix: best={settings['best']} is more than simulated="
+            f"{settings['simulated']}"
+        )
+
+
+def runs(context: Context, arguments: Mapping[str, Any]) -> RandomMixtures:
+    """The runs of a row with these arguments."""
+    title = title_of("regmix", {"runs": RUNS, **arguments}, OWN)
+    key = proxy_key(context, title)
+    return RandomMixtures(folder_of(context, title), key, context, title, arguments)
