@@ -79,7 +79,7 @@ def proxy_key(context: Context, *settings: Any) -> str:
     """Hash of all that decides small runs: how they train, on what, and their own settings."""
     section = {k: v for k, v in context.config.adapters.to_dict().items() if k not in FREE}
     length, seed = context.config.tasks.length, context.config.seed
-    return digest(context.proxy.key, section, length, seed, context.tasks_key, settings)
+    return digest(context.proxy.key, section, length, seed, context.judged_key, settings)
 
 
 def budget_steps(context: Context, tokens_per_example: float | None = None) -> int:
@@ -110,15 +110,14 @@ class SmallModel:
     @cached_property
     def rows(self) -> list[Rows]:
         """Training rows of each task."""
-        return self._rows("train")
+        context = self.context
+        return [context.rows(context.proxy, task.train, task.name) for task in context.tasks]
 
     @cached_property
     def heldout(self) -> list[Rows]:
-        return self._rows("heldout")
-
-    def _rows(self, split: str) -> list[Rows]:
+        """Held-out rows of each task, then of each target."""
         context = self.context
-        return [context.rows(context.proxy, getattr(t, split), t.name) for t in context.tasks]
+        return [context.rows(context.proxy, task.heldout, task.name) for task in context.judged]
 
     def batches(
         self, weights: Float[np.ndarray, "n"], *names: str
@@ -127,19 +126,21 @@ class SmallModel:
         seed = self.context.seed_of("proxies", *names)
         return sampled(self.rows, weights, self.section.batch_size, seed)
 
-    def losses(self, trained: Any) -> Float[np.ndarray, "n"]:
-        """Loss of a trained model on each task's held-out rows, nats per token."""
+    def losses(self, trained: Any) -> Float[np.ndarray, "k"]:
+        """Loss of a trained model on the held-out rows of each task and target, nats per token."""
         lora = trained if self.config.lora else None
         params = self.params if self.config.lora else trained
         found = evaluation.task_losses(
             self.config,
             params,
-            self.context.tasks,
+            self.context.judged,
             self.heldout,
             lora=lora,
             batch_size=self.context.config.affinity.batch_size,
         )
-        return np.array([found[name]["loss"] for name in self.context.names])
+        return np.array(
+            [found[name]["loss"] for name in [task.name for task in self.context.judged]]
+        )
 
 
 def sampled(

@@ -25,8 +25,8 @@ OWN = ("runs", "steps")  # arguments that decide the runs; the others, what is m
 
 @dataclass(frozen=True)
 class RandomMixtures(ProxyRuns):
-    """found.npz: mixtures [r, n], what each run was trained on; losses [r, n], held-out loss of
-    each task, nats per token; prior [n], what the mixtures were drawn around."""
+    """found.npz: mixtures [r, n], what each run was trained on; losses [r, k], held-out loss of
+    each task and target, nats per token; prior [n], what the mixtures were drawn around."""
 
     @property
     def count(self) -> int:

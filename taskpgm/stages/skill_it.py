@@ -16,7 +16,7 @@ from taskpgm.stages.affinity import affinities
 from taskpgm.stages.affinity_files import read_transfer
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.estimate import Cost, Estimate
-from taskpgm.stages.mixture_inputs import read_importance
+from taskpgm.stages.preferences import read_importance
 from taskpgm.stages.proxy_runs import (
     ProxyRuns,
     SmallModel,
@@ -33,7 +33,7 @@ OWN = ("rounds", "rate", "window", "steps")
 
 @dataclass(frozen=True)
 class OnlineRun(ProxyRuns):
-    """found.npz: weights [t, n] of each round, losses [t, n] after it, held-out, nats per token.
+    """found.npz: weights [t, n] of each round, losses [t, k] after it, held-out, nats per token.
 
     Who helps whom is the transfer of the affinities (G, clipped at zero), which the paper measures
     by runs on pairs of skills; losses count by `mixture.importance`.
@@ -56,7 +56,7 @@ class OnlineRun(ProxyRuns):
         train, state = None, None
         for k in range(len(told), self.rounds):
             start = time.monotonic()
-            before = np.array([each["losses"] for each in told]).reshape(-1, len(helps))
+            before = np.array([each["losses"] for each in told]).reshape(-1, helps.shape[1])
             weights = baselines.skill_it(helps, before, **settings)
             if state is None:
                 first = models.init_lora(model.config, jax.random.key(seed))
@@ -104,12 +104,14 @@ class OnlineRun(ProxyRuns):
 
 
 def helpfulness(context: Context) -> np.ndarray:
-    """A of Skill-It [n, n]: what training on i (row) brings of j's own gain, as j matters."""
+    """A of Skill-It [n, k]: what training on i (row) brings of the gain on j, a task or a target,
+    as j matters."""
     found = read_transfer(context.folder)
     if found is None:
         raise ValueError("skill-it needs the losses of single-task models: drop it from compare")
-    families = [task.family for task in context.tasks]
-    importance = read_importance(context.config.mixture.importance, context.names, families)
+    names, families = zip(*[(task.name, task.family) for task in context.judged], strict=True)
+    value = context.config.mixture.importance
+    importance = read_importance(value, names, families, len(context.tasks))
     return np.maximum(found["share"], 0.0) * importance * len(importance)
 
 

@@ -199,8 +199,11 @@ def test_skill_it():
         found = baselines.skill_it(a, np.reshape(told, (-1, 3)), rate=0.3)
         expected = np.exp(0.3 * helps @ recent)
         np.testing.assert_allclose(found, expected / expected.sum())
-    with pytest.raises(ValueError, match="n by n"):
-        baselines.skill_it(a[:2], losses)
+    np.testing.assert_allclose(
+        baselines.skill_it(a[:2], losses, rate=0.3).sum(), 1
+    )  # one of three is a target
+    with pytest.raises(ValueError, match="n by k"):
+        baselines.skill_it(a[0], losses)
     with pytest.raises(ValueError, match="rounds, 3"):
         baselines.skill_it(a, losses[:, :2])
 

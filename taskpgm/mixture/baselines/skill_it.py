@@ -13,8 +13,8 @@ from taskpgm.mixture.inputs import ArrayLike, as_float64
 
 
 def skill_it(
-    helps: Annotated[ArrayLike, "n n"],
-    losses: Annotated[ArrayLike, "t n"],
+    helps: Annotated[ArrayLike, "n k"],
+    losses: Annotated[ArrayLike, "t k"],
     *,
     rate: float | int = 0.2,
     window: int = 3,
@@ -25,20 +25,21 @@ def skill_it(
     are a rate of 0.2, a window of 3, and 6 rounds where it fine-tunes.
 
     Args:
-      helps: A, how much training on i (row) lowers the loss of j; what is below 0 counts as 0.
-      losses: of each task after each round, nats per token, [t, n]; t may be 0.
+      helps: A, how much training on i (row) lowers the loss of j, a task or a target; what is
+        below 0 counts as 0.
+      losses: of each j after each round, nats per token, [t, k]; t may be 0.
 
     >>> skill_it([[1.0, 1.0], [0.0, 1.0]], np.zeros((0, 2)), rate=1).round(2)
     array([0.73, 0.27])
     """
     a, told = np.maximum(as_float64(helps, "helps"), 0.0), as_float64(losses, "losses")
-    if a.ndim != 2 or len(a) != a.shape[1] or not len(a):
-        raise ValueError(f"helps has shape {a.shape}: it has to be n by n with n >= 1")
-    if told.ndim != 2 or told.shape[1] != len(a):
-        raise ValueError(f"losses have shape {told.shape}: they have to be [rounds, {len(a)}]")
+    if a.ndim != 2 or 0 in a.shape:
+        raise ValueError(f"helps has shape {a.shape}: it has to be n by k with n, k >= 1")
+    if told.ndim != 2 or told.shape[1] != a.shape[1]:
+        raise ValueError(f"losses have shape {told.shape}: they have to be [rounds, {a.shape[1]}]")
     if window < 1:
         raise ValueError(f"window={window} has to be at least 1")
-    recent = told[-window:].sum(0) if len(told) else np.ones(len(a))
+    recent = told[-window:].sum(0) if len(told) else np.ones(a.shape[1])
     scores = rate * a @ recent
     weights = np.exp(scores - scores.max())
     return weights / weights.sum()
