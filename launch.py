@@ -39,6 +39,7 @@ SHARED = flags.DEFINE_bool(
 )
 UNITS = flags.DEFINE_bool("units", False, "List what can be made apart, and its state.")
 ONLY = flags.DEFINE_string("only", None, "Make only this one of --units.")
+RAY = flags.DEFINE_string("ray", None, "Workers on Ray: local, or the address of a cluster.")
 VERBOSE = flags.DEFINE_bool("verbose", False, "Show tracebacks.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, on many hosts.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes, on many hosts.")
@@ -57,6 +58,11 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # libraries tell much; the stages tell enough
     from taskpgm import stages  # after the flags: --help answers at once
 
+    if RAY.value:
+        worker = [a for a in sys.argv[1:] if not a.lstrip("-").startswith("ray=")]
+        command = [sys.executable, os.path.abspath(__file__), *worker, "--shared"]
+        stages.run_on_ray(RAY.value, command, stages.validate(CONFIG.value).ray)
+        return
     stages.run(
         CONFIG.value,
         str(WORKDIR.value),

@@ -7,6 +7,7 @@ it is done.
 from taskpgm.multihost import fail
 from taskpgm.stages.defaults import default_config
 from taskpgm.stages.flow import STAGES, run
+from taskpgm.stages.on_ray import run_on_ray
 from taskpgm.stages.validation import misspelt, validate
 
-__all__ = ["STAGES", "default_config", "fail", "misspelt", "run", "validate"]
+__all__ = ["STAGES", "default_config", "fail", "misspelt", "run", "run_on_ray", "validate"]

@@ -29,6 +29,7 @@ from taskpgm.training import check_board
 FREE = (
     "mesh.*",
     "log_every",
+    "ray.*",
     "compare",
     "export",
     "mixture.*",  # mixtures and models of other settings have names of their own

@@ -4,7 +4,7 @@ Sections belong to stages (see `flow.py`): changing a key concerns that stage an
 `python -m taskpgm.stages.defaults` prints the table of keys that is docs/config.md.
 """
 
-from typing import Any, cast
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -17,9 +17,9 @@ from taskpgm.stages.schema import (
     integer,
     keys_of,
     number,
+    sweep_section,
     switch,
     text,
-    tuples_of,
     words,
 )
 from taskpgm.stages.schema_parts import lora, optimizer
@@ -231,24 +231,18 @@ SCHEMA: Section = {
             ("tensor", 1, "devices over which matrices are spread"),
         )
     },
+    "ray": {
+        "workers": integer(2, 1, "processes that share the workdir, with --ray"),
+        "cpus": number(1.0, "CPUs that Ray gives each of them"),
+        "gpus": number(0.0, "and GPUs"),
+        "retries": integer(2, 0, "times that one which fails is started again"),
+    },
     "log_every": integer(20, 1, "steps between two lines of metrics.jsonl"),
 }
 
-# --- What is swept -------------------------------------------------------------------------------
-# How a model is trained, and not what it becomes.
+# How a model is trained, and not what it becomes; of these only the seeds are swept.
 HOW = ("train.seeds", "train.checkpoint_every", "train.keep", "train.log")
-SCHEMA = {
-    **SCHEMA,
-    "sweep": {
-        "k": Key((), "a tuple of whole numbers", lambda x: True, "of rows that keep k tasks"),
-        **{
-            name: value
-            for of in ("mixture", "train")
-            for name, value in tuples_of(cast(Section, SCHEMA[of]), f"{of}.").items()
-            if f"{of}.{name}" not in HOW[1:]
-        },
-    },
-}
+SCHEMA = {**SCHEMA, "sweep": sweep_section(SCHEMA, ("mixture", "train"), HOW[1:])}
 
 
 def default_config() -> ConfigDict:
@@ -263,15 +257,6 @@ def _values(section: Section) -> dict[str, Any]:
 def keys() -> dict[str, Key]:
     """{"seed": Key, "tasks.source": Key, ...}, in order."""
     return keys_of(SCHEMA)
-
-
-# Keys that decide what a model becomes, beside its row and seed; and what sweeps each of them.
-RUN_KEYS = tuple(
-    key for key in keys() if key.split(".")[0] in ("mixture", "train") and key not in HOW
-)
-SWEPT = {"sweep.k": "k"} | {
-    f"sweep.{key.split('.', 1)[1]}": key for key in (*RUN_KEYS, "train.seeds")
-}
 
 
 # --- The table -----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,19 @@ def keys_of(section: Section, prefix: str = "") -> dict[str, Key]:
     return found
 
 
-def tuples_of(section: Section, prefix: str) -> Section:
+def sweep_section(schema: Section, sections: Sequence[str], left_out: Sequence[str]) -> Section:
+    """A section of the keys of `sections`, each a tuple of values; and k, of rows that keep k
+    tasks."""
+    found: dict[str, Key | Section] = {
+        "k": Key((), "a tuple of whole numbers", lambda x: True, "of rows that keep k tasks")
+    }
+    for of in sections:
+        keys = {k: v for k, v in cast(Section, schema[of]).items() if f"{of}.{k}" not in left_out}
+        found |= _tuples_of(keys, f"{of}.")
+    return found
+
+
+def _tuples_of(section: Section, prefix: str) -> Section:
     """The same keys, each a tuple of values of the key that it names."""
     found: dict[str, Key | Section] = {}
     for name, key in section.items():
@@ -117,7 +129,7 @@ def tuples_of(section: Section, prefix: str) -> Section:
             meaning = f"values of `{prefix}{name}` to try, each beside the others"
             found[name] = Key((), "a tuple of its values", lambda x: True, meaning)
         else:
-            found[name] = tuples_of(key, f"{prefix}{name}.")
+            found[name] = _tuples_of(key, f"{prefix}{name}.")
     return found
 
 

@@ -17,12 +17,17 @@ from ml_collections import ConfigDict
 from taskpgm.artefact import read_json, write_json
 from taskpgm.multihost import on_primary
 from taskpgm.stages import compare
-from taskpgm.stages.defaults import RUN_KEYS, SWEPT, keys
+from taskpgm.stages.defaults import HOW, keys
 from taskpgm.stages.schema import allows, flatten
 from taskpgm.stages.validation import validate
 
 FILE = "settings.json"
 SEEDS = "train.seeds"
+# Keys that decide what a model becomes, beside its row and seed; and what sweeps each of them.
+RUN_KEYS = tuple(
+    key for key in keys() if key.split(".")[0] in ("mixture", "train") and key not in HOW
+)
+SWEPT = {"sweep.k": "k"} | {f"sweep.{key.split('.', 1)[1]}": key for key in (*RUN_KEYS, SEEDS)}
 # Rows that weigh tasks without `importance`.
 UNWEIGHED = (
     *("uniform", "uniform-families", "size-proportional", "random-instances", "weights"),

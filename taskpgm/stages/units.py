@@ -25,6 +25,7 @@ from taskpgm.stages.context import Context, say
 from taskpgm.stages.stage_artefact import MadeAnew, StageArtefact, Unit
 
 LEASES, WORKERS = "leases", "workers"
+FAILED = "has failed"
 WAIT = 1.0  # seconds until leases that others hold are looked at again
 
 
@@ -81,7 +82,7 @@ class Leases:
                 with self.lease(unit.name) as mine:
                     if mine:
                         if not unit.is_done():
-                            unit.make()
+                            make_or_name(unit)
                         left.remove(unit)
                     elif self.only:
                         other = self.holder(unit.name) or "another process"
@@ -94,6 +95,15 @@ class Leases:
                 time.sleep(WAIT)
         if self.only and any(unit.name == self.only for unit in units):
             raise OnlyOneMade
+
+
+def make_or_name(unit: Unit) -> None:
+    """Makes a unit; where that fails, says which it was."""
+    try:
+        unit.make()
+    except Exception:
+        say("units", f"{unit.name} {FAILED}")
+        raise
 
 
 def lease_file(unit: str) -> str:

@@ -89,6 +89,10 @@ SENSELESS = {
     "mesh.fsdp": (0, -1, -2),  # -1: only one axis can be what is left, and `data` is
     "mesh.tensor": (0, -2),
     "log_every": (0, -1),
+    "ray.workers": (0, -1),
+    "ray.cpus": (-1.0, float("nan")),
+    "ray.gpus": (-1.0, float("inf")),
+    "ray.retries": (-1,),
 }
 for section in ("embedded", "adapters", "train"):
     SENSELESS |= {

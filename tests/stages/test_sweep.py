@@ -5,8 +5,8 @@ import json
 import pytest
 
 from taskpgm.stages import misspelt
-from taskpgm.stages.defaults import SWEPT, default_config
-from taskpgm.stages.sweep import changed, check, points_of, read_sweep, settings_of
+from taskpgm.stages.defaults import default_config
+from taskpgm.stages.sweep import SWEPT, changed, check, points_of, read_sweep, settings_of
 from tests.stages.launching import launch
 
 ROWS = ("uniform", "taskpgm-pmi", "taskpgm-jsd:r=2", "select-pmi")
