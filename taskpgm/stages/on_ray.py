@@ -18,15 +18,14 @@ LAST = 40  # lines of a worker that are kept to say why it failed
 def work(command: Sequence[str]) -> tuple[int, list[str]]:
     """Runs one worker to its end, on the machine that Ray has chosen: its exit code, and the last
     lines that it printed. Ray shows all of them where it was started."""
-    process = subprocess.Popen(
-        list(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
     last: collections.deque[str] = collections.deque(maxlen=LAST)
-    assert process.stdout is not None
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        last.append(line.rstrip())
-    return process.wait(), list(last)
+    with subprocess.Popen(
+        list(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            last.append(line.rstrip())
+    return process.returncode, list(last)
 
 
 def run_on_ray(address: str, command: Sequence[str], section: Any) -> None:
