@@ -1,11 +1,12 @@
 """What predicts the loss of a trained mixture? Predictors against the runs of a swarm.
 
-    python experiments/predict.py PATH/embedded_swarm PATH/real_swarm     # two minutes on a CPU
+    python experiments/predict.py experiments/results/swarm     # two minutes on a CPU
 
-PATH is a folder of `runs.jsonl` and `scores.npz` (see experiments/swarm.py). Prints the tables and
-writes them into results/predict.md, between its two marks; the log around them stays. No predictor
-has seen a trained mixture. Expect about 0.7 over tasks and 0.8 over families on the embedded suite,
-where a predictor that knew the truth would reach about 0.8 and 0.87.
+Folders of `runs.jsonl` and `scores.npz` (see experiments/swarm.py; train_swarm.py makes one).
+Prints the tables and writes them into results/predict.md, between its two marks; the log around
+them stays. No predictor has seen a trained mixture. What stands below the marks, of two earlier
+swarms, came from PATH/embedded_swarm PATH/real_swarm --trained results/predict_trained.jsonl (give
+another --out).
 
   predictors  rank correlation of predicted and measured loss over runs
   halves      constants of the law chosen on one half of the mixtures, judged on the other
@@ -13,6 +14,7 @@ where a predictor that knew the truth would reach about 0.8 and 0.87.
   ceiling     what the noise of single seeds leaves for a perfect predictor
   minimisers  the law's own and more careful ones, where resampled scores are the truth
   ratios      predicted and measured loss along the ratios of an affinity
+  chosen      predicted and measured loss of the named mixtures and of the law's minimisers
   trained     what was trained afterwards, on the suite of the first folder (--trained FILE, runs as
               in runs.jsonl): mixtures drawn when the law was frozen, and minimisers
 """
@@ -65,9 +67,11 @@ STRENGTHS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("swarms", type=Path, nargs="+", metavar="FOLDER")
-    parser.add_argument("--trained", type=Path, default=RESULTS / "predict_trained.jsonl")
+    parser.add_argument("--trained", type=Path)
     parser.add_argument("--out", type=Path, default=RESULTS / "predict.md")
     given = parser.parse_args()
+    if given.trained and not given.trained.is_file():
+        parser.error(f"--trained {given.trained} is not there: name a file of later runs")
     swarms = {folder.name: load(folder) for folder in given.swarms}
     facts = machine(("jax", "numpy", "scipy"))
     lines = [f"`python experiments/predict.py {' '.join(swarms)}`, {facts['date']}, ", ""]
@@ -76,10 +80,10 @@ def main() -> None:
         lines += [*predictors(name, swarm), *ceilings(swarm, ~swarm.by_law)]
     lines += choices(swarms)
     for name, swarm in swarms.items():
-        if "dir0" in swarm.mixture:
+        if np.char.startswith(swarm.mixture, "dir").any():
             lines += chosen_on_a_half(name, swarm, swarms)
-        lines += [*along_paths(name, swarm), *minimisers(name, swarm)]
-    if given.trained.is_file():
+        lines += [*along_paths(name, swarm), *chosen(name, swarm), *minimisers(name, swarm)]
+    if given.trained:
         first = list(swarms.values())[0]
         lines += trained(first, later_runs(given.trained, first))
     text = "\n".join(lines)
@@ -232,7 +236,7 @@ def minimisers(name: str, swarm: Swarm, worlds: int = 20) -> list[str]:
 def along_paths(name: str, swarm: Swarm) -> list[str]:
     """Mixtures that differ in their ratio alone: would the prediction choose the right one?"""
     predicted, rows = PREDICTORS["**PredictedLoss**"](swarm), []
-    found = {x: re.fullmatch(r"(.*)-(\d[\d.]*)", x) for x in dict.fromkeys(swarm.mixture.tolist())}
+    found = {x: re.fullmatch(r"(?!dir)(.*)-(\d[\d.]*)", x) for x in dict.fromkeys(swarm.mixture)}
     kinds = [match[1] for match in found.values() if match]
     for mixture, match in found.items():
         if match and kinds.count(match[1]) > 1:
@@ -243,6 +247,23 @@ def along_paths(name: str, swarm: Swarm) -> list[str]:
             rows.append(row)
     head = ["affinity", "r", "predicted, tasks", "measured", "predicted, families", "measured"]
     return [f"## {name}: ratios", "", *table(head, sorted(rows))]
+
+
+def chosen(name: str, swarm: Swarm) -> list[str]:
+    """The named mixtures and the law's minimisers: naive ones, and those pulled to a prior."""
+    predicted, rows = PREDICTORS["**PredictedLoss**"](swarm), []
+    for mixture in sorted(set(swarm.mixture.tolist())):
+        if re.match(r"law|uniform|size", mixture):
+            runs, row = swarm.mixture == mixture, [mixture]
+            for what in ("tasks", "families"):
+                w = swarm.over(what)
+                each = swarm.measured[runs] @ w
+                noise = f" ± {each.std(ddof=1):.3f}" if len(each) > 1 else ""
+                row += [f"{(predicted[runs] @ w).mean():.3f}", f"{each.mean():.3f}{noise}"]
+            rows.append([*row, str(runs.sum())])
+    head = ["mixture", "predicted, tasks", "measured", "predicted, families", "measured", "seeds"]
+    title = f"## {name}: named mixtures and the law's minimisers (standard deviation over seeds)"
+    return [title, "", *table(head, rows)]
 
 
 def trained(swarm: Swarm, later: Swarm) -> list[str]:

@@ -44,7 +44,12 @@ def write_swarm(folder: Path) -> None:
             counts = rng.multinomial(BUDGET, rng.dirichlet(np.ones(N)))
             for seed in range(2):
                 loss = law.per_task(counts / BUDGET) + 0.01 * rng.normal(size=N)
-                run = {"name": f"mix{i}", "seed": seed, "counts": counts.tolist(), "rows": 99}
+                run = {
+                    "name": f"dir{i}" if i % 2 else f"pmi-0.{i}",
+                    "seed": seed,
+                    "counts": counts.tolist(),
+                    "rows": 99,
+                }
                 file.write(json.dumps(run | {"loss": loss.tolist()}) + "\n")
 
 
@@ -54,8 +59,7 @@ def test_the_tables_hold_what_the_runs_say(tmp_path):
     page.write_text(
         "Kept.\n<!-- tables: experiments/predict.py -->\nstale rows\n<!-- end of tables -->\nToo."
     )
-    none = tmp_path / "none.jsonl"
-    done = study(tmp_path, "--out", page, "--trained", none)
+    done = study(tmp_path, "--out", page)
     assert done.returncode == 0, done.stderr
     text = page.read_text()
     assert text.startswith("Kept.") and text.endswith("Too.") and "stale rows" not in text
@@ -63,8 +67,11 @@ def test_the_tables_hold_what_the_runs_say(tmp_path):
     assert float(row[1]) > 0.95 and float(row[2]) > 0.95
     distance = re.search(r"\| distance from uniform \| (-?[\d.]+)", text)
     assert float(distance[1]) < float(row[1])
+    assert "constants chosen on one half" in text
+    assert len(re.findall(r"^\| pmi \| 0\.\d", text, re.MULTILINE)) == 5
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    done = study(tmp_path / "nowhere")
-    assert done.returncode == 1 and "nowhere" in done.stderr and "Traceback" not in done.stderr
+def test_a_missing_folder_or_file_is_named(tmp_path):
+    for missing in ([tmp_path / "nowhere"], [tmp_path, "--trained", tmp_path / "nowhere.jsonl"]):
+        done = study(*missing)
+        assert done.returncode > 0 and "nowhere" in done.stderr and "Traceback" not in done.stderr
