@@ -13,7 +13,7 @@ from tests.stages.tiny_config import get_config
 
 
 def refused(tmp_path, change, error=(ValueError, OSError)) -> str:
-    """Runs with a changed config; returns the one line, with nothing made but tasks.json."""
+    """Runs with a changed config; returns the one line. No artefact but tasks.json is made."""
     config = get_config()
     config.tasks.source = str(tmp_path / "data")
     config.mesh.data = -1
@@ -22,7 +22,7 @@ def refused(tmp_path, change, error=(ValueError, OSError)) -> str:
     with pytest.raises(error) as caught:
         stages.run(config, str(workdir))
     made = {p.name for p in workdir.iterdir()} if workdir.exists() else set()
-    assert made <= {"config.json", "tasks.json", ".cache"}
+    assert made <= {"config.json", "settings.json", "tasks.json", ".cache"}
     line = launcher.one_line(caught.value)
     assert "\n" not in line
     return line
