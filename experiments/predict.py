@@ -137,7 +137,9 @@ def predictors(name: str, swarm: Swarm) -> list[str]:
 
 def ranked(swarm: Swarm, runs: np.ndarray) -> list[str]:
     head = ["predictor", "Spearman, tasks", "families", "Kendall, tasks", "families"]
-    rows = [[k, *shown(agreement(swarm, f(swarm), runs))] for k, f in PREDICTORS.items()]
+    found = {k: f(swarm) for k, f in PREDICTORS.items()}
+    found |= {f"merged adapters, {scale}": loss for scale, loss in swarm.merged.items()}
+    rows = [[k, *shown(agreement(swarm, loss, runs))] for k, loss in found.items()]
     return table([*head, "Spearman by task"], rows)
 
 
@@ -300,6 +302,7 @@ def trained(swarm: Swarm, later: Swarm) -> list[str]:
         seed=np.append(swarm.seed[swarm.by_law], later.seed[~fresh]),
         weights=np.vstack([swarm.weights[swarm.by_law], later.weights[~fresh]]),
         measured=np.vstack([swarm.measured[swarm.by_law], later.measured[~fresh]]),
+        merged={},
     )
     return [
         *lines,

@@ -6,7 +6,8 @@ sizes, base_loss [n]; optionally `seen`, the examples that each single-task mode
 """
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ class Swarm:
     weights: np.ndarray  # drawn examples over the budget, [R, n]
     budget: int
     measured: np.ndarray  # held-out loss after training, nats per token, [R, n]
+    # Loss of merged adapters, by scale, [R, n]; none where merged.py has not been run.
+    merged: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -85,7 +88,21 @@ def load(folder: Path) -> Swarm:
         counts / counts.sum(1, keepdims=True),
         budget,
         np.array([run["loss"] for run in runs]),
+        merged_losses(folder, len(runs)),
     )
+
+
+def merged_losses(folder: Path, count: int) -> dict[str, np.ndarray]:
+    """`Swarm.merged` of a folder with so many runs.
+
+    Raises:
+      SystemExit: merged.npz is of other runs.
+    """
+    path = folder / "merged.npz"
+    found = dict(np.load(path)) if path.is_file() else {}
+    if any(len(loss) != count for loss in found.values()):
+        raise SystemExit(f"{path} is not of the {count} runs beside it: run merged.py again")
+    return found
 
 
 def later_runs(file: Path, swarm: Swarm) -> Swarm:
@@ -98,6 +115,7 @@ def later_runs(file: Path, swarm: Swarm) -> Swarm:
         seed=np.array([run["seed"] for run in runs]),
         weights=counts / counts.sum(1, keepdims=True),
         measured=np.array([run["loss"] for run in runs]),
+        merged={},
     )
 
 

@@ -70,7 +70,7 @@ def results(study: Study) -> RecordTable:
     what was spent on it, and what choosing it has cost."""
     measured = [
         head
-        for column in findings.COLUMNS
+        for column in findings.columns(study)
         for form in (".4f" if column.measure == "loss" else ".1%",)
         for head in (Head(column.title, form), Head(f"{column.title}, sd over seeds", form))
     ]
@@ -86,7 +86,7 @@ def results(study: Study) -> RecordTable:
     rows: list[tuple[Value, ...]] = []
     for row in findings.results_rows(study):
         run = study.runs.get(row.name, {})
-        spread = [findings.spread(run, column) for column in findings.COLUMNS]
+        spread = [findings.spread(run, column) for column in findings.columns(study)]
         both = [x for pair in zip(row.values, spread, strict=True) for x in pair]
         sure = [best(study, over).get(row.name) for over in ("tasks", "families")]
         spent = [run.get(key) for key, _ in SPENT]

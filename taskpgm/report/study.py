@@ -54,13 +54,14 @@ class StudyTransfer:
 
 @dataclass(frozen=True)
 class RatioPath:
-    """The breakpoints of an affinity's exact mixtures: ratios [k], weights [k n], and by ratio the
-    effective tasks and, where it is known, the predicted loss."""
+    """The breakpoints of an affinity's exact mixtures: ratios [k], weights [k n]; and on a grid of
+    ratios the effective tasks and, where it is known, the predicted loss."""
 
     ratios: Float[np.ndarray, " k"]
     weights: Float[np.ndarray, "k n"]
-    effective: Float[np.ndarray, " k"]
-    predicted: Float[np.ndarray, " k"] | None = None
+    grid: Float[np.ndarray, " g"]
+    effective: Float[np.ndarray, " g"]
+    predicted: Float[np.ndarray, " g"] | None = None
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def _paths(path: Path) -> dict[str, RatioPath]:
     """The ratio paths, by affinity."""
     found = _arrays(path)
     kinds = [name.removesuffix("_ratios") for name in found if name.endswith("_ratios")]
-    parts = ("ratios", "weights", "effective", "predicted")
+    parts = ("ratios", "weights", "grid", "effective", "predicted")
     return {kind: RatioPath(*(found.get(f"{kind}_{part}") for part in parts)) for kind in kinds}  # type: ignore
 
 

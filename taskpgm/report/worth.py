@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from taskpgm.report.findings import is_taskpgm, task_losses
 from taskpgm.report.study import RatioPath, Study
 from taskpgm.report.style import LABEL, WIDTH, Theme, figure, mixture_colours, png, shortened
+
+RATIOS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # that are labelled along a path
 
 
 def predicted_and_measured(study: Study) -> dict[str, tuple[float, float]]:
@@ -75,14 +76,14 @@ def along_the_path(
             wspace=0.24, hspace=0.5,
         )  # fmt: skip
         for row, (kind, path) in zip(panels, paths.items(), strict=True):
-            curves: list[tuple[str, Float[np.ndarray, "k ..."]]] = [
-                ("weights", path.weights),
-                ("effective tasks", path.effective),
+            curves: list[tuple[str, np.ndarray, np.ndarray]] = [
+                ("weights", path.ratios, path.weights),
+                ("effective tasks", path.grid, path.effective),
             ]
             if path.predicted is not None:
-                curves.append(("predicted loss", path.predicted))
-            for panel, (title, values) in zip(row, curves, strict=False):
-                panel.plot(path.ratios, values, linewidth=0.9)
+                curves.append(("predicted loss", path.grid, path.predicted))
+            for panel, (title, ratios, values) in zip(row, curves, strict=False):
+                panel.plot(ratios, values, linewidth=0.9)
                 panel.plot(path.ratios, np.full(len(path.ratios), 0.0), "|", markersize=3,
                            transform=panel.get_xaxis_transform(), color=theme.muted)  # fmt: skip
                 if kind in chosen:
@@ -90,6 +91,10 @@ def along_the_path(
                 panel.set_title(f"{kind}: {title}", fontsize=LABEL)
                 panel.set_xlabel("ratio r", fontsize=LABEL)
                 panel.set_xscale("symlog", linthresh=1.0)
+                panel.set_xlim(0, path.ratios[-1])
+                ticks = [r for r in RATIOS if r <= path.ratios[-1]]
+                panel.set_xticks(ticks, [f"{r:g}" for r in ticks])
+                panel.minorticks_off()
                 panel.tick_params(labelsize=LABEL)
                 panel.grid()
             for panel in row[len(curves) :]:
@@ -110,7 +115,7 @@ def selection_curve(study: Study, theme: Theme) -> bytes:
                     range(1, len(share) + 1), share, marker="o", markersize=3, label=shortened(name)
                 )
                 granted = float(mixture.selection["guarantee"])
-                told = f"theory's bound, {granted:.1%}"
+                told = f"theory's bound, {100 * granted:.2g}%"
                 axes.axhline(
                     granted, color=line.get_color(), linewidth=0.8, linestyle=":", label=told
                 )

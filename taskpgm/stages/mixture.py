@@ -39,6 +39,7 @@ from taskpgm.stages.stage_artefact import StageArtefact
 SECTIONS = ("mixture",)
 MADE = "mixture"
 FILE = "weights.json"
+GRID = np.append(np.linspace(0, 2, 101), np.geomspace(2, 16, 60))  # ratios, near 1 the densest
 FILES = ("importance", "bounds", "prior")  # keys of `mixture` that may name a file
 
 
@@ -227,20 +228,23 @@ def check_wishes(context: Context) -> None:
 
 
 def ratio_paths(inputs: Inputs) -> dict[str, np.ndarray]:
-    """The ratio path of each affinity, as arrays KIND_ratios [k], KIND_weights [k, n],
-    KIND_effective [k] (effective tasks) and, where losses are known, KIND_predicted [k] in nats."""
+    """The ratio path of each affinity, as arrays KIND_ratios [k], KIND_weights [k, n].
+
+    Between breakpoints weights are linear, and what follows from them is not: on a grid KIND_grid
+    [g] there are KIND_effective [g] (effective tasks) and, where losses are known, KIND_predicted
+    [g] in nats.
+    """
     found = {}
     for kind in (*inputs.affinities, *([] if inputs.share is None else [TRANSFER])):
         path = inputs.path(kind)
         found[f"{kind}_ratios"] = path.ratios
         found[f"{kind}_weights"] = path.weights
-        found[f"{kind}_effective"] = np.array(
-            [float(mixture.effective_tasks(p)) for p in path.weights]
-        )
+        grid = np.unique(np.concatenate([path.ratios, GRID[GRID <= path.ratios[-1]]]))
+        along = path.at(grid)
+        found[f"{kind}_grid"] = grid
+        found[f"{kind}_effective"] = np.asarray(mixture.effective_tasks(along))
         if inputs.predicted is not None:
-            found[f"{kind}_predicted"] = np.asarray(
-                inputs.predicted.loss(path.weights, inputs.importance)
-            )
+            found[f"{kind}_predicted"] = np.asarray(inputs.predicted.loss(along, inputs.importance))
     return found
 
 

@@ -136,6 +136,7 @@ def make(
         workdir / "mixture" / "paths.npz",
         pmi_ratios=np.linspace(0, 16, 5),
         pmi_weights=steps * np.eye(n)[0] + (1 - steps) / n,
+        pmi_grid=np.linspace(0, 4, 5),
         pmi_effective=np.linspace(n, 1, 5),
         pmi_predicted=np.linspace(1, 2, 5),
     )
