@@ -163,6 +163,11 @@ def finding(study: Study) -> str:
             f"Over {seeds(study)} seeds the mean loss of one mixture varies by "
             f"{np.sqrt(np.mean(np.square(noise))):.4f} (standard deviation)."
         )
+    if len({name.partition("@")[0] for name in ranked}) < len(ranked):
+        sentences.append(
+            "Some of them are one mixture under several settings: the best setting was found by the"
+            " same test rows, which flatters it."
+        )
     if lost := left_out(study):
         sentences.append(f"{', '.join(lost)} has no loss on some task, and is not compared.")
     if seeds(study) == 1:

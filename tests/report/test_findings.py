@@ -42,6 +42,16 @@ def test_several_seeds_tell_how_sure_the_first_place_is(make_workdir, tmp_path):
     )
 
 
+def test_a_setting_chosen_by_test_rows_is_said_to_be(make_workdir, tmp_path):
+    def sweep(results):
+        results["runs"]["taskpgm-pmi@ratio=4"] = results["runs"]["uniform"]
+
+    flatters = "the best setting was found by the same test rows, which flatters it."
+    workdir = make_workdir(tmp_path, 12, 4)
+    assert flatters not in findings.finding(read_study(workdir))
+    assert flatters in findings.finding(edited(workdir, sweep))
+
+
 def test_a_run_without_a_loss_is_named(make_workdir, tmp_path):
     def lose(results):
         del results["runs"]["taskpgm-jsd"]["tasks"][read_study(tmp_path).tasks[0]]
