@@ -3,13 +3,13 @@
     python experiments/survival.py signals   # 40 SIGTERM and 20 SIGINT at random moments: minutes
     python experiments/survival.py kills     # SIGKILL before each act of writing: an hour or so
 
-A tiny run of all stages, on one CPU device. `signals`: each run is `python launch.py ...` in a
-process of its own; the moment is drawn evenly from its time, once its handlers stand. It has to end
-with 75 (SIGTERM) or 130 (SIGINT) and without a traceback. `kills`: each run is killed right before
-it opens a file for writing, renames, removes, or makes a folder for the N-th time, for every N.
-After either the same command is started again, undisturbed: it has to end with 0, and the contents
-of every artefact have to be those of a run that nobody disturbed. Writes
-experiments/results/survival_signals.json or survival_kills.json, and .md beside it.
+A tiny run of all stages up to `evaluation` (the page is made anew by every run), on one CPU device,
+in a process that is forked once all is imported. `signals`: the moment is drawn evenly from the
+time of a run, once its handlers stand. It has to end with 75 (SIGTERM) or 130 (SIGINT), without a
+traceback. `kills`: each run is killed right before it opens a file for writing, renames, removes,
+or makes a folder for the N-th time, for every N. After either the same command is started again,
+undisturbed: it has to end with 0, and the contents of every artefact have to be those of a run that
+nobody disturbed. Writes experiments/results/survival_signals.json or survival_kills.json, and .md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,16 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "flax", "orbax-checkpoint", "transformers")
 TINY = (
-    "embedded.steps=4",
-    "embedded.checkpoint_every=2",
+    "embedded.num_layers=1",
+    "embedded.steps=2",
+    "embedded.checkpoint_every=1",
     "adapters.min_steps=2",
     "adapters.max_steps=2",
-    "affinity.bootstrap=4",
-    "train.steps=4",
-    "compare=('uniform', 'taskpgm-pmi')",
+    "affinity.bootstrap=2",
+    "train.steps=2",
+    "train.checkpoint_every=1",
+    "evaluation.exact_match_examples=1",
+    "compare=('taskpgm-pmi',)",
 )
 PROMISED = {"SIGTERM": 75, "SIGINT": 130}
 # What is not what a run is for: its clock, its log, what is half done or only saves time.
@@ -69,6 +72,7 @@ def arguments(data: Path, workdir: Path) -> list[str]:
     config = [f"--config={ROOT / 'tests' / 'stages' / 'tiny_config.py'}"]
     values = [f"--config.{each}" for each in TINY]
     source = [f"--config.tasks.source={data}", f"--workdir={workdir}"]
+    source.append("--stage=evaluation")
     return [str(ROOT / "launch.py"), *config, *values, *source]
 
 
@@ -139,6 +143,99 @@ def left_behind(workdir: Path) -> list[str]:
     return sorted(str(p) for pattern in LEFTOVERS for p in workdir.rglob(pattern))
 
 
+# --- Children -------------------------------------------------------------------------------------
+def prepare(folder: Path) -> Path:
+    """Imports what a run imports, without touching a device, so that forked runs start at once;
+    returns the folder of the tasks."""
+    os.environ.update(environment(folder / "cache"))
+    sys.path.insert(0, str(ROOT))
+    warnings.filterwarnings("ignore", message=r".*os\.fork\(\) was called")
+    import orbax.checkpoint  # noqa: F401
+    import tokenizers  # noqa: F401
+    import transformers  # noqa: F401
+
+    import taskpgm.stages  # noqa: F401
+
+    return write_tasks(folder / "data")
+
+
+def fork(work: Callable[[], Any]) -> int:
+    """The process id of a child that does `work` and ends."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return pid
+
+
+def ended(pid: int) -> int:
+    """The exit code of a child, once it has ended; minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def launch(data: Path, workdir: Path, log: Path, kill_at: int = 0) -> int:
+    """Runs launch.py in a child; its process id."""
+
+    def work() -> None:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.argv = arguments(data, workdir)
+        count = count_writes(workdir, kill_at, log.with_suffix(".act"))
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        log.with_suffix(".count").write_text(str(len(count)))
+
+    return fork(work)
+
+
+def undisturbed(data: Path, folder: Path) -> tuple[dict[str, str], float, int]:
+    """The digests of a run that nobody disturbs, its seconds, and its acts of writing. It is the
+    second of two, which have to end in the same bits, and finds all programs compiled."""
+    found, begin = {}, 0.0
+    for name in ("first", "second"):
+        begin, log = time.monotonic(), folder / f"{name}.log"
+        assert ended(launch(data, folder / name / "run", log)) == 0, log.read_text()
+        seconds = time.monotonic() - begin
+        found[name] = checked(folder / name / "run", folder / f"{name}.json", {})
+    differ = [k for k in found["second"] if found["first"].get(k) != found["second"][k]]
+    assert not differ, f"two undisturbed runs differ in {differ}"
+    return found["second"], seconds, int((folder / "second.count").read_text())
+
+
+def checked(workdir: Path, file: Path, expected: dict[str, str]) -> dict[str, Any]:
+    """Digests of a workdir (without `expected`), or what differs; in a child, since reading
+    checkpoints starts threads, and what forks must have none."""
+
+    def work() -> None:
+        found: Any = digests(workdir)
+        if expected:
+            found = {"differs": difference(workdir, expected) + left_behind(workdir)}
+        file.write_text(json.dumps(found))
+
+    assert ended(fork(work)) == 0
+    return json.loads(file.read_text())
+
+
+def rerun(data: Path, workdir: Path, log: Path, expected: dict[str, str]) -> dict[str, Any]:
+    """The same command again: how it ends, and what is not as if nobody had disturbed it."""
+    code = ended(launch(data, workdir, log))
+    differs = checked(workdir, log.with_suffix(".json"), expected)["differs"]
+    if code or differs:
+        print(workdir, code, differs, log.read_text()[-1500:], flush=True)
+    subprocess.run(["rm", "-rf", workdir.parent], check=True)
+    return {"code of the rerun": code, "differs": differs}
+
+
 # --- Signals --------------------------------------------------------------------------------------
 def handlers_stand(pid: int) -> bool:
     """Whether a process catches SIGTERM."""
@@ -149,55 +246,37 @@ def handlers_stand(pid: int) -> bool:
     return caught is not None and bool(int(caught.group(1), 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def start(command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        [sys.executable, *command], env=env, cwd=ROOT, stdout=pipe, stderr=pipe, text=True
-    )
-    while process.poll() is None and not handlers_stand(process.pid):
-        time.sleep(0.005)
-    return process
-
-
-def signals(counts: dict[str, int], folder: Path, seed: int) -> dict[str, Any]:
-    data, env = write_tasks(folder / "data"), environment(folder / "cache")
-    for name in ("first", "undisturbed"):  # the second finds all programs compiled
-        begin = time.monotonic()
-        said = start(arguments(data, folder / name / "run"), env).communicate()[1]
-        whole = time.monotonic() - begin
-    expected = digests(folder / "undisturbed" / "run")
-    differs = difference(folder / "first" / "run", expected)
-    assert not differs, f"two undisturbed runs differ in {differs}: {said}"
-    draw, rows = random.Random(seed), []
-    for name in counts:
-        number = getattr(signal, name)
-        while sum(row["signal"] == name for row in rows) < counts[name]:
-            workdir = folder / f"{name}{len(rows)}" / "run"
-            process, moment = start(arguments(data, workdir), env), draw.uniform(0, whole)
-            try:
-                process.communicate(timeout=moment)
-                continue  # it had ended: another moment
-            except subprocess.TimeoutExpired:
-                process.send_signal(number)
-            sent = time.monotonic()
-            said = "".join(process.communicate(timeout=120))
-            row = {
-                "signal": name,
-                "after": round(moment, 2),
-                "code": process.returncode,
-                "seconds until the end": round(time.monotonic() - sent, 2),
-                "dump": any(word in said for word in ("Traceback", "Exception ignored", "Fatal")),
-                "stages": sorted(p.name for p in workdir.iterdir()) if workdir.exists() else [],
-            }
-            again = start(arguments(data, workdir), env)
-            said = "".join(again.communicate(timeout=300))
-            row["code of the rerun"] = again.returncode
-            row["differs"] = difference(workdir, expected) + left_behind(workdir)
-            rows.append(row)
-            if again.returncode or row["differs"] or row["code"] != PROMISED[name]:
-                print(row, said[-500:], flush=True)
-            print(f"{name} {len(rows)}: {row['code']}", flush=True)
-    return {"undisturbed run, seconds": round(whole, 1), "runs": rows}
+def signals(counts: dict[str, int], folder: Path, seed: int, limit: float) -> dict[str, Any]:
+    """Sends so many of each signal, one to a run."""
+    data = prepare(folder)
+    expected, whole, _ = undisturbed(data, folder)
+    draw, rows, begin = random.Random(seed), [], time.monotonic()
+    wanted = [name for name, count in counts.items() for _ in range(count)]
+    draw.shuffle(wanted)
+    while wanted and time.monotonic() - begin < limit:
+        name, workdir, log = (
+            wanted[-1],
+            folder / f"{len(rows)}" / "run",
+            folder / f"{len(rows)}.log",
+        )
+        pid = launch(data, workdir, log)
+        while not handlers_stand(pid):
+            time.sleep(0.001)
+        moment = draw.uniform(0, whole)
+        time.sleep(moment)
+        if os.waitpid(pid, os.WNOHANG)[0]:  # it had ended: another moment
+            subprocess.run(["rm", "-rf", workdir.parent, log], check=True)
+            continue
+        os.kill(pid, getattr(signal, name))
+        sent, code = time.monotonic(), ended(pid)
+        took, said = time.monotonic() - sent, log.read_text()
+        dump = any(word in said for word in ("Traceback", "Exception ignored", "Fatal"))
+        row = {"signal": name, "after": round(moment, 2), "code": code, "took": round(took, 2)}
+        rows.append(row | {"dump": dump} | rerun(data, workdir, log, expected))
+        if code != PROMISED[name] or dump:
+            print(row, said[-1500:], flush=True)
+        wanted.pop()
+    return {"undisturbed run, seconds": round(whole, 1), "not sent": len(wanted), "runs": rows}
 
 
 def signals_report(result: dict[str, Any]) -> list[str]:
@@ -215,11 +294,11 @@ def signals_report(result: dict[str, Any]) -> list[str]:
             sum(row["dump"] for row in rows),
             sum(row["code of the rerun"] == 0 for row in rows),
             sum(not row["differs"] for row in rows),
-            f"{max(row['seconds until the end'] for row in rows):.1f} s",
+            f"{max(row['took'] for row in rows):.1f} s",
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", f"An undisturbed run takes {result['undisturbed run, seconds']} s; signals come"]
-    return [*lines, "at moments drawn evenly from it, once the handlers stand."]
+    whole = result["undisturbed run, seconds"]
+    return [*lines, "", f"Moments are drawn evenly from {whole} s, what an undisturbed run takes."]
 
 
 # --- Kills ----------------------------------------------------------------------------------------
@@ -227,13 +306,13 @@ REMOVALS = ("os.remove", "os.rmdir")  # inside shutil.rmtree their paths are rel
 WRITES = (*REMOVALS, "os.rename", "os.link", "os.mkdir", "os.truncate", "shutil.rmtree")
 
 
-def count_writes(workdir: Path, kill_at: int, told: Path) -> None:
+def count_writes(workdir: Path, kill_at: int, told: Path) -> list[str]:
     """From now on counts this process's acts of writing in `workdir`; right before the one of the
-    number `kill_at` it notes in `told` what that was, and kills itself."""
-    count, root = 0, str(workdir)
+    number `kill_at` it notes in `told` what that was, and kills itself. The list is of all acts."""
+    acts: list[str] = []
+    root = str(workdir)
 
     def hook(event: str, given: tuple[Any, ...]) -> None:
-        nonlocal count
         if event == "open":
             path, _, flags = given
             if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
@@ -247,102 +326,32 @@ def count_writes(workdir: Path, kill_at: int, told: Path) -> None:
         path = os.fsdecode(path)
         if event not in REMOVALS and not os.path.abspath(path).startswith(root):
             return
-        count += 1
-        if count == kill_at:
+        acts.append(f"{event} {path.removeprefix(root)}")
+        if len(acts) == kill_at:
             note = os.open(told, os.O_WRONLY | os.O_CREAT)
-            os.write(note, f"{event} {path.removeprefix(root)}".encode())
+            os.write(note, acts[-1].encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-
-
-def in_child(work: Any) -> int:
-    """The exit code of a forked process that does `work`; minus the signal that ended it. All is
-    imported already, and no device has been touched, so that each starts in no time."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def launch(data: Path, workdir: Path, log: Path, kill_at: int = 0) -> int:
-    """Runs launch.py in a child; its exit code."""
-
-    def work() -> None:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.argv = arguments(data, workdir)
-        if kill_at:
-            count_writes(workdir, kill_at, log.with_suffix(".act"))
-        runpy.run_path(sys.argv[0], run_name="__main__")
-
-    return in_child(work)
+    return acts
 
 
 def kills(first: int, every: int, folder: Path, limit: float) -> dict[str, Any]:
-    os.environ.update(environment(folder / "cache"))
-    sys.path.insert(0, str(ROOT))
-    warnings.filterwarnings("ignore", message=r".*os\.fork\(\) was called")
-    import matplotlib.figure  # noqa: F401
-    import orbax.checkpoint  # noqa: F401
-    import tokenizers  # noqa: F401
-    import transformers  # noqa: F401
-
-    import taskpgm.stages  # noqa: F401
-
-    data = write_tasks(folder / "data")
-    for name in ("first", "undisturbed"):
-        code = launch(data, folder / name / "run", folder / f"{name}.log")
-        assert code == 0, (folder / f"{name}.log").read_text()
-    expected = checked(folder / "undisturbed" / "run", folder / "expected.json", {})
-    differs = checked(folder / "first" / "run", folder / "again.json", expected)["differs"]
-    assert not differs, f"two undisturbed runs differ in {differs}"
+    """Kills a run before its act of writing number `first`, the next before `every` acts more."""
+    data = prepare(folder)
+    expected, whole, total = undisturbed(data, folder)
+    print(f"{whole:.1f} s, {total} acts of writing", flush=True)
     rows, begin, at = [], time.monotonic(), first
     while time.monotonic() - begin < limit:
         workdir, log = folder / f"{at}" / "run", folder / f"{at}.log"
-        code = launch(data, workdir, log, kill_at=at)
+        code = ended(launch(data, workdir, log, kill_at=at))
         if code == 0:
             break  # it makes fewer acts of writing than that
-        row = {"before write": at, "code": code}
-        row["act"] = log.with_suffix(".act").read_text() if code == -signal.SIGKILL else ""
-        row["code of the rerun"] = launch(data, workdir, log)
-        row["differs"] = checked(workdir, folder / f"{at}.json", expected)["differs"]
-        rows.append(row)
-        if code != -signal.SIGKILL or row["code of the rerun"] or row["differs"]:
-            print(row, log.read_text()[-800:], flush=True)
-        elif at % 20 == 1:
-            print(f"{at}: the same bits; {row['act']}", flush=True)
-        subprocess.run(["rm", "-rf", workdir.parent, log, log.with_suffix(".act")], check=True)
+        act = log.with_suffix(".act")
+        row = {"before write": at, "code": code, "act": act.read_text() if act.exists() else ""}
+        rows.append(row | rerun(data, workdir, log, expected))
         at += every
-    else:
-        print(f"stopped before write {at}: out of time", flush=True)
-    return {"first": first, "every": every, "acts of writing": at - 1, "runs": rows}
-
-
-def checked(workdir: Path, file: Path, expected: dict[str, str]) -> dict[str, Any]:
-    """Digests of a workdir (without `expected`), or what differs; in a child, since reading
-    checkpoints starts threads, and what forks must have none."""
-
-    def work() -> None:
-        found: Any = digests(workdir)
-        if expected:
-            found = {"differs": difference(workdir, expected) + left_behind(workdir)}
-        file.write_text(json.dumps(found))
-
-    assert in_child(work) == 0
-    return json.loads(file.read_text())
+    return {"first": first, "every": every, "acts of writing": total, "runs": rows}
 
 
 def kills_report(result: dict[str, Any]) -> list[str]:
@@ -351,7 +360,7 @@ def kills_report(result: dict[str, Any]) -> list[str]:
     same = sum(not row["code of the rerun"] and not row["differs"] for row in rows)
     lines = [
         f"- killed right before an act of writing: {len(rows)} runs, from write {result['first']}, "
-        f"every {result['every']}; the run makes {result['acts of writing']}",
+        f"every {result['every']}; an undisturbed run makes {result['acts of writing']} such acts",
         f"- of these: {', '.join(f'{n} {kind}' for kind, n in kinds.most_common())}",
         f"- the same command then ends with 0 and in the same bits: {same} of {len(rows)}",
     ]
@@ -370,13 +379,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--first", type=int, default=1, help="kills: the first write")
     parser.add_argument("--every", type=int, default=1, help="kills: so many writes apart")
-    parser.add_argument("--limit", type=float, default=1e9, help="kills: seconds, then it ends")
+    parser.add_argument(
+        "--limit", type=float, default=1e9, help="seconds after which no more are tried"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         if given.what == "signals":
             counts = {"SIGTERM": given.sigterm, "SIGINT": given.sigint}
-            result = signals(counts, folder, given.seed)
+            result = signals(counts, folder, given.seed, given.limit)
             lines = signals_report(result)
         else:
             result = kills(given.first, given.every, folder, given.limit)
