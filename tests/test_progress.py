@@ -3,11 +3,13 @@
 import io
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import pytest
 
-from taskpgm.progress import Reporter, duration
+from taskpgm import progress
+from taskpgm.progress import COMPILED, LOWERED, Reporter, Work, counted, duration
 
 
 @pytest.mark.parametrize(
@@ -51,3 +53,43 @@ def test_bar_on_a_terminal(monkeypatch):
         time.sleep(0.2)  # it is drawn ten times a second at most
         bar.update(5, "loss 2.0")
     assert "base" in out.getvalue() and "5/10" in out.getvalue() and "loss 2.0" in out.getvalue()
+
+
+def test_what_is_being_done_is_told_from_the_whole_to_its_part():
+    assert progress.doing() == ""
+    with Work("runs", 4, start=1, unit="model") as outer, Work("reading"):
+        assert progress.doing() == "runs: 1 of 4 models; reading"
+        outer.done = 2
+        assert progress.doing("reading").startswith("runs: 2 of 4 models, ")
+    told = [progress.doing("rows") for _ in counted("abc", "rows", 3, unit="row")]
+    assert [text.split(" rows")[0] for text in told] == ["0 of 3", "1 of 3", "2 of 3"]
+    assert progress.doing() == ""
+
+
+def test_compiling_is_told_while_it_lasts():
+    """The names of JAX's events, and their order."""
+    heard = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        heard.append((event, progress.doing()))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.jit(lambda x: x * 2 + 17)(1.0)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    order = [(event, text) for event, text in heard if event in (LOWERED, COMPILED)]
+    assert order[:2] == [(LOWERED, "compiling"), (COMPILED, "")]
+    assert progress.doing() == ""
+
+
+def test_silence_ends_with_a_line_and_with_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_said_at", time.monotonic() - 100)
+    assert progress.silence() > 99
+    with Reporter("base", 3) as shown:
+        assert progress.silence() > 99  # a bar there is only on a terminal
+        shown.bar = SimpleNamespace(close=lambda: None)
+        assert progress.silence() == 0
+        shown.bar = None
+        shown.update(1)
+    assert progress.silence() < 50 and "base: 1 of 3" in capsys.readouterr().err

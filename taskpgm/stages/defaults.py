@@ -214,7 +214,9 @@ SCHEMA: Section = {
         "max_new_tokens": integer(32, 1, "tokens of an answer; one that is longer does not match"),
         "harness": words((), "lm-evaluation-harness tasks, as in ('mmlu', 'bbh')"),
         "harness_path": text("", "a folder of task YAML files of your own, or one file"),
-        "harness_num_fewshot": integer(-1, -1, "examples in the context; -1: what the task says"),
+        "harness_num_fewshot": integer(
+            -1, -1, "examples in the context; -1: 5 for mmlu, else what the task says"
+        ),
         "harness_limit": integer(0, 0, "at most so many examples of each; 0: all"),
         "harness_batch_size": integer(8, 1, "rows, or prompts, at a time"),
         "harness_chat_template": switch(False, "prompts as chats, by the tokenizer's template"),

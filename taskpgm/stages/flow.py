@@ -141,6 +141,7 @@ def run(
             for name, stage in stages.items():
                 for each in stage.artefacts(context):
                     make(name, each)
+        end_if_asked()
     say("done", f"in {time.monotonic() - start:.0f} s, everything is in {context.folder}")
 
 
@@ -166,7 +167,7 @@ def make(stage: str, each: StageArtefact) -> None:
 def make_part(context: Context, stage: str, part: Unit) -> None:
     """Makes a part of an artefact, which several processes make together."""
     start = time.monotonic()
-    with heartbeat(stage, f"{part.name}: "), jax.set_mesh(context.mesh):
+    with heartbeat(stage, part.name), jax.set_mesh(context.mesh):
         part.make()
     say(stage, f"{part.name}: made in {time.monotonic() - start:.0f} s")
 

@@ -119,4 +119,4 @@ def _find(tokenizer: "PreTrainedTokenizerBase", messages: Messages, number: int,
         raise refusal
     # The end-of-turn marker is what closes the turn both here and at the end of a chat.
     closing = apply_template(tokenizer, through).partition(PLACEHOLDER)[2].rstrip()
-    return Turn(begin, end, end + len(os.path.commonprefix([closing, text[end:]])))
+    return Turn(begin, end, end + len(os.path.commonprefix([closing, text[end:]]).rstrip()))

@@ -91,10 +91,15 @@ def test_what_cannot_be_taken_over_is_found_first(world, tmp_path):
     assert "set adapters.mode=lora" in refused(world, peft, mode="full")
     assert "rank 2 is above 1" in refused(world, peft, lora={"rank": 1})
     assert "k_proj, which is not in" in refused(world, peft, lora={"targets": ("q_proj",)})
-    path = peft / "length" / "adapter_config.json"
-    raw = json.loads(path.read_text())
-    path.write_text(json.dumps(raw | {"use_dora": True}))
-    assert "length/adapter_config.json: use_dora = true is not" in refused(world, peft)
+    # Every task's adapter is read, the first and the last.
+    for name in ("upper", "length"):
+        path = peft / name / "adapter_config.json"
+        raw = json.loads(path.read_text())
+        path.write_text(json.dumps(raw | {"use_dora": True}))
+        assert f"{name}/adapter_config.json: use_dora = true is not" in refused(world, peft)
+        path.write_text(json.dumps(raw | {"r": 3}))
+        assert "lora_A.weight is F32 [2, 16], which does not fit [3, 16]" in refused(world, peft)
+        path.write_text(json.dumps(raw))
     path.unlink()
     assert f"no {path}; every task needs a PEFT folder" in refused(world, peft)
     assert f"no {tmp_path / 'nowhere'}" in refused(world, tmp_path / "nowhere")

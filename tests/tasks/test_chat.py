@@ -162,13 +162,16 @@ def test_the_mark_is_found_by_place_whatever_the_answer(marked, name, answer):
     assert encoded.scored[0][-1] and encoded.ids[0][-1] == marked.eos_token_id
 
 
-def test_a_mark_at_the_end_of_the_whole_chat_alone_does_not_cost_the_others_theirs(marked):
+@pytest.mark.parametrize("gap", ["", "\n"])
+def test_a_mark_at_the_end_of_the_whole_chat_alone_does_not_cost_the_others_theirs(marked, gap):
+    """Phi-3's template is of this kind: what stands between turns is nobody's answer."""
     template = (
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}<|im_end|>"
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
+        f"{{{{ '<|im_end|>' + {gap!r} }}}}"
         "{% endfor %}{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
     )
     runs, _ = scored(marked, template, CHAT)
-    assert runs == ["4 it is<|im_end|>", "yes 4<|im_end|></s>"]
+    assert runs == ["4 it is<|im_end|>", f"yes 4<|im_end|>{gap}</s>"]
 
 
 def test_thoughts_that_the_template_moves_are_scored_as_it_writes_them(marked):
