@@ -147,9 +147,14 @@ def _window(raw: Mapping[str, Any], where: str, layers: int) -> tuple[int | None
     in some layers only.
     """
     kind = raw["model_type"]
-    if kind == "llama":
-        return None, 0
     window, types = raw.get("sliding_window", 4096), raw.get("layer_types")
+    if kind == "llama":
+        if set(types or ()) - {"full_attention"}:
+            raise ValueError(
+                f"{where}: layer_types of a llama model are all full_attention, not"
+                f" {', '.join(types)}"
+            )
+        return None, 0
     if kind == "qwen2":
         window = window if raw.get("use_sliding_window", False) else None
     if types is None:

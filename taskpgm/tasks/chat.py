@@ -1,6 +1,7 @@
 """A chat -> the text that its template renders, and the spans of the assistant's turns in it."""
 
 import os
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -119,4 +120,7 @@ def _find(tokenizer: "PreTrainedTokenizerBase", messages: Messages, number: int,
         raise refusal
     # The end-of-turn marker is what closes the turn both here and at the end of a chat.
     closing = apply_template(tokenizer, through).partition(PLACEHOLDER)[2].rstrip()
-    return Turn(begin, end, end + len(os.path.commonprefix([closing, text[end:]]).rstrip()))
+    common = os.path.commonprefix([closing, text[end:]])
+    if common != closing:  # what both only begin alike behind a gap is no part of it
+        common = re.sub(r"\s+\S*$", "", common)
+    return Turn(begin, end, end + len(common))

@@ -36,7 +36,8 @@ def requests(tiny, kind, *args):
 
 
 def likelihoods(tiny):
-    requests(tiny, "loglikelihood", ("say red", " blue"), ("say " * 50, "two"))
+    long = [("say " * 60 + word, " two") for word in ("red", "green", "blue", "cat", "dog")]
+    requests(tiny, "loglikelihood", ("say red", " blue"), *long)
 
 
 def rolling(tiny):

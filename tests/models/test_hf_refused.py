@@ -51,6 +51,17 @@ def test_weights_of_other_formats_are_named_with_the_way_to_convert_them(folder,
         load_hf(folder)
 
 
+def test_a_llama_has_no_window(folder):
+    """transformers reads layer_types of a Llama and then finds no window in its config."""
+    raw = json.loads((folder / "config.json").read_text())
+    raw["layer_types"] = ["full_attention", "sliding_attention"]
+    (folder / "config.json").write_text(json.dumps(raw))
+    refused(folder, "layer_types of a llama model are all full_attention")
+    raw["layer_types"] = ["full_attention"] * 2
+    (folder / "config.json").write_text(json.dumps(raw))
+    load_hf(folder)
+
+
 def test_missing_extra_and_misshapen_tensors(folder):
     name = "model.layers.1.mlp.up_proj.weight"
     good = load_file(folder / WEIGHTS)[name]

@@ -98,7 +98,7 @@ def test_what_cannot_be_taken_over_is_found_first(world, tmp_path):
         path.write_text(json.dumps(raw | {"use_dora": True}))
         assert f"{name}/adapter_config.json: use_dora = true is not" in refused(world, peft)
         path.write_text(json.dumps(raw | {"r": 3}))
-        assert "lora_A.weight is F32 [2, 16], which does not fit [3, 16]" in refused(world, peft)
+        assert "lora_A.weight is F32 [2, 8], which does not fit [3, 8]" in refused(world, peft)
         path.write_text(json.dumps(raw))
     path.unlink()
     assert f"no {path}; every task needs a PEFT folder" in refused(world, peft)
