@@ -87,6 +87,11 @@ class Mixture:
     def support(self) -> int:
         return int((self.weights > 0).sum())
 
+    def held_families(self) -> dict[str, float]:
+        """Families that a bound holds, by what a unit more of their weight adds to the energy."""
+        costs = self.explain.get("family_cost") or {}
+        return {family: cost for family, cost in costs.items() if abs(cost) > 1e-9}
+
     def array(self, key: str) -> Float[np.ndarray, " n"] | None:
         """A per-task array of `explain`, NaN where it says null; None when it is not there."""
         values = self.explain.get(key)
