@@ -53,16 +53,14 @@ class OnlineRun(ProxyRuns):
         settings = {k: self.arguments[k] for k in ("rate", "window") if k in self.arguments}
         path = self.folder / "rounds.json"
         told = read_json(path) if on_primary(path.is_file)() else []
-        train, state = None, None
+        first = models.init_lora(model.config, jax.random.key(seed)) if model.config.lora else None
+        trainable = model.params if first is None else first
+        state: Any = training.create_state(model.optimizer, trainable, axes=model.axes)
+        train = training.make_train_step(model.config, model.optimizer, state)
         for k in range(len(told), self.rounds):
             start = time.monotonic()
             before = np.array([each["losses"] for each in told]).reshape(-1, helps.shape[1])
             weights = baselines.skill_it(helps, before, **settings)
-            if state is None:
-                first = models.init_lora(model.config, jax.random.key(seed))
-                trainable = first if model.config.lora else model.params
-                state = training.create_state(model.optimizer, trainable, axes=model.axes)
-                train = training.make_train_step(model.config, model.optimizer, state)
             # Called again with the same folder it goes on from where the round before has ended.
             state = training.fit(
                 train,

@@ -43,6 +43,7 @@ def test_every_row_runs_from_one_command(tasks_folder, tmp_path):
         f"--config.compare={rows}",
         "--config.train.steps=2",
         "--config.evaluation.exact_match_examples=1",
+        timeout=1200,
     ).stdout
     results = from_json(Results, json.loads((workdir / "evaluation" / "results.json").read_text()))
     found = from_json(Choosing, json.loads((workdir / "mixture" / "choosing.json").read_text()))
