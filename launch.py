@@ -100,7 +100,9 @@ def parse(argv: list[str]) -> list[str]:
 
         sys.exit(f"error: {stages.misspelt(argv)}")
     except (flags.Error, TypeError, ValueError, OSError) as error:
-        sys.exit(f"error: {one_line(error)}")
+        from taskpgm import stages
+
+        sys.exit(f"error: {stages.unreadable(argv) or one_line(error)}")
     if CONFIG.value is not None:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         if not os.path.isfile(path):

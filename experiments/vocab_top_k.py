@@ -18,7 +18,8 @@ from taskpgm.affinity.layout import layout
 from taskpgm.affinity.pairwise import ScoredModels, bins, score_pairs
 from taskpgm.models.scoring import decoder_forward
 from taskpgm.stages.adapter_files import load_adapters
-from taskpgm.stages.context import Context, with_lora
+from taskpgm.stages.context import Context
+from taskpgm.stages.decoders import with_lora
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from taskpgm.affinity.curves import own_losses
 from taskpgm.affinity.jsd import choose_kernel
 from taskpgm.affinity.layout import Layout, Plan, layout, plan
 from taskpgm.affinity.matrices import jensen_shannon, jsd_affinity, pmi
+from taskpgm.affinity.pairwise import MAX_BINS
 from taskpgm.affinity.scores import Scores, likelihoods, losses
 from taskpgm.affinity.targets import (
     jsd_relevance,
@@ -23,6 +24,7 @@ from taskpgm.affinity.transfer import (
 )
 
 __all__ = [
+    "MAX_BINS",
     "TaskToScore",
     "Intervals",
     "Layout",

@@ -122,12 +122,46 @@ def rows_at_a_time(rows: Sequence[int], most: int, parts: int = 1) -> int:
     return min(sizes, key=lambda size: sum(-(-r // size) * (size + parts) for r in rows))
 
 
+def blocks_read(n: int, most: int, group: int, contexts: str | None) -> float:
+    """Models that read one window of n models, whole groups of at most `group`.
+
+    Groups and blocks are filled up with repeats (pairwise.split): five models in groups of at most
+    four read as two groups of three.
+    """
+    full = lambda count, most: -(-count // -(-count // most))  # noqa: E731
+    padded = lambda count: -(-count // group) * full(count, group)  # noqa: E731
+    if contexts != "pool":
+        rest = n - 1
+        if contexts is None or not rest:
+            return padded(n)
+        return padded(1) + -(-rest // most) * padded(full(rest, most))
+    blocks = -(-n // most)
+    return blocks * (blocks + 1) / 2 * padded(full(n, most))
+
+
+Held = Sequence[int]  # the packed held-out rows of a task: how many positions of each are scored
+
+
+def positions_read(held: Sequence[Held], cut: Layout, length: int) -> tuple[int, int]:
+    """(positions that a model reads of all tasks, windows): whole batches, each once for every
+    window of its scored positions."""
+    windows = 0
+    for rows in held:
+        batches = [
+            sum(rows[at : at + cut.batch_size]) for at in range(0, len(rows), cut.batch_size)
+        ]
+        windows += sum(-(-scored // cut.scored_per_window) for scored in batches)
+    return windows * cut.batch_size * length, windows
+
+
 class Plan(NamedTuple):
     """What scoring will cost. FLOPs count a multiply-add as two; bytes are bytes."""
 
     layout: Layout
     text: str
-    flops: float
+    flops: float  # of matrix products
+    other_flops: float  # of the divergences
+    positions: int  # read by all models, padding and repeats counted
     loads: float  # of a model onto the device, over all models
     memory: float  # for hidden states and distributions, beside the weights
     disk: float
@@ -135,40 +169,40 @@ class Plan(NamedTuple):
 
 def plan(
     config: DecoderConfig,
+    held: Sequence[Held],
     *,
-    num_tasks: int,
-    heldout_tokens: int,
+    num_models: int,
     length: int,
     batch_size: int,
     memory: float,
-    scored_tokens: int | None = None,
     heldout_examples: int | None = None,
     contexts: str | None = "pool",
-    num_targets: int = 0,
+    vocab_top_k: int | None = None,
     base: bool = False,
+    parts: int = 1,
     **sizes,
 ) -> Plan:
-    """The arithmetic of the scores of n models on n tasks and their targets, for `--dry_run`.
+    """The arithmetic of the scores of n models on tasks, for `--dry_run`.
 
     Args:
-      num_tasks, num_targets: n, and tasks that are judged but not mixed.
-      heldout_tokens, scored_tokens: over all tasks; without the second, all tokens count as scored.
+      held: of every task, first those of the models.
+      num_models: n.
       heldout_examples: over all tasks, for the disk; without it, every bin is full.
       contexts: "pool", "pair", or None for log-likelihoods only.
       base: the base is scored as well, likelihoods only.
+      parts: devices that share the rows of a forward pass.
       sizes: group and bins of `layout`.
 
     >>> from taskpgm.models import LoraConfig
     >>> llama = DecoderConfig("llama", 32000, 4096, 11008, 32, 32, 32, 128, 2048, lora=LoraConfig())
     >>> sizes = {"length": 512, "batch_size": 8, "memory": 2.0**30}
-    >>> cost = plan(llama, num_tasks=27, heldout_tokens=54_000, **sizes)
-    >>> f"{cost.flops:.1e} FLOPs, {cost.disk:.1e} bytes"
-    '1.9e+16 FLOPs, 2.8e+06 bytes'
+    >>> cost = plan(llama, [(125, 125, 125, 125)] * 27, num_models=27, **sizes)
+    >>> f"{cost.flops:.1e} and {cost.other_flops:.1e} FLOPs, {cost.positions:,} positions"
+    '2.0e+16 and 3.8e+12 FLOPs, 1,548,288 positions'
     """
-    n, pairs = num_tasks, num_tasks * (num_tasks - 1) // 2
+    n, pairs = num_models, num_models * (num_models - 1) // 2
     d, v = config.hidden_size, config.vocab_size
-    scored = heldout_tokens if scored_tokens is None else scored_tokens
-    scored_of_row = max(1, round(length * scored / heldout_tokens))
+    scored = sum(map(sum, held))
     cut = layout(
         n,
         config,
@@ -176,34 +210,40 @@ def plan(
         batch_size=batch_size,
         memory=memory,
         contexts=contexts,
-        scored=scored_of_row,
+        scored=max(map(max, held)),
         **sizes,
     )
-    reads = passes(cut, n, scored_of_row, contexts) if contexts else 1
+    rows = [len(part) for part in held]
+    cut = cut._replace(batch_size=rows_at_a_time(rows, cut.batch_size, parts))
+    read, windows = positions_read(held, cut, length)
+    models = blocks_read(n, cut.models_per_block, cut.group, contexts)
+    whole = sum(-(-r // cut.batch_size) * cut.batch_size for r in rows) * length
+    positions = round(models * read) + base * whole
     unembed = 2.0 * d * v
-    body = forward_flops_per_token(config, length) - unembed
-    models = (n * reads + base) * (heldout_tokens * body + scored * unembed)
+    body = forward_flops_per_token(config, length, 0.0)
+    # A block's distributions are made again for every other block that it meets.
+    heads = n * (-(-n // cut.models_per_block) if contexts == "pool" else 1) + base
+    products = positions * body + heads * scored * unembed
     # Every scored position meets all pairs; with "pair" only those of its own task's model.
     meeting = {"pool": pairs, "pair": n - 1, None: 0}[contexts]
-    reduction = float(PAIR_FLOPS) * meeting * v * scored
-    values = (n + num_targets) * cut.bins
+    entries = v if vocab_top_k is None else min(v, vocab_top_k + 1)
+    reduction = float(PAIR_FLOPS) * meeting * entries * scored
+    values = len(held) * cut.bins
     values = values if heldout_examples is None else min(heldout_examples, values)
     disk = FLOAT32 * values * meeting + 2.0 * FLOAT32 * n * (heldout_examples or values)
     block, chunk = cut.models_per_block, cut.positions_per_chunk
-    held = _held(block, n, contexts)
-    used = held * FLOAT32 * cut.scored_per_window * d + chunk * _position(v, block, held)
-    used += 3 * FLOAT32 * cut.bins * block**2 + held * _own_head(config)
+    models_held = _held(block, n, contexts)
+    used = models_held * FLOAT32 * cut.scored_per_window * d + chunk * _position(
+        v, block, models_held
+    )
+    used += 3 * FLOAT32 * cut.bins * block**2 + models_held * _own_head(config)
     text = (
-        f"{n} x {n + num_targets} scores of {heldout_tokens:,} held-out tokens "
-        f"({scored:,} scored): {n} models read them {reads:g} x, {models:.2e} FLOPs"
+        f"{n} x {len(held)} scores: {positions:,} tokens read with padding, "
+        f"{scored:,} scored in {windows:,} windows"
     )
     if contexts is not None:
         text += (
-            f"; {meeting:,} pairs ({contexts}) x {v:,} entries x {scored:,} positions, "
-            f"{reduction:.2e} FLOPs; {block} models x {chunk} positions at a time "
-            f"in {used / 2**20:,.0f} MiB"
+            f"; {meeting:,} pairs ({contexts}) x {entries:,} entries, {reduction:.1e} FLOPs; "
+            f"{block} models x {chunk} positions at a time in {used / 2**20:,.0f} MiB"
         )
-    windows = max(
-        n + num_targets, heldout_tokens / (length * cut.batch_size)
-    )  # a task has one at least
-    return Plan(cut, text, models + reduction, n * reads * windows, used, disk)
+    return Plan(cut, text, products, reduction, positions, models * windows, used, disk)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
     from transformers import PreTrainedTokenizerBase
 
-INSTALL = "lm_eval is not installed: pip install 'taskpgm[eval]' (an optional extra)"
+INSTALL = (
+    "evaluation.harness: lm_eval is not installed: pip install 'taskpgm[eval]' (an optional extra)"
+)
 
 # The examples in the context that papers report, where they differ from what the task says.
 FEWSHOT: Mapping[str, int] = {"mmlu": 5}
@@ -34,12 +36,12 @@ def check_harness(tasks: Sequence[str], path: str | Path | None = None) -> None:
 
     Raises ModuleNotFoundError, ValueError or OSError with one line that names the task.
     """
-    manager = _task_manager(tasks, path)
+    manager = task_manager(tasks, path)
     for task in tasks:
         try:
             manager.load([task])
         except Exception as error:  # the hub's, the data sets library's and YAML's have no parent
-            raise _unavailable(task, error) from error
+            raise unavailable(task, error) from error
 
 
 def run_harness(
@@ -72,7 +74,7 @@ def run_harness(
       ValueError: the harness has no such task.
       OSError: a task's data cannot be had; says which.
     """
-    manager = _task_manager(tasks, path)
+    manager = task_manager(tasks, path)
     from lm_eval.evaluator import simple_evaluate
 
     model = harness_model(config, params, tokenizer, batch_size=batch_size)
@@ -90,7 +92,7 @@ def run_harness(
                 bootstrap_iters=0,
             )
         except (ConnectionError, FileNotFoundError) as error:
-            raise _unavailable(task, error) from error
+            raise unavailable(task, error) from error
         assert found is not None  # it is None on all processes but the first, and this is one
         for key, metrics in {**found.get("results", {}), **found.get("groups", {})}.items():
             numbers = {
@@ -102,7 +104,7 @@ def run_harness(
     return results
 
 
-def _task_manager(tasks: Sequence[str], path: str | Path | None) -> "TaskManager":
+def task_manager(tasks: Sequence[str], path: str | Path | None) -> "TaskManager":
     """One that knows all of these tasks. Raises ValueError for a name that none knows."""
     _require_harness()
     if path:
@@ -150,6 +152,7 @@ def _indexed(folder: str | None, include_defaults: bool) -> "TaskManager":
     return TaskManager(include_path=folder, include_defaults=include_defaults)
 
 
-def _unavailable(task: str, error: Exception) -> OSError:
+def unavailable(task: str, error: Exception) -> OSError:
+    """What is raised where the data of a task cannot be had."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return OSError(f"evaluation.harness: {task!r}: its data cannot be had ({reason[:300]})")

@@ -162,7 +162,7 @@ def _prompts(
         encoded = encode(tokenizer, examples, part.tokens.shape[1])
         for ids, scored, index in zip(encoded.ids, encoded.scored, encoded.index, strict=True):
             example = examples[int(index)]
-            start = _last_response(np.asarray(scored))
+            start = last_response(np.asarray(scored))
             if start > 0:
                 prompt = [int(token) for token in ids[max(0, start - room) : start]]
                 prompts.append(Prompt(i, int(index), prompt, asked(example)[1]))
@@ -197,7 +197,7 @@ def asked(example: Example) -> tuple[str, str]:
     return before, example.messages[len(example.context)][1]
 
 
-def _last_response(scored: np.ndarray) -> int:
+def last_response(scored: np.ndarray) -> int:
     """Where the last run of scored tokens begins."""
     return int(np.flatnonzero(scored & ~np.concatenate([[False], scored[:-1]]))[-1])
 

@@ -7,15 +7,16 @@ from taskpgm.models.hf_folder import refuse_other_formats
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 # What of a repository is read; never pickles, never code.
-PATTERNS = ["*.json", "*.jinja", "model*.safetensors", "tokenizer.model", "merges.txt"]
+DESCRIPTION = ["*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+WEIGHTS = ["model*.safetensors"]
 
 
-def find_model(name: str | Path, key: str) -> Path:
+def find_model(name: str | Path, key: str, weights: bool = True) -> Path:
     """The folder of a model: `name` itself, or the hub's model of that name in the local cache.
 
     A hub id (`org/model`, or `org/model@revision`) is downloaded by huggingface_hub into its cache
     unless it is there; offline (also HF_HUB_OFFLINE=1) the cache alone is asked. `key` names the
-    config's key in errors.
+    config's key in errors. weights: whether they are downloaded too.
 
     Raises FileNotFoundError if it is neither, ValueError for weights of another format; both lines
     name the way out.
@@ -34,17 +35,17 @@ def find_model(name: str | Path, key: str) -> Path:
             f"--config.{key}={name}: no such model folder; put a Hugging Face checkpoint there"
             " (config.json and *.safetensors) or name a model of the hub"
         )
-    return _from_hub(str(name), key)
+    return _from_hub(str(name), key, DESCRIPTION + (WEIGHTS if weights else []))
 
 
-def _from_hub(name: str, key: str) -> Path:
+def _from_hub(name: str, key: str, patterns: list[str]) -> Path:
     # Imported here: a run on a folder needs none of it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     repo, _, revision = name.partition("@")
     try:
-        folder = snapshot_download(repo, revision=revision or None, allow_patterns=PATTERNS)
+        folder = snapshot_download(repo, revision=revision or None, allow_patterns=patterns)
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(

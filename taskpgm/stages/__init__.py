@@ -8,6 +8,15 @@ from taskpgm.multihost import fail
 from taskpgm.stages.defaults import default_config
 from taskpgm.stages.flow import STAGES, run
 from taskpgm.stages.on_ray import run_on_ray
-from taskpgm.stages.validation import misspelt, validate
+from taskpgm.stages.validation import misspelt, unreadable, validate
 
-__all__ = ["STAGES", "default_config", "fail", "misspelt", "run", "run_on_ray", "validate"]
+__all__ = [
+    "STAGES",
+    "default_config",
+    "fail",
+    "misspelt",
+    "run",
+    "run_on_ray",
+    "unreadable",
+    "validate",
+]

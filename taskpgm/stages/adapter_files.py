@@ -12,7 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from taskpgm import models, progress, tasks, training
 from taskpgm.artefact import Artefact, digest, done_facts, fingerprint, recovery_hint
-from taskpgm.stages.context import Context, embedded_config, say, with_lora
+from taskpgm.stages.context import Context, say
+from taskpgm.stages.decoders import with_lora
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate
 from taskpgm.stages.stage_artefact import StageArtefact
 
@@ -132,12 +133,7 @@ def check_import(context: Context) -> None:
 
 def adapted_config(context: Context) -> models.DecoderConfig:
     """The model that single-task adapters belong to; before it is pretrained, what it will be."""
-    named = context.config.proxy.path or context.config.base.path
-    if named or (context.proxy.path / "config.json").is_file():
-        decoder = models.DecoderConfig.from_hf(context.proxy.path)
-    else:
-        decoder = embedded_config(context)
-    return with_lora(context.decoder_config(decoder), context.config.adapters)
+    return with_lora(context.decoder(context.proxy), context.config.adapters)
 
 
 @dataclass(frozen=True)

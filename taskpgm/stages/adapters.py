@@ -11,12 +11,7 @@ import jax
 import numpy as np
 
 from taskpgm import models, tasks, training
-from taskpgm.artefact import (
-    digest,
-    read_json,
-    remove,
-    write_json,
-)
+from taskpgm.artefact import digest, read_json, remove, write_json
 from taskpgm.multihost import on_primary
 from taskpgm.stages.adapter_files import (
     MADE,
@@ -26,8 +21,9 @@ from taskpgm.stages.adapter_files import (
     adapter_key,
     adapter_seconds,
 )
-from taskpgm.stages.context import Context, say, trained_axes, with_lora
-from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
+from taskpgm.stages.context import Context, say
+from taskpgm.stages.decoders import trained_axes, with_lora
+from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits, idle
 from taskpgm.stages.stage_artefact import StageArtefact, Unit
 
 SECTIONS = ("proxy", "adapters")
@@ -103,7 +99,8 @@ class SingleTaskModels(StageArtefact):
         context, section = self.context, self.context.config.adapters
         length, missing = context.config.tasks.length, len(self.missing())
         config = with_lora(estimate.decoder(context.proxy), section)
-        steps = [adapter_steps(rows, section) for rows in estimate.adapter_rows]
+        rows = [x.rows for x in estimate.split(context.proxy, "train")]
+        steps = sorted((adapter_steps(each, section) for each in rows), reverse=True)
         shape = {"rows": section.batch_size, "length": length, "mesh": estimate.mesh}
         problem = None
         try:
@@ -111,19 +108,24 @@ class SingleTaskModels(StageArtefact):
         except ValueError as error:
             group, problem = 1, str(error)
         memory = training.estimate_memory(config, group=group, **shape).total
+        used = estimate.used(section.batch_size, group)
         problem = problem or fits(estimate, memory, "adapters.group, adapters.batch_size")
-        tokens = sum(steps) * section.batch_size * length
+        problem = problem or idle(estimate, used, section.batch_size, "adapters.batch_size")
+        # The tasks of a group are computed until the longest of them ends.
+        groups = [steps[at : at + group] for at in range(0, len(steps), group)]
+        tokens = sum(len(each) * each[0] for each in groups) * section.batch_size * length
         each = training.num_adapter_params(config) if config.lora else config.num_params
         return Cost(
             f"{len(steps)} x {each / 1e6:,.2f}M {section.mode} parameters, {group} side by side, "
             f"{min(steps)} to {max(steps)} steps, {tokens:,} tokens with padding",
-            tokens * training.flops_per_token(config, length),
+            tokens * training.flops_per_token(config, length, estimate.scored_share(context.proxy)),
             # The models, and two checkpoints of one group, each with two moments per weight.
             FLOAT32 * each * (len(steps) + 2 * 3 * group),
             memory,
             problem,
             done=(len(steps) - missing, len(steps)),
             trained=tokens,
+            share=used,
         )
 
     def seconds(self) -> float:

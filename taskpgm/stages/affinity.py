@@ -14,8 +14,9 @@ from taskpgm.multihost import end_if_asked, on_primary
 from taskpgm.progress import Reporter
 from taskpgm.stages.adapter_files import adapter_key, examples_seen, load_adapters
 from taskpgm.stages.affinity_files import KINDS, MADE, save_jsd, save_pmi, save_transfer
-from taskpgm.stages.context import Context, say, with_lora
-from taskpgm.stages.estimate import Cost, Estimate, fits, size
+from taskpgm.stages.context import Context, say
+from taskpgm.stages.decoders import with_lora
+from taskpgm.stages.estimate import Cost, Estimate, fits, idle, size
 from taskpgm.stages.given_scores import load_likelihoods, load_losses
 from taskpgm.stages.matrix_file import TaskNames, load_matrix, save_arrays
 from taskpgm.stages.stage_artefact import StageArtefact, Unit
@@ -75,26 +76,35 @@ class ScoredAffinities(StageArtefact):
         context, section = self.context, self.context.config.affinity
         length, n = context.config.tasks.length, len(context.tasks)
         config = with_lora(estimate.decoder(context.proxy), context.config.adapters)
-        counts = estimate.split(context.proxy, "heldout")
-        heldout = counts.padded(length, section.batch_size)
-        plan = affinity.plan(
-            config,
-            num_tasks=n,
-            heldout_tokens=heldout,
-            scored_tokens=counts.scored,
-            heldout_examples=sum(len(task.heldout) for task in context.judged),
-            length=length,
-            batch_size=section.batch_size,
-            memory=section.memory * 2**30,
-            contexts=section.contexts,
-            base=True,
-        )
+        examples = [len(task.heldout) for task in context.judged]
+        try:
+            plan = affinity.plan(
+                config,
+                [part.scored_of_row for part in estimate.split(context.proxy, "heldout")],
+                num_models=n,
+                heldout_examples=sum(examples),
+                length=length,
+                batch_size=section.batch_size,
+                memory=section.memory * 2**30,
+                contexts=section.contexts,
+                vocab_top_k=section.vocab_top_k or None,
+                base=True,
+                parts=estimate.mesh["data"] * estimate.mesh["fsdp"],
+                bins=min(affinity.MAX_BINS, max(examples)),
+            )
+        except ValueError as error:  # affinity.memory is too small for two models
+            return Cost(f"{n} x {n} scores", problem=str(error))
+        rows = plan.layout.batch_size
         group = min(plan.layout.group, n)
         memory = plan.memory + training.forward_memory(
             config, rows=plan.layout.batch_size, length=length, group=group, mesh=estimate.mesh
         )
         each = training.model_bytes(config)
         problem = fits(estimate, memory, "affinity.memory or affinity.batch_size")
+        used = estimate.used(rows)
+        problem = problem or idle(
+            estimate, used, rows, "affinity.batch_size (and raise affinity.memory)"
+        )
         if n * each > estimate.machine.host_memory:
             problem = (
                 f"affinity: {n} models need {size(n * each)} of a host's memory, it has "
@@ -108,7 +118,10 @@ class ScoredAffinities(StageArtefact):
             plan.disk,
             memory,
             problem,
-            scored=(n + 1) * heldout,  # by every model and the base
+            other_flops=plan.other_flops,
+            share=used,
+            other_share=1 / estimate.machine.count,  # every device reduces all pairs
+            scored=plan.positions,
         )
 
     def summary(self) -> str:

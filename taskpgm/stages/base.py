@@ -10,8 +10,9 @@ import jax
 
 from taskpgm import models, tasks, training
 from taskpgm.multihost import on_primary
-from taskpgm.stages.context import Context, embedded_config, say
-from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
+from taskpgm.stages.context import Context, say
+from taskpgm.stages.decoders import embedded_config
+from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits, idle
 from taskpgm.stages.stage_artefact import StageArtefact
 from taskpgm.stages.tasks import TaskFile
 
@@ -59,9 +60,9 @@ class EmbeddedBase(StageArtefact):
 
     def make(self) -> dict[str, Any]:
         context, section = self.context, self.context.config.embedded
-        documentation, tokenizer = embedded_text(context)
+        documentation, tokenizer = on_primary(lambda: context.embedded)()
         sample = [x for task in context.tasks for x in task.train[: section.examples_per_task]]
-        config = context.decoder_config(embedded_config(context, tokenizer))
+        config = context.decoder_config(embedded_config(context.config, tokenizer))
         length, seed = context.config.tasks.length, context.config.seed
         rows = [
             tasks.pack(tasks.encode_text(tokenizer, documentation, length), length),
@@ -107,6 +108,7 @@ class EmbeddedBase(StageArtefact):
         config, section = estimate.decoder(self.context.base), self.context.config.embedded
         length = self.context.config.tasks.length
         tokens = section.steps * section.batch_size * length
+        share = estimate.used(section.batch_size)
         memory = training.estimate_memory(
             config, rows=section.batch_size, length=length, mesh=estimate.mesh
         ).total
@@ -115,23 +117,14 @@ class EmbeddedBase(StageArtefact):
             tokens * training.flops_per_token(config, length),
             FLOAT32 * config.num_params,
             memory,
-            fits(estimate, memory, "embedded.batch_size or tasks.length"),
+            fits(estimate, memory, "embedded.batch_size or tasks.length")
+            or idle(estimate, share, section.batch_size, "embedded.batch_size"),
+            share=share,
+            trained=tokens,
         )
 
     def summary(self) -> str:
         return f"pretrained, in {self.folder}"
-
-
-@on_primary
-def embedded_text(context: Context) -> tuple[list[str], Any]:
-    """Python's documentation and a tokenizer for it. The primary alone makes them, because the
-    documentation differs a little between Python versions."""
-    section = context.config.embedded
-    documentation = tasks.corpus.documentation(context.config.seed)
-    # Training a tokenizer is cheap, so it gets more of the training rows than the model.
-    read = [x for task in context.tasks for x in task.train[: 4 * section.examples_per_task]]
-    texts = documentation + [x.prompt + x.response for x in read]
-    return documentation, tasks.corpus.train_tokenizer(texts, section.vocab_size)
 
 
 def described(config: models.DecoderConfig) -> str:

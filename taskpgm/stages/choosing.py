@@ -15,8 +15,9 @@ from taskpgm.stages.affinity import affinities
 from taskpgm.stages.affinity_files import read_likelihoods
 from taskpgm.stages.compare import parse
 from taskpgm.stages.context import Context
+from taskpgm.stages.devices import machine
 from taskpgm.stages.embeddings import embeddings, read_embeddings
-from taskpgm.stages.estimate import Estimate, amount, machine
+from taskpgm.stages.estimate import Estimate, amount
 from taskpgm.stages.mixture_inputs import EMBEDDINGS, LIKELIHOODS
 from taskpgm.stages.proxies import own_runs
 from taskpgm.stages.rows import ADAPTERS, SCORED, SCORES
@@ -90,7 +91,9 @@ def counted(context: Context, estimate: Estimate, solving: Mapping[str, float] |
             if part not in parts:
                 cost = artefact.cost(estimate)
                 seconds = None if solving is None else artefact.seconds()
-                parts[part] = ChoosingCost(cost.trained, cost.scored, cost.flops or 0.0, seconds)
+                parts[part] = ChoosingCost(
+                    cost.trained, cost.scored, (cost.flops or 0.0) + cost.other_flops, seconds
+                )
         rows[name] = RowCost(list(made), own, summed([parts[part] for part in made], own))
     return Choosing(rows, parts)
 

@@ -1,5 +1,6 @@
 """What all stages share: the config, the workdir, and tasks and models loaded from them."""
 
+import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from taskpgm import models, progress, training
-from taskpgm.artefact import digest, done_key, recovery_hint
+from taskpgm.artefact import MARK, digest, recovery_hint
 from taskpgm.evaluation import answers_cut_off
+from taskpgm.stages.decoders import embedded_config, embedded_text, with_template
 from taskpgm.stages.pretrained import Source, pretrained
 from taskpgm.tasks import (
     Example,
@@ -48,10 +50,19 @@ class Context:
     mixture -> runs -> evaluation.
     """
 
-    def __init__(self, config: ConfigDict, folder: Path, command: Sequence[str]):
+    def __init__(
+        self,
+        config: ConfigDict,
+        folder: Path,
+        command: Sequence[str],
+        *,
+        planning: bool = False,
+    ):
+        """planning: only what `--dry_run` needs is read and fetched, which is no weights."""
         self.config: Any = config  # its keys are attributes, which a type checker cannot know
         self.folder = folder
         self.command = list(command)
+        self.planning = planning
         self._tokenizers = {}
         self._said: set[str] = set()  # notes on examples that were printed already
 
@@ -79,7 +90,10 @@ class Context:
             )
             if section.targets:
                 loaded += load_targets(section.targets, seed=self.config.seed)
-                check_targets(section.targets, loaded)
+                names = [task.name for task in loaded]
+                if twice := [name for name in names if names.count(name) > 1]:
+                    told = f"{twice[0]!r} is the name of another task: rename one"
+                    raise ValueError(f"tasks.targets={section.targets}: {told}")
         loaded.sort(key=lambda task: task.target)
         most_heldout, most_test = section.max_heldout or None, section.max_test or None
         return [
@@ -120,7 +134,7 @@ class Context:
     def base(self) -> Source:
         """The model that every mixture fine-tunes."""
         if self.config.base.path:
-            return pretrained(self.config.base.path, "base.path")
+            return pretrained(self.config.base.path, "base.path", weights=not self.planning)
         key = digest(self.config.embedded.to_dict(), self.config.tasks.length, self.tasks_key)
         return Source(self.folder / "base", key)
 
@@ -128,7 +142,9 @@ class Context:
     def proxy(self) -> Source:
         """The model that single-task models start from: the base, unless the config names one."""
         path = self.config.proxy.path
-        return pretrained(path, "proxy.path") if path else self.base
+        if not path:
+            return self.base
+        return pretrained(path, "proxy.path", weights=not self.planning)
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -151,6 +167,28 @@ class Context:
                 raise
             raise ValueError(f"{error}; {recovery_hint(source.path)}") from error
 
+    @cached_property
+    def embedded(self) -> tuple[list[str], Any]:
+        """What the embedded base is pretrained on, and its tokenizer: the same each time."""
+        documentation, tokenizer = embedded_text(self)
+        return documentation, with_template(tokenizer, self.config.tasks.chat_template)
+
+    def decoder(self, source: Source) -> models.DecoderConfig:
+        """The architecture of a model, also of an embedded base that is not there yet."""
+        if self.is_there(source):
+            with self.reading(source):
+                return self.decoder_config(models.DecoderConfig.from_hf(source.path))
+        return self.decoder_config(embedded_config(self.config, self.embedded[1]))
+
+    def is_there(self, source: Source) -> bool:
+        """False for an embedded base that is still to be pretrained."""
+        if source != self.base or self.config.base.path:
+            return True
+        try:
+            return json.loads((source.path / MARK).read_text(encoding="utf-8"))["key"] == source.key
+        except (OSError, ValueError, TypeError, KeyError):
+            return False
+
     def decoder_config(self, config: models.DecoderConfig) -> models.DecoderConfig:
         """How the model is run here: precision, recomputation, attention."""
         section = self.config.base
@@ -165,18 +203,17 @@ class Context:
     def tokenizer(self, source: Source):
         """The tokenizer of a model, read once, with the config's chat template if it has none."""
         if source not in self._tokenizers:
+            if not self.is_there(source):
+                return self.embedded[1]
             with self.reading(source):
                 tokenizer = load_tokenizer(source.path)
-            template = self.config.tasks.chat_template
-            if template and not tokenizer.chat_template:
-                tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
-            self._tokenizers[source] = tokenizer
+            self._tokenizers[source] = with_template(tokenizer, self.config.tasks.chat_template)
         return self._tokenizers[source]
 
     def tokenizer_notes(self, task: Task) -> tuple[str, ...]:
         """What the base's tokenizer decides about a task's rows; nothing while the base that this
         run trains is not there."""
-        if not self.config.base.path and done_key(self.base.path) != self.base.key:
+        if not self.is_there(self.base):
             return ()
         rows = (*task.train, *task.heldout, *task.test)
         return special_notes(self.tokenizer(self.base), rows)
@@ -210,10 +247,15 @@ class Context:
                 say("tasks", text)
         return pack(encoded, length)
 
-    def say_answers_cut_off(self) -> None:
-        """Reports, once, the tasks with answers longer than `evaluation.max_new_tokens`."""
+    @cached_property
+    def answers_cut_off(self) -> list[str]:
+        """A line for each task with answers longer than `evaluation.max_new_tokens`."""
         most = self.config.evaluation.max_new_tokens
-        for line in answers_cut_off(self.tokenizer(self.base), self.judged, most):
+        return answers_cut_off(self.tokenizer(self.base), self.judged, most)
+
+    def say_answers_cut_off(self) -> None:
+        """Reports them once."""
+        for line in self.answers_cut_off:
             if line not in self._said:
                 self._said.add(line)
                 say("tasks", line)
@@ -245,54 +287,6 @@ def weights_only(config: Any) -> bool:
     return bool(config.affinity.matrix) and config.tasks.source == EMBEDDED
 
 
-def check_targets(source: str, judged: Sequence[Task]) -> None:
-    """ValueError where a target has the name of another task."""
-    seen: set[str] = set()
-    for task in judged:
-        if task.name in seen:
-            raise ValueError(
-                f"tasks.targets={source}: {task.name!r} is the name of another task: rename one"
-            )
-        seen.add(task.name)
-
-
 def spread(size: int, most: int) -> list[int]:
     """At most `most` indices below `size`, evenly spaced, the first one 0."""
     return [int(i * size / most) for i in range(most)] if size > most else list(range(size))
-
-
-def embedded_config(context: Context, tokenizer: Any = None) -> models.DecoderConfig:
-    """The small Llama that is pretrained if no base is named. A plan has no tokenizer yet."""
-    section = context.config.embedded
-    return models.DecoderConfig.from_hf(
-        {
-            "model_type": "llama",
-            "architectures": ["LlamaForCausalLM"],
-            "vocab_size": len(tokenizer) if tokenizer else section.vocab_size,
-            "hidden_size": section.hidden_size,
-            "intermediate_size": section.intermediate_size,
-            "num_hidden_layers": section.num_layers,
-            "num_attention_heads": section.num_heads,
-            "num_key_value_heads": section.num_kv_heads,
-            "max_position_embeddings": max(2 * context.config.tasks.length, 512),
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 10_000.0,
-            "hidden_act": "silu",
-            "tie_word_embeddings": True,
-            "bos_token_id": getattr(tokenizer, "bos_token_id", None),
-            "eos_token_id": getattr(tokenizer, "eos_token_id", None),
-            "pad_token_id": getattr(tokenizer, "pad_token_id", None),
-        }
-    )
-
-
-def with_lora(config: models.DecoderConfig, section: Any) -> models.DecoderConfig:
-    """`config` with the LoRA settings of a section, if its `mode` is "lora"."""
-    if section.mode != "lora":
-        return config
-    return replace(config, lora=models.LoraConfig(**section.lora.to_dict()))
-
-
-def trained_axes(config: models.DecoderConfig) -> Any:
-    """Logical axes of what is trained: the adapters, or all weights."""
-    return models.lora_logical_axes(config) if config.lora else models.logical_axes(config)

@@ -12,11 +12,14 @@ from taskpgm.stages.ratio import AUTO, is_ratio
 from taskpgm.stages.schema import (
     Key,
     Section,
+    are_names,
+    axis,
     choice,
     file,
     integer,
     keys_of,
     number,
+    share,
     sweep_section,
     switch,
     text,
@@ -26,7 +29,9 @@ from taskpgm.stages.schema_parts import lora, optimizer
 
 DTYPES = ("float32", "bfloat16", "float16")
 EXPORTS = ("jsonl", "trl", "axolotl", "llama-factory", "open-instruct", "nemo")
-ATTENTION = ("auto", "reference", "cudnn", "splash")
+ATTENTION = ("auto", "reference", "splash")  # what keeps the examples of a row apart
+STEPS, ROWS = 10**9, 2**20  # the most steps and rows that anybody could mean
+
 
 SCHEMA: Section = {
     "seed": integer(0, 0, "of everything drawn", 2**31 - 1),
@@ -42,12 +47,8 @@ SCHEMA: Section = {
             "",
             "tasks that are judged and not mixed, as `source`; they need no training split",
         ),
-        "heldout_fraction": number(
-            0.1, "cut off, seeded, where a task brings no held-out split", most=1.0, below=True
-        ),
-        "test_fraction": number(
-            0.1, "likewise, where it brings no test split", most=1.0, below=True
-        ),
+        "heldout_fraction": share("cut off, seeded, where a task brings no held-out split"),
+        "test_fraction": share("likewise, where it brings no test split"),
         "max_heldout": integer(0, 0, "held-out examples used per task to choose a mixture; 0: all"),
         "max_test": integer(0, 0, "test examples used per task to judge a model; 0: all"),
         "chat_template": file("a Jinja file, for chat rows where the tokenizer brings none"),
@@ -71,17 +72,17 @@ SCHEMA: Section = {
     },
     "embedded": {
         "vocab_size": integer(1024, 258, "entries of its tokenizer", 2**20),
-        "hidden_size": integer(128, 2, "width of its layers"),
-        "intermediate_size": integer(344, 1, "width inside its MLP"),
-        "num_layers": integer(4, 1, "layers"),
+        "hidden_size": integer(128, 2, "width of its layers", 2**17),
+        "intermediate_size": integer(344, 1, "width inside its MLP", 2**20),
+        "num_layers": integer(4, 1, "layers", 1024),
         "num_heads": integer(4, 1, "attention heads; hidden_size is a multiple of twice this"),
         "num_kv_heads": integer(2, 1, "key and value heads; num_heads is a multiple of this"),
         "task_share": number(
             0.25, "share of its rows that are a thin sample of training tasks", most=1.0
         ),
         "examples_per_task": integer(16, 1, "that sample, never a held-out row"),
-        "steps": integer(400, 1, "of pretraining"),
-        "batch_size": integer(16, 1, "rows per step"),
+        "steps": integer(400, 1, "of pretraining", STEPS),
+        "batch_size": integer(16, 1, "rows per step", ROWS),
         "checkpoint_every": integer(200, 1, "steps between two checkpoints"),
         "optimizer": optimizer(lr=3e-3, weight_decay=0.1, warmup=0.05),
     },
@@ -97,17 +98,19 @@ SCHEMA: Section = {
         "mode": choice("lora", ("lora", "full"), "adapters, or a whole copy per small model"),
         "lora": lora(),
         "optimizer": optimizer(lr=2e-4),
-        "epochs": number(1.0, "passes over a task's training split", above=True),
-        "min_steps": integer(1, 1, "at least so many steps for each task"),
-        "max_steps": integer(0, 0, "at most so many; 0: as many as `epochs` asks for"),
-        "batch_size": integer(8, 1, "rows per task and step"),
+        "epochs": number(1.0, "passes over a task's training split", above=True, most=1e6),
+        "min_steps": integer(1, 1, "at least so many steps for each task", STEPS),
+        "max_steps": integer(0, 0, "at most so many; 0: as many as `epochs` asks for", STEPS),
+        "batch_size": integer(8, 1, "rows per task and step", ROWS),
         "group": integer(0, 0, "tasks trained side by side; 0: as many as memory takes"),
-        "memory": number(0.0, "GiB a device has for a group; 0: what the device reports"),
+        "memory": number(
+            0.0, "GiB a device has for a group; 0: what the device reports", most=2.0**20
+        ),
         "checkpoint_every": integer(200, 1, "steps between two checkpoints"),
     },
     "embeddings": {
         "examples": integer(256, 0, "prompts of a task that are embedded; 0: all it trains on"),
-        "batch_size": integer(8, 1, "rows at a time"),
+        "batch_size": integer(8, 1, "rows at a time", ROWS),
     },
     # --- How tasks relate
     "affinity": {
@@ -130,9 +133,11 @@ SCHEMA: Section = {
         "kernel": choice(
             "xla", ("xla", "pallas"), "of all pairs' JSD; pallas: one TPU, where it never ran yet"
         ),
-        "batch_size": integer(8, 1, "rows at a time"),
-        "memory": number(1.0, "GiB that distributions may take at any time", above=True),
-        "bootstrap": integer(200, 0, "resamples for the intervals; 0: none"),
+        "batch_size": integer(8, 1, "rows at a time", ROWS),
+        "memory": number(
+            1.0, "GiB that distributions may take at any time", above=True, most=2.0**20
+        ),
+        "bootstrap": integer(200, 0, "resamples for the intervals; 0: none", 100_000),
     },
     # --- What to mix
     "mixture": {
@@ -160,9 +165,7 @@ SCHEMA: Section = {
             "JSON file of {task: weight}",
             empty=False,
         ),
-        "kl": number(
-            0.0, "strength of that pull, a KL divergence, in units of the energy; 0: none"
-        ),
+        "kl": number(0.0, "strength of that pull, a KL divergence in units of the energy; 0: no"),
         "psd": choice(
             "simplex",
             ("simplex", "shift", "clip"),
@@ -173,12 +176,12 @@ SCHEMA: Section = {
         ),
         "method": choice("exact", ("exact", "closed_form"), "of solving; closed_form: the paper's"),
         "budget": integer(25_000, 1, "examples in the mixture"),
-        "max_epochs": number(1.0, "no task is repeated more often than this", above=True),
+        "max_epochs": number(1.0, "no task is repeated more often than this", above=True, most=1e6),
     },
     "compare": Key(
         ("uniform", "size-proportional", "taskpgm-pmi", "taskpgm-jsd"),
-        "a tuple of rows of the table in `taskpgm/stages/rows.py`, at least one",
-        lambda x: len(x) > 0 and all(isinstance(name, str) and name.strip() for name in x),
+        "a tuple of different rows of the table in `taskpgm/stages/rows.py`, at least one",
+        lambda x: len(x) > 0 and are_names(x),
         "the mixtures compared, as in `taskpgm-pmi:r=4`",
     ),
     "export": words(
@@ -192,10 +195,14 @@ SCHEMA: Section = {
         "mode": choice("full", ("full", "lora"), "what is trained: all weights, or adapters"),
         "lora": lora(),
         "optimizer": optimizer(lr=2e-5),
-        "steps": integer(0, 0, "of every run; 0: `epochs` of the budget spread evenly over tasks"),
-        "epochs": number(1.0, "passes over the budget", above=True),
-        "seeds": integer(1, 1, "models per mixture: their spread tells a difference from chance"),
-        "batch_size": integer(16, 1, "rows per step, over all devices"),
+        "steps": integer(
+            0, 0, "of every run; 0: `epochs` of the budget spread evenly over tasks", STEPS
+        ),
+        "epochs": number(1.0, "passes over the budget", above=True, most=1e6),
+        "seeds": integer(
+            1, 1, "models per mixture: their spread tells a difference from chance", 1000
+        ),
+        "batch_size": integer(16, 1, "rows per step, over all devices", ROWS),
         "accumulate": integer(1, 1, "micro-batches a step; batch_size is a multiple of it"),
         "checkpoint_every": integer(500, 1, "steps between two checkpoints"),
         "keep": integer(
@@ -209,34 +216,29 @@ SCHEMA: Section = {
     },
     # --- What it is worth
     "evaluation": {
-        "batch_size": integer(16, 1, "rows, and answers, at a time"),
+        "batch_size": integer(16, 1, "rows, and answers, at a time", ROWS),
         "exact_match_examples": integer(0, 0, "per task, answers generated; 0: all test rows"),
         "max_new_tokens": integer(32, 1, "tokens of an answer; one that is longer does not match"),
         "harness": words((), "lm-evaluation-harness tasks, as in ('mmlu', 'bbh')"),
         "harness_path": text("", "a folder of task YAML files of your own, or one file"),
         "harness_num_fewshot": integer(
-            -1, -1, "examples in the context; -1: 5 for mmlu, else what the task says"
+            -1, -1, "examples in the context; -1: 5 for mmlu, else what the task says", 1000
         ),
         "harness_limit": integer(0, 0, "at most so many examples of each; 0: all"),
-        "harness_batch_size": integer(8, 1, "rows, or prompts, at a time"),
+        "harness_batch_size": integer(8, 1, "rows, or prompts, at a time", ROWS),
         "harness_chat_template": switch(False, "prompts as chats, by the tokenizer's template"),
     },
     # --- The machine
     "mesh": {
-        name: Key(
-            default, "a whole number >= 1, or -1: what is left", lambda x: x == -1 or x >= 1, what
-        )
-        for name, default, what in (
-            ("task", 1, "devices over which single-task models are spread"),
-            ("data", -1, "devices over which rows are spread"),
-            ("fsdp", 1, "devices over which rows and weights are spread"),
-            ("tensor", 1, "devices over which matrices are spread"),
-        )
+        "task": axis(1, "devices over which single-task models are spread"),
+        "data": axis(-1, "devices over which rows are spread"),
+        "fsdp": axis(1, "devices over which rows and weights are spread"),
+        "tensor": axis(1, "devices over which matrices are spread"),
     },
     "ray": {
-        "workers": integer(2, 1, "processes that share the workdir, with --ray"),
-        "cpus": number(1.0, "CPUs that Ray gives each of them"),
-        "gpus": number(0.0, "and GPUs"),
+        "workers": integer(2, 1, "processes that share the workdir, with --ray", 10_000),
+        "cpus": number(1.0, "CPUs that Ray gives each of them", most=10_000.0),
+        "gpus": number(0.0, "and GPUs", most=10_000.0),
         "retries": integer(2, 0, "times that one which fails is started again"),
     },
     "log_every": integer(20, 1, "steps between two lines of metrics.jsonl"),

@@ -66,10 +66,8 @@ class TaskEmbeddings(StageArtefact):
     def cost(self, estimate: Estimate) -> Cost:
         context, section = self.context, self.context.config.embeddings
         config, length = estimate.decoder(context.base), context.config.tasks.length
-        counts = [
-            estimate.count(context.base, examples_of(context, task))[0] for task in context.tasks
-        ]
-        batches = [-(-max(1, -(-count // length)) // section.batch_size) for count in counts]
+        rows = [estimate.packed(context.base, examples_of(context, x)).rows for x in context.tasks]
+        batches = [-(-count // section.batch_size) for count in rows]
         tokens = sum(batches) * section.batch_size * length
         memory = training.forward_memory(
             config, rows=section.batch_size, length=length, mesh=estimate.mesh

@@ -1,110 +1,43 @@
-"""Estimates for a plan: devices, models that do not exist yet, tokens, and whether memory suffices.
+"""What a plan counts with: rows of models that do not exist yet, costs, what fits, and words.
 
-Tokens are counted exactly if the tokenizer exists already, and are else estimated from bytes. FLOPs
-are those of `training.flops_per_token`, memory is that of `training.estimate_memory`.
+Rows are packed as the run will pack them, of a sample where there are many; where there is no
+tokenizer, tokens are estimated from bytes. FLOPs follow `training.flops_per_token`, memory
+`training.estimate_memory`.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from taskpgm import models, tasks, training
-from taskpgm.stages.context import SAMPLE, Context, Source, embedded_config, spread
+from taskpgm import models, tasks
+from taskpgm.evaluation import last_response
+from taskpgm.models.generate import bucket
+from taskpgm.stages.context import SAMPLE, Context, Source, spread
+from taskpgm.stages.devices import Machine, mesh_shape, used_share
 from taskpgm.training.memory import SHARE
 
 BYTES_PER_TOKEN = 3.0  # of English text under a vocabulary of some ten thousand pieces
-EMBEDDED_BYTES_PER_TOKEN = 1.5  # of the embedded suite, whose answers are words and digits
-MOST_EXAMPLES = 100_000  # more than these are not tokenised for a plan, but estimated
+MOST_EXAMPLES = 100_000  # of a split of all tasks, more are not tokenized for a plan
 FLOAT32 = 4
-GIB = 2**30
-MFU = 0.4  # the model FLOPs utilisation that a plan assumes
-
-
-# --- Devices -------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Machine:
-    """The devices of a plan: peak in dense bf16 FLOP/s of all, memory in bytes of one device."""
-
-    name: str
-    count: int
-    peak: float | None
-    memory: float
-    host_memory: float
-
-
-# Of one device: peak dense bf16 FLOP/s, GiB of memory, GiB of host memory per device. From the
-# vendors' data sheets: NVIDIA H100/H200/A100 SXM; cloud.google.com/tpu/docs (v4, v5e, v5p, v6e:
-# host memory of a VM over its chips). A CPU core: 16 float32 multiply-adds per cycle at 2.5 GHz.
-DEVICES = {
-    "h200": (989e12, 141, 256),
-    "h100": (989e12, 80, 256),
-    "a100": (312e12, 80, 128),
-    "v4": (275e12, 32, 100),
-    "v5e": (197e12, 16, 48),
-    "v5p": (459e12, 95, 112),
-    "v6e": (918e12, 32, 180),
-    "cpu": (80e9, 4, 4),
-}
-
-
-def machine(name: str | None) -> Machine:
-    """The machine that a name like `h100x8`, `v5e-64` or `cpu2` means; None means this machine.
-
-    Raises:
-      ValueError: no such device; lists the known ones.
-    """
-    if name is None:
-        device, count = jax.devices()[0], len(jax.devices())
-        return Machine(
-            f"{count} x {device.device_kind}",
-            count,
-            training.peak_flops(),
-            training.device_memory(),
-            training.host_memory(),
-        )
-    found = re.fullmatch(r"(v\d+[a-z]?|[a-z]+(?:\d{3})?)(?:[x-]?(\d+))?", name.lower())
-    kind, count = (found[1], int(found[2] or 1)) if found else ("", 0)
-    if kind not in DEVICES or count < 1:
-        raise ValueError(
-            f"--device={name}: name one of {', '.join(DEVICES)} and how many, as in h100x8, v5e-64 "
-            "or cpu2"
-        )
-    peak, memory, host = DEVICES[kind]
-    if kind == "cpu":  # its cores are one device, whose memory is the host's
-        return Machine(f"{count} CPU cores", 1, peak * count, memory * count * GIB, host * GIB)
-    return Machine(f"{count} x {kind}", count, peak * count, memory * GIB, host * count * GIB)
-
-
-def mesh_shape(config: Any, count: int) -> tuple[dict[str, int], str | None]:
-    """Sizes of the mesh's axes over `count` devices, and what is wrong with them, or None."""
-    sizes = dict(config.mesh.to_dict())
-    fixed = math.prod(size for size in sizes.values() if size != -1)
-    for name, size in sizes.items():
-        if size == -1:
-            sizes[name] = max(1, count // fixed)
-    if math.prod(sizes.values()) != count:
-        text = ", ".join(f"mesh.{name}={size}" for name, size in config.mesh.to_dict().items())
-        return sizes, f"{text} do not multiply to {count} devices: set one of them to -1"
-    return sizes, None
 
 
 # --- Costs ---------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Cost:
-    """What it takes to make an artefact; None where a number makes no sense.
+    """What making an artefact takes; None where a number makes no sense.
 
     Attributes:
       work: in words.
-      trained, scored: tokens that models are trained on, and only read; padding counts.
+      flops: of matrix products. other_flops: of the rest, where that counts.
       disk: bytes written. memory: bytes on one device.
-      problem: why it cannot be made with this config, and which key to change.
-      done: (finished parts, all parts), of an artefact that has parts.
+      problem: why it cannot be made like this, or not well, and which key mends it.
+      done: (parts that are there, all parts), of an artefact in parts.
+      share: of the devices that compute something of their own; `other_share` for `other_flops`.
+      trained, scored: tokens that models are trained on, and only read or write; padding counts.
     """
 
     work: str
@@ -113,117 +46,178 @@ class Cost:
     memory: float | None = None
     problem: str | None = None
     done: tuple[int, int] | None = None
+    other_flops: float = 0.0
+    share: float = 1.0
+    other_share: float = 1.0
     trained: int = 0
     scored: int = 0
 
-
-# Tokens that a model reads for a benchmark with lm_eval's default prompts: requests x tokens each.
-HARNESS = {
-    "mmlu": 4 * 14_042 * 110,  # each of four answers to a question; no examples before it
-    "bbh": 6_511 * (900 + 512),  # three worked examples, then a generated chain of thought
-    "gsm8k": 1_319 * (900 + 256),  # five worked examples
-    "hellaswag": 4 * 10_042 * 110,
-    "arc_challenge": 4 * 1_172 * 40,
-    "arc_easy": 4 * 2_376 * 40,
-    "truthfulqa_mc2": 5_882 * 150,
-    "winogrande": 2 * 1_267 * 30,
-}
+    def seconds(self, on: Machine) -> float | None:
+        """On a machine; None where that is not known."""
+        if self.flops is None:
+            return None
+        return on.seconds(self.flops / self.share, self.other_flops / self.other_share)
 
 
-def harness_tokens(names: Sequence[str]) -> tuple[int, list[str]]:
-    """Tokens of the named benchmarks together, and the names whose size is unknown."""
-    return sum(HARNESS.get(name, 0) for name in names), [n for n in names if n not in HARNESS]
+class Split(NamedTuple):
+    """The packed rows of some examples: how many positions of each are scored; and all tokens."""
+
+    scored_of_row: tuple[int, ...]
+    tokens: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.scored_of_row)
+
+    @property
+    def scored(self) -> int:
+        return sum(self.scored_of_row)
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Tokens of one split: all tokens of each task, and the scored ones of all tasks together."""
+class Prompts(NamedTuple):
+    """Positions computed to read prompts, in whole batches padded to a bucket, and tokens that
+    are written after them at most; and the longest row that they come to."""
 
-    by_task: tuple[int, ...]
-    scored: int
-
-    def padded(self, length: int, batch_size: int) -> int:
-        """Tokens computed with padding: whole rows in whole batches, task by task."""
-        rows = [max(1, -(-count // length)) for count in self.by_task]
-        return sum(-(-count // batch_size) * batch_size for count in rows) * length
+    read: int
+    written: int
+    longest: int
 
 
 class Estimate:
-    """Sizes that the costs of several stages need, for one run on one machine."""
+    """Sizes that several stages' costs need, of one run on one machine."""
 
     def __init__(self, context: Context, on: Machine):
         self.context = context
         self.machine = on
         self.mesh, self.mesh_problem = mesh_shape(context.config, on.count)
+        self._splits: dict[tuple[Any, str], list[Split]] = {}
 
     def decoder(self, source: Source) -> models.DecoderConfig:
         """The architecture of a model that may not exist yet."""
-        if (source.path / "config.json").is_file():
-            return self.context.decoder_config(models.DecoderConfig.from_hf(source.path))
-        return self.context.decoder_config(embedded_config(self.context))
+        return self.context.decoder(source)
 
-    def count(self, source: Source, examples: Sequence[tasks.Example]) -> tuple[int, int]:
-        """Tokens of some examples (prompts, responses, EOS), and how many of them are scored."""
-        section = self.context.config
-        if (source.path / "tokenizer.json").is_file() and len(examples) <= MOST_EXAMPLES:
-            encoded = tasks.encode(self.context.tokenizer(source), examples, section.tasks.length)
-            return sum(map(len, encoded.ids)), sum(int(x.sum()) for x in encoded.scored)
-        embedded = source == self.context.base and not section.base.path
-        each = EMBEDDED_BYTES_PER_TOKEN if embedded else BYTES_PER_TOKEN
-        turns = [turn for x in examples for turn in x.messages or ()]
-        answers = sum(len(x.response) for x in examples)
-        answers += sum(len(said) for role, said in turns if role == "assistant")
-        asked = sum(len(x.prompt) for x in examples)
-        asked += sum(len(said) for role, said in turns if role != "assistant")
-        return int((asked + answers) / each) + len(examples), int(answers / each) + len(examples)
+    def split(self, source: Source, name: str) -> list[Split]:
+        """Every task's "train", or its and every target's "heldout" or "test" examples, as rows of
+        a model's tokens."""
+        key = (source.path, name)
+        if key not in self._splits:
+            of = self.context.tasks if name == "train" else self.context.judged
+            each = [getattr(task, name) for task in of]
+            self._splits[key] = [self.packed(source, examples) for examples in each]
+        return self._splits[key]
 
-    @cached_property
-    def adapter_rows(self) -> list[int]:
-        """How many packed rows each task's training split has with the proxy's tokenizer."""
-        length, proxy = self.context.config.tasks.length, self.context.proxy
-        counts = [self.count(proxy, task.train)[0] for task in self.context.tasks]
-        return [max(1, -(-count // length)) for count in counts]
+    def scored_share(self, source: Source) -> float:
+        """Of all positions of the training rows, those that are scored."""
+        split, length = self.split(source, "train"), self.context.config.tasks.length
+        return sum(x.scored for x in split) / sum(x.rows * length for x in split)
 
-    def split(self, source: Source, name: str) -> Tokens:
-        """`count` of every task's and target's "heldout" or "test" examples."""
-        each = [self.count(source, getattr(task, name)) for task in self.context.judged]
-        return Tokens(tuple(count for count, _ in each), sum(scored for _, scored in each))
+    def packed(self, source: Source, examples: Sequence[tasks.Example]) -> Split:
+        """`split` of one task."""
+        length = self.context.config.tasks.length
+        picked = self._sample(examples)
+        scale = len(examples) / max(1, len(picked))
+        encoded = self._encode(source, picked)
+        if encoded is None or not encoded.ids:
+            asked, answers = map(sum, zip(*map(_bytes, examples), strict=True))
+            tokens = int((asked + answers) / BYTES_PER_TOKEN) + len(examples)
+            scored = min(tokens, int(answers / BYTES_PER_TOKEN) + len(examples))
+            rows = max(1, -(-tokens // length))
+            return Split((-(-scored // rows),) * rows, tokens)
+        rows = tasks.pack(encoded, length)
+        scored = (rows.weights > 0).sum(1).tolist()
+        count = math.ceil(len(scored) * scale)
+        return Split(
+            tuple(scored[i % len(scored)] for i in range(count)),
+            int(sum(map(len, encoded.ids)) * scale),
+        )
+
+    def _sample(self, examples: Sequence[tasks.Example]) -> list[tasks.Example]:
+        most = max(SAMPLE, MOST_EXAMPLES // len(self.context.tasks))
+        return [examples[i] for i in spread(len(examples), most)]
+
+    def _encode(self, source: Source, examples: Sequence[tasks.Example]) -> tasks.Encoded | None:
+        """None where there is no tokenizer that can; the checks say why."""
+        try:
+            tokenizer = self.context.tokenizer(source)
+            return tasks.encode(tokenizer, examples, self.context.config.tasks.length)
+        except (ValueError, OSError):
+            return None
 
     @cached_property
     def tokens_per_example(self) -> float:
-        """As `Context.tokens_per_example`, for a tokenizer that may not exist yet."""
-        means = []
-        for task in self.context.tasks:
-            picked = [task.train[i] for i in spread(len(task.train), SAMPLE)]
-            means.append(self.count(self.context.base, picked)[0] / len(picked))
-        return float(np.mean(means))
+        """As `Context.tokens_per_example`, where there may be no tokenizer."""
+        try:
+            return self.context.tokens_per_example
+        except (ValueError, OSError):
+            trains = self.split(self.context.base, "train")
+            sizes = self.context.sizes
+            return float(np.mean([x.tokens / n for x, n in zip(trains, sizes, strict=True)]))
 
-    def generated(self, examples: int, new_tokens: int) -> int:
-        """Tokens read and generated to answer `examples` test prompts of every task (0: all)."""
-        whole, read, answers = self.split(self.context.base, "test").by_task, 0.0, 0
-        for task, count in zip(self.context.judged, whole, strict=True):
-            asked = min(examples or len(task.test), len(task.test))
-            read += count * asked / max(1, len(task.test))
-            answers += asked
-        return int(read) + answers * new_tokens
+    def prompts(self, examples: int, new_tokens: int, batch_size: int) -> Prompts:
+        """To answer `examples` of every task's test prompts (0: all), as `evaluation` does it."""
+        lengths, asked, picked = [], 0, 0
+        for task in self.context.judged:
+            chosen = task.test[: examples or None]
+            some = self._sample(chosen)
+            asked, picked = asked + len(chosen), picked + len(some)
+            encoded = self._encode(self.context.base, some)
+            if encoded is None:
+                lengths += [int(_bytes(x)[0] / BYTES_PER_TOKEN) + 1 for x in some]
+            else:
+                lengths += [last_response(np.asarray(x)) for x in encoded.scored]
+        lengths = sorted(filter(None, lengths))
+        if not lengths:
+            return Prompts(0, 0, 0)
+        batches = [lengths[i : i + batch_size] for i in range(0, len(lengths), batch_size)]
+        scale = asked / picked
+        buckets = [bucket(batch[-1]) for batch in batches]
+        return Prompts(
+            round(scale * batch_size * sum(buckets)),
+            round(scale * batch_size * len(batches) * new_tokens),
+            buckets[-1] + bucket(new_tokens),
+        )
+
+    def used(self, rows: int, group: int = 1) -> float:
+        """The share of the devices that work on so many rows of so many models side by side."""
+        return used_share(self.mesh, rows, group)
 
 
+def _bytes(example: tasks.Example) -> tuple[int, int]:
+    """Of what is asked and of what is answered."""
+    turns = example.messages or ()
+    answers = sum(len(said) for role, said in turns if role == "assistant")
+    asked = sum(len(said) for role, said in turns if role != "assistant")
+    return asked + len(example.prompt), answers + len(example.response)
+
+
+# --- What fits -----------------------------------------------------------------------------------
 def fits(estimate: Estimate, memory: float, keys: str) -> str | None:
-    """None if `memory` bytes fit a device; else what is needed, and which keys to change."""
+    """None where `memory` bytes fit a device; else what does not, and which keys mend it."""
     limit = SHARE * estimate.machine.memory
     if memory <= limit:
         return None
     return f"needs {size(memory)} of a device that has {size(limit)} to give: change {keys}"
 
 
+def idle(estimate: Estimate, share: float, rows: int, key: str) -> str | None:
+    """None where all devices work; else that some repeat what others do, and which key mends it."""
+    if share >= 1:
+        return None
+    split = estimate.mesh["data"] * estimate.mesh["fsdp"]
+    return (
+        f"{rows} rows do not divide over {split} devices (mesh.data x mesh.fsdp), so that all "
+        f"compute the same: make {key} a multiple of {split}, or use mesh.task"
+    )
+
+
 # --- Words ---------------------------------------------------------------------------------------
 def amount(x: float | None) -> str:
-    """A number of FLOPs like 1.2e+15; "" for None."""
+    """1.2e+15 FLOPs, or nothing."""
     return "" if x is None else f"{x:.1e}"
 
 
 def size(x: float | None) -> str:
-    """A number of bytes in a readable unit; "" for None."""
+    """Bytes in the unit that suits."""
     if x is None:
         return ""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -233,8 +227,8 @@ def size(x: float | None) -> str:
     return f"{x:.1f} TiB"
 
 
-def hours(flops: float | None, on: Machine) -> str:
-    """Hours of computing at MFU of the machine's peak; "" if that is unknown."""
-    if flops is None or on.peak is None:
+def hours(seconds: float | None) -> str:
+    """2.53 h, 0.0012 h, or nothing where it is not known."""
+    if seconds is None:
         return ""
-    return f"{flops / (MFU * on.peak) / 3600:.2f} h"
+    return f"{seconds / 3600:.2f} h" if seconds >= 360 else f"{seconds / 3600:.4f} h"

@@ -7,6 +7,7 @@ from typing import Any
 from taskpgm import evaluation
 from taskpgm.artefact import write_json
 from taskpgm.records import Comparison, Measures, ModelResult, Results, Sample, from_json, to_json
+from taskpgm.stages.benchmarked import benchmarked, judged
 from taskpgm.stages.context import Context
 from taskpgm.stages.estimate import Cost, Estimate
 from taskpgm.stages.measured import MADE, mean, measured, run_source
@@ -21,10 +22,14 @@ RESULTS = "results.json"
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
     """The measures of the base and of every run's model, each an artefact, so that one more mixture
-    costs one more evaluation; then their summary."""
-    yield measured(context, "base", context.base)
-    for run in planned_runs(context):
-        yield measured(context, run.name, run_source(context, run.name))
+    costs one more evaluation; then their benchmarks; then the summary."""
+    sources = {"base": context.base}
+    sources |= {run.name: run_source(context, run.name) for run in planned_runs(context)}
+    for name, source in sources.items():
+        yield measured(context, name, source)
+    if context.config.evaluation.harness:
+        for name, source in sources.items():
+            yield benchmarked(context, name, source)
     yield Summary(context.folder / MADE, "", context)
 
 
@@ -35,7 +40,7 @@ class Summary(MadeAnew):
     def make(self) -> dict[str, Any]:
         context = self.context
         families = {task.name: task.family for task in context.judged}
-        base = measured(context, "base", context.base).read()
+        base = judged(context, "base", context.base)
         asked = asked_for(context)
         own, groups = own_group(context), [each.group for each in asked]
         group = own if own in groups else groups[0]

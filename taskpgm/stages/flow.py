@@ -7,10 +7,9 @@ add one, write the module and name it in STAGES.
 
 import contextlib
 import difflib
-import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +29,6 @@ from taskpgm.stages import (
     adapters,
     affinity,
     base,
-    choosing,
     embeddings,
     evaluation,
     export,
@@ -40,22 +38,14 @@ from taskpgm.stages import (
     runs,
     tasks,
 )
-from taskpgm.stages.adapter_files import check_import
-from taskpgm.stages.checks import (
-    VERSION,
-    begin_workdir,
-    check_hosts,
-    check_inputs,
-    check_models,
-    check_resumable,
-    problems_of_start,
-)
+from taskpgm.stages.checks import check_inputs
 from taskpgm.stages.context import Context, say, weights_only
-from taskpgm.stages.estimate import Cost, Estimate, amount, hours, machine, size
+from taskpgm.stages.plan import print_plan
 from taskpgm.stages.stage_artefact import StageArtefact, Unit
 from taskpgm.stages.sweep import keep_first_settings
 from taskpgm.stages.units import check_no_workers, list_units, share_stages, working
-from taskpgm.stages.validation import validate
+from taskpgm.stages.validation import check_values, conflicts_of, validate
+from taskpgm.stages.workdir import VERSION, begin_workdir, check_hosts, check_resumable
 from taskpgm.training import quiet_orbax
 
 STAGES: dict[str, ModuleType] = {
@@ -101,20 +91,24 @@ def run(
       ValueError: no such stage, a bad value, or the workdir was made by another config.
       OSError: the workdir is not writable.
     """
-    validate(config)
+    (check_values if dry_run else validate)(config)
     stages = stages_until(config, last)
     if device and not dry_run:
         raise ValueError(f"--device={device} plans for another machine: add --dry_run")
     quiet_orbax()
-    context = Context(config, Path(workdir), command)
+    context = Context(config, Path(workdir), command, planning=dry_run)
     initialize_distributed(*distributed)
     end_if_asked()
-    with heartbeat("start"):
-        on_primary(check_models)(context)
-        on_primary(check_import)(context)
     if dry_run:
-        print_plan(context, stages, device)
+        known = conflicts_of(config)
+        try:
+            check_resumable(context.folder, config, STAGES)
+        except ValueError as error:
+            known.append(error)
+        print_plan(context, stages, device, known)
         return
+    with heartbeat("start"):
+        check_inputs(context)
     if units:
         on_primary(list_units)(context, stages)
         return
@@ -129,7 +123,6 @@ def run(
         keep_first_settings(context.folder, config)
         told = {VERSION: artefact.VERSION} | config.to_dict()
         write_json(context.folder / "config.json", told)
-        check_inputs(context)
         check_hosts(context)
         # Unless the user has chosen one, as by JAX_COMPILATION_CACHE_DIR.
         if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
@@ -195,71 +188,6 @@ def heartbeat(stage: str, title: str = "") -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-
-
-# --- The plan ------------------------------------------------------------------------------------
-@on_primary
-def print_plan(context: Context, stages: Mapping[str, ModuleType], device: str | None) -> None:
-    """Prints what every stage would do and cost, the totals, and what does not fit.
-
-    Only inputs that cannot be read are refused; other problems are listed at the end.
-    """
-    estimate = Estimate(context, machine(device))
-    problems = [estimate.mesh_problem, *map(str, problems_of_start(context))]
-    lines, total, written, free = [], 0.0, 0.0, 0.0
-    for name, stage in stages.items():
-        costs = [(each.is_done(), each.cost(estimate)) for each in stage.artefacts(context)]
-        if not costs:
-            continue
-        todo = [cost for done, cost in costs if not done]
-        total += sum(cost.flops or 0 for cost in todo)
-        written += sum(cost.disk or 0 for cost in todo)
-        problems += [f"{name}: {cost.problem}" for cost in todo[:1] if cost.problem]
-        lines.append(plan_line(name, costs, estimate))
-    table = [("stage", "state", "FLOPs", "time", "disk", "memory/device", "work"), *lines]
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    print(f"plan for {context.folder} on {estimate.machine.name}\n")
-    for line in table:
-        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
-    at = next(p for p in (context.folder, *context.folder.absolute().parents) if p.exists())
-    free = shutil.disk_usage(at).free
-    time_left = hours(total, estimate.machine)
-    print(
-        f"\nto do: {amount(total)} FLOPs{f', {time_left} at 40% MFU' if time_left else ''}; "
-        f"{size(written)} on disk, {size(free)} free"
-    )
-    if "mixture" in stages and not context.config.affinity.matrix:
-        print("", *choosing.table(choosing.planned(context, estimate)), sep="\n")
-    if written > free:
-        problems.append(f"the disk has {size(free)}: choose another --workdir or lower train.keep")
-    for problem in dict.fromkeys(filter(None, problems)):
-        print(f"does not fit: {problem}")
-
-
-def plan_line(name: str, costs: Sequence[tuple[bool, Cost]], estimate: Estimate) -> tuple[str, ...]:
-    """One line of the plan, for all artefacts of a stage."""
-    # Leave out summaries, which cost nothing and are never done, if the stage has anything else.
-    costs = [(done, cost) for done, cost in costs if cost.flops is not None] or list(costs)
-    done, count = sum(done for done, _ in costs), len(costs)
-    parts = [cost.done for _, cost in costs if cost.done]
-    if parts and not done:
-        done, count = map(sum, zip(*parts, strict=True))
-    state = "done" if done == count else f"{done} of {count} done" if done else "to do"
-    flops = [cost.flops for _, cost in costs if cost.flops is not None]
-    disk = [cost.disk for _, cost in costs if cost.disk is not None]
-    memory = [cost.memory for _, cost in costs if cost.memory is not None]
-    works = list(dict.fromkeys(cost.work for _, cost in costs))
-    each = f"{count} x " if count > 1 and len(works) == 1 and not parts else ""
-    total = sum(flops) if flops else None
-    return (
-        name,
-        state,
-        amount(total),
-        hours(total, estimate.machine),
-        size(sum(disk) if disk else None),
-        size(max(memory, default=None)),
-        each + "; ".join(works),
-    )
 
 
 # --- Before anything is spent --------------------------------------------------------------------

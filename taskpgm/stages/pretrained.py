@@ -15,15 +15,22 @@ class Source:
     key: str
 
 
-def pretrained(name: str, key: str) -> Source:
+def pretrained(name: str, key: str, weights: bool = True) -> Source:
     """The model `name`, a folder or hub id; errors say that the config's `key` names it.
+
+    weights: whether they have to be there. A plan needs none: without them the key is "".
 
     Raises:
       FileNotFoundError: no such model, or it has no weights.
       ValueError: its config.json or the headers of its weights show that it cannot be loaded.
     """
-    folder = models.find_model(name, key)
-    models.check_hf(folder)
+    folder = models.find_model(name, key, weights=weights)
+    try:
+        models.check_hf(folder)
+    except (OSError, ValueError):
+        if weights:
+            raise
+        return Source(folder, "")
     files = [file.name for file in folder.iterdir()]
     return Source(
         folder,

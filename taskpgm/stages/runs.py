@@ -13,8 +13,9 @@ from taskpgm.artefact import digest
 from taskpgm.multihost import on_primary
 from taskpgm.stages import mixture
 from taskpgm.stages.compare import folder_name
-from taskpgm.stages.context import Context, say, trained_axes, with_lora
-from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
+from taskpgm.stages.context import Context, say
+from taskpgm.stages.decoders import trained_axes, with_lora
+from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits, idle
 from taskpgm.stages.stage_artefact import StageArtefact
 from taskpgm.stages.steps import run_steps
 from taskpgm.stages.sweep import Point, points
@@ -203,6 +204,8 @@ class RunModel(StageArtefact):
         config = with_lora(estimate.decoder(context.base), section)
         steps = run_steps(context, self.run.point.config, estimate.tokens_per_example)
         tokens = steps * section.batch_size * length
+        rows = section.batch_size // section.accumulate
+        share = estimate.used(rows)
         memory = training.estimate_memory(
             config,
             rows=section.batch_size,
@@ -213,13 +216,16 @@ class RunModel(StageArtefact):
         return Cost(
             f"{config.num_params / 1e6:,.2f}M parameters ({section.mode}), {steps} steps, "
             f"{tokens:,} tokens with padding",
-            tokens * training.flops_per_token(config, length),
+            tokens * training.flops_per_token(config, length, estimate.scored_share(context.base)),
             # The model, and if all weights are trained a checkpoint with two moments for each.
             FLOAT32 * config.num_params * (4 if config.lora is None else 1),
             memory,
             fits(
                 estimate, memory, "train.accumulate, mesh.fsdp, base.remat=full or train.mode=lora"
-            ),
+            )
+            or idle(estimate, share, rows, "train.batch_size / train.accumulate"),
+            share=share,
+            trained=tokens,
         )
 
     def summary(self) -> str:

@@ -55,29 +55,63 @@ def number(
     return Key(default, words, holds, meaning)
 
 
+def share(meaning: str) -> Key:
+    """A part of a task's rows, a tenth by default."""
+    return number(0.1, meaning, most=1.0, below=True)
+
+
+def axis(default: int, meaning: str) -> Key:
+    """The size of an axis of the mesh."""
+    most = 2**20
+    words = f"a whole number >= 1 and <= {most}, or -1: what is left"
+    return Key(default, words, lambda x: x == -1 or 1 <= x <= most, meaning)
+
+
 def choice(default: str, allowed: Sequence[str], meaning: str) -> Key:
     """One of the words `allowed`."""
     return Key(default, " or ".join(map(repr, allowed)), lambda x: x in allowed, meaning)
 
 
+LONGEST_PATH, LONGEST_NAME = 4096, 255  # bytes, of a path and of each name in it
+
+
 def text(default: str, meaning: str, empty: bool = True) -> Key:
-    """Any text without control characters, which no path and no name has."""
-    return Key(
-        default,
-        "text" if empty else "text, not empty",
-        lambda x: (empty or bool(x.strip())) and x.isprintable(),
-        meaning,
-    )
+    """A path or a name. Neither has control characters, and no file system takes longer ones."""
+
+    def holds(x: str) -> bool:
+        return (bool(x.strip()) if x or not empty else True) and is_path(x)
+
+    allowed = f"printable text of at most {LONGEST_PATH} bytes, {LONGEST_NAME} between two /"
+    return Key(default, allowed if empty else f"{allowed}, not empty", holds, meaning)
+
+
+def is_path(x: str) -> bool:
+    """Whether a file system could hold it."""
+    if not x.isprintable():  # which halves of surrogate pairs are not either
+        return False
+    longest = max(len(name.encode()) for name in x.split("/"))
+    return len(x.encode()) <= LONGEST_PATH and longest <= LONGEST_NAME
 
 
 def file(meaning: str) -> Key:
     """The path of an existing file, or ""."""
-    return Key("", 'an existing file, or ""', lambda x: not x or Path(x).is_file(), meaning)
+    return Key(
+        "",
+        'an existing file, or ""',
+        lambda x: not x or (is_path(x) and Path(x).is_file()),
+        meaning,
+    )
 
 
 def switch(default: bool, meaning: str) -> Key:
     """True or False."""
     return Key(default, "True or False", lambda x: True, meaning)
+
+
+def are_names(x: Sequence[Any]) -> bool:
+    """Whether all are names, none of them twice."""
+    named = all(isinstance(name, str) and name.strip() and is_path(name) for name in x)
+    return named and len(set(x)) == len(x)
 
 
 def words(
@@ -87,9 +121,8 @@ def words(
     told = f"some of {', '.join(allowed)}" if allowed else "a tuple of different names"
 
     def holds(x: Sequence[Any]) -> bool:
-        named = all(isinstance(name, str) and name.strip() for name in x)
         known = allowed is None or (len(x) >= least and all(name in allowed for name in x))
-        return named and known and len(set(x)) == len(x)
+        return are_names(x) and known
 
     return Key(default, told, holds, meaning)
 
@@ -150,5 +183,18 @@ def allows(key: Key, value: Any) -> bool:
     if kind is tuple:
         return isinstance(value, list | tuple) and key.holds(value)
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and key.holds(value)
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        return fits and abs(value) < HUGE and key.holds(value)
     return type(value) is kind and key.holds(value)
+
+
+HUGE = 1e38  # float32 ends there
+
+
+def shown(value: Any) -> str:
+    """A value in an error message: one line of limited length."""
+    try:
+        line = repr(value)
+    except ValueError:  # Python writes no number of more than some thousand digits
+        return "a number of thousands of digits"
+    return line if len(line) <= 100 else f"{line[:97]}..."

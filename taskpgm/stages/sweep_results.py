@@ -9,6 +9,7 @@ import numpy as np
 from taskpgm import evaluation
 from taskpgm.artefact import done_facts, done_key
 from taskpgm.records import Measures, SweepPoint
+from taskpgm.stages.benchmarked import judged
 from taskpgm.stages.compare import parse
 from taskpgm.stages.context import Context
 from taskpgm.stages.measured import measured, run_source
@@ -36,8 +37,8 @@ class Tried:
 
 
 def read_model(context: Context, name: str) -> Model:
-    """The model runs/NAME, which must be trained and measured."""
-    measures = measured(context, name, run_source(context, name)).read()
+    """The model runs/NAME, which has to be trained and measured."""
+    measures = judged(context, name, run_source(context, name))
     return Model(measures, done_facts(context.folder / MADE / name))
 
 

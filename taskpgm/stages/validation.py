@@ -7,15 +7,27 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from taskpgm.stages.defaults import keys
-from taskpgm.stages.schema import allows, flatten
+from taskpgm.stages.schema import allows, flatten, shown
 
 
 def validate(config: ConfigDict) -> ConfigDict:
-    """Returns the config if it has exactly the keys of the schema, with allowed values.
+    """Returns the config if it has exactly the keys of the schema, with allowed values that do not
+    contradict each other.
 
     Raises:
-      ValueError: a key is unknown or missing, or has a bad value; names the key and what is
-        allowed.
+      ValueError: names the key and what is allowed.
+    """
+    check_values(config)
+    for problem in conflicts_of(config):
+        raise problem
+    return config
+
+
+def check_values(config: ConfigDict) -> None:
+    """Refuses a key that is unknown or missing, or has a value that is not allowed.
+
+    Raises:
+      ValueError: names the key and what is allowed.
     """
     known, given = keys(), flatten(config.to_dict())
     for name in given.keys() - known.keys():
@@ -26,12 +38,19 @@ def validate(config: ConfigDict) -> ConfigDict:
                 f"config: {name} is missing; begin with taskpgm.stages.default_config()"
             )
         if not allows(key, given[name]):
-            near = difflib.get_close_matches(str(given[name]), key.allowed.split("'")[1::2], 1)
+            value = shown(given[name])
+            near = difflib.get_close_matches(value.strip("'"), key.allowed.split("'")[1::2], 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"config: {name}={given[name]!r} has to be {key.allowed}{hint}")
-    for name, problem in conflicts(given):
-        raise ValueError(f"config: {name}={given[name]!r}: {problem}")
-    return config
+            raise ValueError(f"config: {name}={value} has to be {key.allowed}{hint}")
+
+
+def conflicts_of(config: ConfigDict) -> list[Exception]:
+    """`conflicts`, as the errors that they are in a run."""
+    given = flatten(config.to_dict())
+    return [
+        ValueError(f"config: {name}={shown(given[name])}: {problem}")
+        for name, problem in conflicts(given)
+    ]
 
 
 def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -57,6 +76,18 @@ def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("tasks.heldout_fraction", "leaves nothing to train on, with test_fraction"))
     if given["export"] and given["affinity.matrix"]:
         found.append(("export", "needs the tasks' examples, and affinity.matrix has none"))
+    if not given["base.path"] and given["affinity.vocab_top_k"] >= given["embedded.vocab_size"]:
+        most = given["embedded.vocab_size"]
+        found.append(("affinity.vocab_top_k", f"has to be below embedded.vocab_size={most}"))
+    if given["evaluation.harness_path"] and not given["evaluation.harness"]:
+        found.append(
+            ("evaluation.harness_path", "no task of it is named: name some in evaluation.harness")
+        )
+    for name in ("affinity.sizes", "affinity.kind"):
+        if given[name] != keys()[name].default and not given["affinity.matrix"]:
+            found.append((name, "says what affinity.matrix holds, and there is none"))
+    if given["base.attention"] == "splash" and given["tasks.length"] % 128:
+        found.append(("base.attention", "needs a tasks.length that is a multiple of 128"))
     axes = [name for name in given if name.startswith("mesh.") and given[name] == -1]
     if len(axes) > 1:
         found.append((axes[1], f"only one axis can be what is left, and {axes[0]} is"))
@@ -72,6 +103,25 @@ def misspelt(argv: Sequence[str]) -> str:
         if argument.lstrip("-").startswith("config.") and key not in keys():
             return f"{argument}: {unknown_key(key)}"
     return "a --config.KEY=VALUE names a key that is not a key of the config"
+
+
+def unreadable(argv: Sequence[str]) -> str | None:
+    """The message for the first `--config.a.b=value` in argv whose value is of another type, which
+    the flag's own reader refuses without a word of what is allowed; None if there is none."""
+    for argument in argv:
+        name, equals, text = argument.lstrip("-").partition("=")
+        key = keys().get(name.removeprefix("config."))
+        if not (equals and name.startswith("config.") and key):
+            continue
+        kind = type(key.default)
+        try:
+            if kind in (int, float):
+                kind(text)
+            elif kind is bool and text.lower() not in ("true", "false", "1", "0"):
+                raise ValueError
+        except ValueError:
+            return f"config: {name.removeprefix('config.')}={text} has to be {key.allowed}"
+    return None
 
 
 def unknown_key(key: str) -> str:

@@ -5,6 +5,7 @@ from taskpgm.training.checkpoint import Damaged, quiet_orbax, restore_tree, save
 from taskpgm.training.flops import (
     flops_per_token,
     forward_flops_per_token,
+    matrices,
     num_adapter_params,
     peak_flops,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "make_mesh",
     "make_optimizer",
     "make_train_step",
+    "matrices",
     "model_bytes",
     "num_adapter_params",
     "peak_flops",

@@ -54,10 +54,10 @@ def flops_per_token(config: DecoderConfig, length: int, scored: float = 1.0) -> 
     return 2 * base + 3 * attention + 3 * 2.0 * num_adapter_params(config)
 
 
-def forward_flops_per_token(config: DecoderConfig, length: int) -> float:
-    """Floating-point operations of a forward pass for one token, every position unembedded;
-    adapters are not counted."""
-    return sum(_forward(config, length, 1.0))
+def forward_flops_per_token(config: DecoderConfig, length: int, scored: float = 1.0) -> float:
+    """Floating-point operations of a forward pass for one token, the share `scored` of all
+    positions unembedded; adapters are not counted."""
+    return sum(_forward(config, length, scored))
 
 
 def _forward(config: DecoderConfig, length: int, scored: float) -> tuple[float, float]:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from taskpgm.affinity import jsd, pairwise
-from taskpgm.affinity.layout import Layout, layout, passes, plan, rows_at_a_time
+from taskpgm.affinity.layout import (
+    Layout,
+    blocks_read,
+    layout,
+    passes,
+    plan,
+    positions_read,
+    rows_at_a_time,
+)
 from taskpgm.affinity.pairwise import ScoredModels, score_pairs
 from taskpgm.models import DecoderConfig, LoraConfig
 
@@ -172,31 +180,48 @@ def test_models_read_as_often_as_planned(world, cut, monkeypatch):
 
 
 def test_plan_shows_its_arithmetic():
-    got = plan(
-        CONFIG,
-        num_tasks=316,
-        heldout_tokens=316 * 5000,
-        length=512,
-        batch_size=8,
-        memory=8.0 * 2**30,
-        scored_tokens=316 * 1000,
-        heldout_examples=316 * 50,
-    )
+    held = [(100,) * 10] * 316
+    sizes = {"num_models": 316, "length": 512, "batch_size": 8, "memory": 8.0 * 2**30}
+    got = plan(CONFIG, held, **sizes, heldout_examples=316 * 50)
     assert got.layout.models_per_block == 316 and got.memory <= 8.0 * 2**30
-    assert got.flops > 49770 * 32000 * 316 * 1000 * 20
+    assert got.other_flops == 25 * 49770 * 32000 * 316 * 1000
     assert got.disk == pytest.approx(316 * 50 * (49770 * 4 + 316 * 8))
     for part in ("316 x 316", "49,770 pairs (pool)", "316 models x"):
         assert part in got.text
-    alone = plan(
-        CONFIG,
-        num_tasks=316,
-        heldout_tokens=316 * 5000,
-        length=512,
-        batch_size=8,
-        memory=8.0 * 2**30,
-        contexts=None,
+    alone = plan(CONFIG, held, **sizes, contexts=None)
+    assert alone.disk < got.disk and "pairs" not in alone.text and alone.other_flops == 0
+    few = plan(CONFIG, held, **sizes, vocab_top_k=63)
+    assert few.other_flops * 500 == got.other_flops
+    with_base = plan(CONFIG, held, **sizes, base=True)
+    rows = -(-10 // got.layout.batch_size) * got.layout.batch_size
+    assert with_base.positions - got.positions == 316 * rows * 512
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+@pytest.mark.parametrize("contexts", ["pool", "pair"])
+def test_a_plan_counts_what_is_read(world, cut, contexts, monkeypatch):
+    """Models times windows, fillers and repeats included."""
+    rows = world.tasks[0][2]
+    scored = (rows.weights > 0).sum(1)
+    real, seen = pairwise.hidden_states, []
+    monkeypatch.setattr(
+        pairwise,
+        "hidden_states",
+        lambda forward, shared, models, window: (
+            seen.append(len(models["a"])) or real(forward, shared, models, window)
+        ),
     )
-    assert alone.disk < got.disk and "pairs" not in alone.text
+    run(
+        world,
+        0,
+        range(5) if contexts == "pool" else [0],
+        [] if contexts == "pool" else range(1, 5),
+        cut,
+    )
+    positions, windows = positions_read([scored.tolist()], cut, rows.tokens.shape[1])
+    models = blocks_read(5, cut.models_per_block, cut.group, contexts)
+    assert sum(seen) == models * windows
+    assert positions == windows * cut.batch_size * rows.tokens.shape[1]
 
 
 def test_rows_at_a_time():

@@ -254,8 +254,9 @@ def test_nan_loss_ends_with_one_line_and_no_traceback(tasks_folder, tmp_path):
     done = launch(
         tmp_path / "run",
         f"--config.tasks.source={tasks_folder}",
-        "--config.embedded.optimizer.lr=1e30",
-        "--config.embedded.optimizer.clip=0.0",
+        "--config.embedded.optimizer.lr=10.0",
+        "--config.embedded.optimizer.weight_decay=1000.0",  # weights grow 10,000 times a step
+        "--config.embedded.steps=40",
         code=1,
     )
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

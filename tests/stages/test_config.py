@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from taskpgm import artefact
 from taskpgm.artefact import write_json
 from taskpgm.stages import STAGES, default_config, misspelt, validate
-from taskpgm.stages.checks import check_resumable, differing_keys
+from taskpgm.stages.workdir import check_resumable, differing_keys
 
 
 def test_a_misspelt_key_names_the_nearest():

@@ -7,6 +7,7 @@ import pytest
 from taskpgm.stages import default_config, validate
 from taskpgm.stages.compare import check
 from taskpgm.stages.defaults import keys, table
+from tests.stages.launching import launch
 
 NAN, INF = float("nan"), float("inf")
 # By key, values of the key's own type that mean nothing.
@@ -168,3 +169,70 @@ def test_the_table_of_keys_in_the_docs_is_up_to_date():
     written = (Path(__file__).parents[2] / "docs" / "config.md").read_text(encoding="utf-8")
     assert written == table(), "python -m taskpgm.stages.defaults > docs/config.md"
     assert all(key.meaning and f"`{name}`" in written for name, key in keys().items())
+
+
+# --- The same for every key, whatever it is ------------------------------------------------------
+WRONG = {
+    int: ("0", 1.5, None, True, (1,), NAN, -(2**70), 2**70, 10**5000, [], {}),
+    float: ("0.1", None, True, (0.5,), NAN, INF, -INF, -1.0, 1e39, 10**5000, []),
+    str: (None, 1, 0.5, True, ("a",), [], "a\nb", "\0", "\ud800", "x" * 300, "a/" * 3000),
+    bool: (0, 1, "True", None, 1.0, ()),
+    tuple: (None, 1, "uniform", {"uniform"}, (1,), ((),), ("",), ("a", "a"), ("\n",), ("x" * 300,)),
+}
+
+
+@pytest.mark.parametrize("key", [name for name in keys() if not name.startswith("sweep.")])
+def test_no_key_takes_what_is_none_of_its_values(key):
+    for value in WRONG[type(keys()[key].default)]:
+        config = default_config()
+        *sections, last = key.split(".")
+        at = config
+        for name in sections:
+            at = at[name]
+        with at.ignore_type(), at.unlocked():
+            at[last] = value
+        with pytest.raises(ValueError) as refused:
+            check_all(config)
+        line = str(refused.value)
+        assert key in line and "\n" not in line and "\0" not in line and len(line) < 700
+        if not isinstance(value, dict):
+            assert keys()[key].allowed in line
+
+
+CONFLICTS = {
+    "affinity.vocab_top_k": ({"affinity.vocab_top_k": 1024}, "below embedded.vocab_size=1024"),
+    "evaluation.harness_path": ({"evaluation.harness_path": "own/"}, "evaluation.harness"),
+    "affinity.sizes": ({"affinity.sizes": "sizes.json"}, "affinity.matrix"),
+    "affinity.kind": ({"affinity.kind": "loss"}, "affinity.matrix"),
+    "base.attention": ({"base.attention": "splash", "tasks.length": 100}, "multiple of 128"),
+    "adapters.max_steps": ({"adapters.max_steps": 2, "adapters.min_steps": 3}, "min_steps=3"),
+    "tasks.heldout_fraction": (
+        {"tasks.heldout_fraction": 0.5, "tasks.test_fraction": 0.5},
+        "test_fraction",
+    ),
+    "adapters.peft": ({"adapters.peft": True, "adapters.mode": "full"}, "adapters.mode=lora"),
+    "mesh.fsdp": ({"mesh.fsdp": -1}, "mesh.data"),
+}
+
+
+@pytest.mark.parametrize(("key", "case"), CONFLICTS.items(), ids=CONFLICTS)
+def test_values_that_contradict_each_other(key, case):
+    changes, named = case
+    config = default_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=f"config: {key}=") as refused:
+        check_all(config)
+    assert named in str(refused.value)
+
+
+FLAGS = ("seed=many", "train.seeds=1.5", "train.optimizer.lr=fast", "adapters.peft=perhaps")
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_value_on_the_command_line_that_cannot_be_read(flag, tmp_path):
+    said = launch(tmp_path / "run", f"--config.{flag}", code=1).stderr
+    (line,) = [x for x in said.splitlines() if x.startswith("error: ")]
+    key = flag.split("=")[0]
+    assert flag in line and keys()[key].allowed in line and "Traceback" not in said
+    assert not (tmp_path / "run").exists()
