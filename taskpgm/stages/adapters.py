@@ -99,8 +99,8 @@ class SingleTaskModels(StageArtefact):
         context, section = self.context, self.context.config.adapters
         length, missing = context.config.tasks.length, len(self.missing())
         config = with_lora(estimate.decoder(context.proxy), section)
-        rows = [x.rows for x in estimate.split(context.proxy, "train")]
-        steps = sorted((adapter_steps(each, section) for each in rows), reverse=True)
+        steps = [adapter_steps(rows, section) for rows in estimate.adapter_rows]
+        steps.sort(reverse=True)
         shape = {"rows": section.batch_size, "length": length, "mesh": estimate.mesh}
         problem = None
         try:

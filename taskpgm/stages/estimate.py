@@ -106,6 +106,11 @@ class Estimate:
             self._splits[key] = [self.packed(source, examples) for examples in each]
         return self._splits[key]
 
+    @property
+    def adapter_rows(self) -> list[int]:
+        """How many packed rows each task's training split has with the proxy's tokenizer."""
+        return [part.rows for part in self.split(self.context.proxy, "train")]
+
     def scored_share(self, source: Source) -> float:
         """Of all positions of the training rows, those that are scored."""
         split, length = self.split(source, "train"), self.context.config.tasks.length

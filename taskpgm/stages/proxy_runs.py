@@ -15,7 +15,8 @@ from jaxtyping import Float
 
 from taskpgm import evaluation, training
 from taskpgm.artefact import digest, done_facts, read_arrays
-from taskpgm.stages.context import Context, trained_axes, with_lora
+from taskpgm.stages.context import Context
+from taskpgm.stages.decoders import trained_axes, with_lora
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits
 from taskpgm.stages.matrix_file import save_arrays
 from taskpgm.stages.stage_artefact import StageArtefact

@@ -13,7 +13,8 @@ from taskpgm.artefact import read_arrays, read_json, remove, write_json
 from taskpgm.mixture import baselines
 from taskpgm.multihost import end_if_asked, on_primary
 from taskpgm.stages.adapters import adapter_steps, group_size, train_side_by_side
-from taskpgm.stages.context import Context, say, with_lora
+from taskpgm.stages.context import Context, say
+from taskpgm.stages.decoders import with_lora
 from taskpgm.stages.estimate import Cost, Estimate
 from taskpgm.stages.matrix_file import save_arrays
 from taskpgm.stages.proxy_runs import ProxyRuns, SmallModel, folder_of, proxy_key, title_of
@@ -85,7 +86,7 @@ class RandomMixtures(ProxyRuns):
         context, section = self.context, self.context.config.adapters
         length, batch = context.config.tasks.length, context.config.affinity.batch_size
         steps = self.steps(estimate.adapter_rows)
-        heldout = estimate.split(context.proxy, "heldout").padded(length, 1)
+        heldout = sum(part.rows for part in estimate.split(context.proxy, "heldout")) * length
         config = with_lora(estimate.decoder(context.proxy), section)
         most = section.group or group_size(context, config, self.count, estimate)
         trained = self.count * steps * section.batch_size * length

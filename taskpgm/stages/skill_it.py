@@ -91,7 +91,7 @@ class OnlineRun(ProxyRuns):
         batch = context.config.affinity.batch_size
         steps = self.arguments.get("steps") or budget_steps(context, estimate.tokens_per_example)
         steps = max(steps, self.rounds)
-        heldout = estimate.split(context.proxy, "heldout").padded(length, 1)
+        heldout = sum(part.rows for part in estimate.split(context.proxy, "heldout")) * length
         read = self.rounds * -(-heldout // (batch * length)) * batch * length
         trained = steps * context.config.adapters.batch_size * length
         what = f"{steps} steps in {self.rounds} rounds"
