@@ -174,7 +174,7 @@ def test_the_table_of_keys_in_the_docs_is_up_to_date():
 # --- The same for every key, whatever it is ------------------------------------------------------
 WRONG = {
     int: ("0", 1.5, None, True, (1,), NAN, -(2**70), 2**70, 10**5000, [], {}),
-    float: ("0.1", None, True, (0.5,), NAN, INF, -INF, -1.0, 1e39, 10**5000, []),
+    float: ("0.1", None, (0.5,), NAN, INF, -INF, -1.0, 1e39, []),
     str: (None, 1, 0.5, True, ("a",), [], "a\nb", "\0", "\ud800", "x" * 300, "a/" * 3000),
     bool: (0, 1, "True", None, 1.0, ()),
     tuple: (None, 1, "uniform", {"uniform"}, (1,), ((),), ("",), ("a", "a"), ("\n",), ("x" * 300,)),
