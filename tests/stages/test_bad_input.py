@@ -207,7 +207,11 @@ def test_a_matrix_that_is_cut_off(tmp_path):
     path = tmp_path / "S.npz"
     np.savez(path, affinity=np.eye(3))
     path.write_bytes(path.read_bytes()[:100])
-    line = refused(tmp_path, lambda c: c.affinity.update(matrix=str(path)))
+
+    def change(config):
+        config.affinity.matrix, config.tasks.source = str(path), "stdlib"
+
+    line = refused(tmp_path, change)
     assert f"{path}: not a readable .npz matrix" in line
 
 
