@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,11 +88,16 @@ class RandomMixtures(ProxyRuns):
         steps = self.steps(estimate.adapter_rows)
         heldout = sum(part.rows for part in estimate.split(context.proxy, "heldout")) * length
         config = with_lora(estimate.decoder(context.proxy), section)
-        most = section.group or group_size(context, config, self.count, estimate)
+        problem = None
+        try:
+            most = section.group or group_size(context, config, self.count, estimate)
+        except ValueError as error:
+            most, problem = 1, str(error)
         trained = self.count * steps * section.batch_size * length
         what = f"{self.count} runs of {steps} steps"
         read = self.count * -(-heldout // (batch * length)) * batch * length
-        return self.small_cost(estimate, what, trained=trained, read=read, group=most)
+        cost = self.small_cost(estimate, what, trained=trained, read=read, group=most)
+        return replace(cost, problem=problem or cost.problem)
 
     def summary(self) -> str:
         return f"{self.count} runs"
