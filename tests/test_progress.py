@@ -3,7 +3,6 @@
 import io
 import sys
 import time
-from types import SimpleNamespace
 
 import jax
 import pytest
@@ -88,8 +87,8 @@ def test_silence_ends_with_a_line_and_with_a_bar(monkeypatch, capsys):
     assert progress.silence() > 99
     with Reporter("base", 3) as shown:
         assert progress.silence() > 99  # a bar there is only on a terminal
-        shown.bar = SimpleNamespace(close=lambda: None)
+        monkeypatch.setattr(shown, "bar", "on a terminal")
         assert progress.silence() == 0
-        shown.bar = None
+        monkeypatch.setattr(shown, "bar", None)
         shown.update(1)
     assert progress.silence() < 50 and "base: 1 of 3" in capsys.readouterr().err

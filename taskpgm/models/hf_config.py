@@ -152,7 +152,7 @@ def _window(raw: Mapping[str, Any], where: str, layers: int) -> tuple[int | None
         if set(types or ()) - {"full_attention"}:
             raise ValueError(
                 f"{where}: layer_types of a llama model are all full_attention, not"
-                f" {', '.join(types)}"
+                f" {', '.join(types or ())}"
             )
         return None, 0
     if kind == "qwen2":
