@@ -192,8 +192,10 @@ def launch(data: Path, workdir: Path, log: Path, kill_at: int = 0) -> int:
         os.dup2(output, 2)
         sys.argv = arguments(data, workdir)
         count = count_writes(workdir, kill_at, log.with_suffix(".act"))
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        log.with_suffix(".count").write_text(str(len(count)))
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        finally:
+            log.with_suffix(".count").write_text(str(len(count)))
 
     return fork(work)
 
@@ -254,11 +256,8 @@ def signals(counts: dict[str, int], folder: Path, seed: int, limit: float) -> di
     wanted = [name for name, count in counts.items() for _ in range(count)]
     draw.shuffle(wanted)
     while wanted and time.monotonic() - begin < limit:
-        name, workdir, log = (
-            wanted[-1],
-            folder / f"{len(rows)}" / "run",
-            folder / f"{len(rows)}.log",
-        )
+        name, number = wanted[-1], len(rows)
+        workdir, log = folder / f"{number}" / "run", folder / f"{number}.log"
         pid = launch(data, workdir, log)
         while not handlers_stand(pid):
             time.sleep(0.001)
@@ -294,7 +293,7 @@ def signals_report(result: dict[str, Any]) -> list[str]:
             sum(row["dump"] for row in rows),
             sum(row["code of the rerun"] == 0 for row in rows),
             sum(not row["differs"] for row in rows),
-            f"{max(row['took'] for row in rows):.1f} s",
+            f"{max((row['took'] for row in rows), default=0.0):.1f} s",
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     whole = result["undisturbed run, seconds"]
