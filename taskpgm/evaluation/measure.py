@@ -219,7 +219,7 @@ def _continue(
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
     texts = [""] * len(prompts)
     starts = range(0, len(order), batch_size)
-    for start in counted(starts, "answers", len(starts), unit="batch"):
+    for start in counted(starts, "answers", len(starts), unit="step"):
         chosen = order[start : start + batch_size]
         ids = [prompts[i].ids for i in chosen]
         ids += ids[-1:] * (batch_size - len(ids))

@@ -205,7 +205,7 @@ def score_examples(
 
     # A window has room for every position of its rows, so that each batch of rows is one.
     count = -(-int((rows.weights > 0).any(1).sum()) // batch_size)
-    for window, (values, _) in counted(one_behind(results()), "scoring", count, unit="batch"):
+    for window, (values, _) in counted(one_behind(results()), "scoring", count, unit="step"):
         example = window.example[: window.count]
         np.add.at(tokens, example, 1)
         np.add.at(total.T, example, to_host(values)[:, : window.count].T.astype(np.float64))
