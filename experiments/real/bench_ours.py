@@ -188,7 +188,8 @@ def products(folder: Path) -> dict:
 
 
 def evaluate_ours(folder: Path) -> dict:
-    from taskpgm.models import generate, score_model
+    from taskpgm.models import generate
+    from taskpgm.models.scoring import score_model
 
     config, params, start = our_model(folder)
     examples = [x for task in heldout(folder) for x in task]

@@ -217,7 +217,8 @@ def main() -> None:
     if not args.model or not args.data:
         parser.error("MODEL and DATA are needed: see --help")
     size = {"n": 2, "steps": 3, "rows": 8} if args.quick else {"n": 4, "steps": 5, "rows": 24}
-    report = {"machine": machine(PACKAGES), "result": bench(args.model, args.data, **size)}
+    facts = machine(PACKAGES) | {"command": "python experiments/real/bench_real.py MODEL DATA"}
+    report = {"machine": facts, "result": bench(args.model, args.data, **size)}
     print(table(report))
     if not args.quick:
         (RESULTS / "bench_real.json").write_text(json.dumps(report, indent=1) + "\n")
