@@ -136,7 +136,7 @@ def bench(model: Path, data: Path, n: int, steps: int, rows: int) -> dict:
     read = sum(len(ids) for task in heldout for ids, _ in task)
     out = {}
     for what, pair in found.items():
-        ours, theirs = (side["result"] for side in pair)
+        ours, theirs = (side["result"] for side in pair) if what == "judging" else pair
         peak = {"peak": [side["peak"] for side in pair]}
         if what == "judging":
             same = np.mean(
