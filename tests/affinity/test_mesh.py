@@ -11,16 +11,9 @@ from taskpgm.models import LoraConfig, init_lora, init_params, logical_axes, sco
 from taskpgm.training import init_sharded, make_mesh
 from tests.tiny_decoder import TINY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 ROWS, LENGTH = 8, 128
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def decoder(attention):

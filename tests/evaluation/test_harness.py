@@ -19,6 +19,8 @@ from taskpgm.evaluation import (
 )
 from taskpgm.tasks import Example, encode
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 @pytest.fixture(scope="module")
 def model(tiny):

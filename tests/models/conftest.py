@@ -52,14 +52,6 @@ def family(request) -> str:
     return request.param
 
 
-@pytest.fixture
-def quick_compile():
-    """Compile with few of XLA's optimisations: for tests that compare one program with another."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def random_like(make, config, seed, mean, std):
     """Arrays like make(config, key) gives, drawn by numpy: nothing to compile."""
     rng = np.random.default_rng(seed)

@@ -98,6 +98,7 @@ def test_one_batch_for_all_adapters(tiny, randomized, with_lora, tokens):
         np.testing.assert_allclose(got[i], wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_base_is_held_once_however_many_adapters(tiny, with_lora):
     """Compiled memory of a training gradient, 1 and 8 adapters: no copy of the base per adapter."""
     config, _ = with_lora(tiny(hidden_size=64, intermediate_size=512, num_layers=4, remat="full"))

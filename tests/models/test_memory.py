@@ -48,6 +48,7 @@ def write(folder, config: DecoderConfig):
     (folder / "config.json").write_text(json.dumps(config.to_hf()))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
 @pytest.mark.parametrize(("dtype", "sharded"), [("float32", False), ("bfloat16", True)])
 def test_peak_memory_is_the_model_and_two_tensors(tiny, tmp_path, dtype, sharded):

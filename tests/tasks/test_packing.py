@@ -82,6 +82,7 @@ def test_packing_is_dense(suite, tokenizer):
     assert (pack(encoded, 256).segment_ids > 0).mean() > 0.9
 
 
+@pytest.mark.usefixtures("quick_compile")
 def test_no_token_sees_another_segment():
     """A decoder gives a packed example the logits of the example alone, and not one bit of them
     changes when the tokens of other examples change."""

@@ -11,11 +11,8 @@ from tests.tiny_decoder import TINY
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Most of these tests' time is compilation, and machine code is not what they are about."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def compile_quickly(quick_compile):
+    """For all tests of training."""
 
 
 @pytest.fixture(scope="session")
