@@ -135,6 +135,7 @@ def test_lm_eval_runs_a_task_of_our_own(tiny, tmp_path):
         run_harness(tiny.config, tiny.params, tiny.tokenizer, ["tiny_chose"], path=tmp_path)
 
 
+@pytest.mark.slow
 def test_benchmarks_are_checked_before_anything_is_spent(tmp_path):
     pytest.importorskip("lm_eval", reason="lm_eval is not installed (optional extra: eval)")
     (tmp_path / "rows.jsonl").write_text('{"q": "a", "a": "b"}\n')
