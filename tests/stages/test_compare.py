@@ -34,7 +34,7 @@ def inputs():
         "task": np.repeat(np.arange(5), [1, 2, 3, 4, 5]),
     }
     random = np.random.default_rng(2).dirichlet(np.ones(5), 12)
-    drawn = {"mixtures": random, "losses": 2 - random, "prior": random[0]}
+    drawn = {"mixtures": random, "losses": 2 - random**2, "prior": random[0]}
     return Inputs(
         TASKS,
         families,
