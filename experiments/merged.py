@@ -22,7 +22,8 @@ import numpy as np
 
 from taskpgm import evaluation, models
 from taskpgm.stages.adapter_files import load_adapters
-from taskpgm.stages.context import Context, with_lora
+from taskpgm.stages.context import Context
+from taskpgm.stages.decoders import with_lora
 
 SCALES = (1.0, 4.0)
 RECIPE = Path(__file__).parents[1] / "configs" / "quickstart.py"
