@@ -6,8 +6,8 @@
 
 Needs the extra `torch`. SmolLM2-135M (49,152 entries, embeddings tied) with LoRA of rank 8 on all
 matrices, on rows of the suite. Each number comes from a process of its own, which also tells its
-peak memory. Tokens are those of examples: padding counts for nobody. Losses, log-likelihoods and
-answers have to be the same. Writes experiments/results/bench_real.json and .md.
+peak memory. Tokens are those of examples: padding counts for nobody. The table tells how far apart
+losses, log-likelihoods and answers are. Writes experiments/results/bench_real.json and .md.
 """
 
 import argparse
