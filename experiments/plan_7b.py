@@ -2,31 +2,31 @@
 
     python -m experiments.plan_7b
 
-The models are config.json, a small tokenizer and empty weights of the right shapes (sparse files);
-there are 316 tasks of 120 rows, about 190 tokens of prompt and 60 of response each.
+No weights and no data are at hand: the models are a config.json of the published shapes and a small
+tokenizer; the tasks are stand-ins with the counts of configs/flan_mix.yaml, 316 tasks of 2000 rows
+(200 of them to test, 64 held out), about 190 tokens of prompt and 60 of response each.
 Writes results/plan_7b.md. Planned figures: nothing of it has been run.
 """
 
 import argparse
-import contextlib
-import io
 import json
-import math
 import os
 import random
-import re
 import tempfile
 from importlib import import_module
 from pathlib import Path
+from typing import Any, ClassVar
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a plan needs no data of benchmarks
 
-from taskpgm import stages  # noqa: E402
-from taskpgm.models import DecoderConfig  # noqa: E402
-from taskpgm.models.hf_names import tensor_names  # noqa: E402
-from taskpgm.tasks import corpus  # noqa: E402
+from taskpgm.stages.checks import problems_of_plan  # noqa: E402
+from taskpgm.stages.context import Context  # noqa: E402
+from taskpgm.stages.devices import machine  # noqa: E402
+from taskpgm.stages.estimate import Estimate, size  # noqa: E402
+from taskpgm.stages.flow import STAGES  # noqa: E402
+from taskpgm.tasks import Example, Task, corpus  # noqa: E402
 
-TASKS, ROWS = 316, 120
+TASKS, TRAIN, HELDOUT, TEST = 316, 1736, 64, 200
 COMMON = {
     "hidden_act": "silu",
     "rms_norm_eps": 1e-5,
@@ -66,53 +66,60 @@ MODELS = {
         "max_position_embeddings": 131_072,
     },
 }
-FIGURE = re.compile(r"[\d.]+(e[+-]\d+| h| [KMGT]?i?B)$")
-MACHINES = ("h100x1", "h100x8", "v5e-64")
+MACHINES = {"h100x1": "1 x H100", "h100x8": "8 x H100", "v5e-64": "64 x v5e"}
+COSTLY = ("adapters", "affinity", "runs", "evaluation")
 
 
 def write_model(folder: Path, settings: dict, tokenizer) -> None:
-    """A model folder whose weights are a sparse file: all zeros, which take no room."""
+    """config.json and a tokenizer."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(COMMON | settings))
     tokenizer.save_pretrained(folder)
-    config = DecoderConfig.from_hf(folder)
-    header, offset = {}, 0
-    for _, _, source, shape in tensor_names(config):
-        size = 2 * math.prod(shape)
-        ends = [offset, offset + size]
-        header[source.name] = {"dtype": "BF16", "shape": shape, "data_offsets": ends}
-        offset += size
-    text = json.dumps(header).encode()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + offset)
 
 
-def write_tasks(folder: Path) -> list[str]:
-    """316 files of words; returns some text for the tokenizer."""
+def stand_ins() -> list[Task]:
+    """Tasks of one size, all of the same words: a plan counts them and learns nothing."""
     draw, words = random.Random(0), "the of and to in is that for on with as by at from it".split()
-    folder.mkdir(parents=True)
-    text = []
-    for k in range(TASKS):
-        rows = []
-        for i in range(ROWS):
-            prompt = f"{k} {i} " + " ".join(draw.choices(words, k=187))
-            rows.append({"prompt": prompt, "response": " ".join(draw.choices(words, k=59))})
-        text.append(rows[0]["prompt"])
-        lines = "\n".join(map(json.dumps, rows)) + "\n"
-        (folder / f"task{k:03d}.jsonl").write_text(lines)
-    return text
+    text = lambda count: " ".join(draw.choices(words, k=count))  # noqa: E731
+    pool = [Example(text(188) + "\n", text(60)) for _ in range(64)]
+    rows = [tuple(pool[i % 64] for i in range(count)) for count in (TRAIN, HELDOUT, TEST)]
+    return [Task(f"task{k:03d}", "stand-in", *rows) for k in range(TASKS)]
 
 
-def plan(recipe: str, tasks: Path, model: Path, machine: str) -> list[str]:
-    """The lines that `--dry_run` prints."""
+class OnePool(Estimate):
+    """Of tasks that are all alike, under one tokenizer: what is counted of one is true of all."""
+
+    known: ClassVar[dict[int, Any]] = {}
+
+    def packed(self, source, examples):
+        if len(examples) not in self.known:
+            self.known[len(examples)] = super().packed(source, examples)
+        return self.known[len(examples)]
+
+    def _encode(self, source, examples):
+        if -len(examples) not in self.known:
+            self.known[-len(examples)] = super()._encode(source, examples)
+        return self.known[-len(examples)]
+
+    @property
+    def tokens_per_example(self):
+        return self.packed(self.context.base, self.context.tasks[0].train).tokens / TRAIN
+
+
+def plan(recipe: str, tasks: list[Task], model: Path, name: str) -> tuple[dict, list[str]]:
+    """{stage: (hours, bytes on a device)} on a machine, and what does not fit there."""
     config = import_module(f"configs.{recipe}").get_config()
-    config.tasks.source, config.base.path = str(tasks), str(model)
-    config.tasks.chat_template = ""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), tempfile.TemporaryDirectory() as folder:
-        stages.run(config, f"{folder}/run", dry_run=True, device=machine)
-    return said.getvalue().splitlines()
+    config.base.path, config.tasks.chat_template = str(model), ""
+    context = Context(config, model / "run", [], planning=True)
+    context.__dict__ |= {"judged": tasks, "tasks_key": "stand-ins", "answers_cut_off": []}
+    estimate = OnePool(context, machine(name))
+    figures, problems = {}, problems_of_plan(context, estimate).said
+    for stage in COSTLY:
+        costs = [each.cost(estimate) for each in STAGES[stage].artefacts(context)]
+        seconds = sum(cost.seconds(estimate.machine) or 0.0 for cost in costs)
+        figures[stage] = seconds / 3600, max(cost.memory or 0.0 for cost in costs)
+        problems += [f"{stage}: {cost.problem}" for cost in costs if cost.problem]
+    return figures, list(dict.fromkeys(problems))
 
 
 def main() -> None:
@@ -121,27 +128,32 @@ def main() -> None:
     out = [
         "# Planned cost of the 7B recipes",
         "",
-        f"`python -m experiments.plan_7b`. Planned figures, not measured: {TASKS} tasks of {ROWS}",
-        "rows, about 250 tokens each; hours at 40% of the peak in bfloat16.",
+        "`python -m experiments.plan_7b`. **Planned figures: nothing of this has been run.** No",
+        f"weights and no data are at hand: shapes are those of config.json, and {TASKS} stand-in",
+        f"tasks of {TRAIN + HELDOUT + TEST} rows, about 250 tokens each, have the counts of",
+        "configs/flan_mix.yaml. Hours are at 40% of the peaks of data sheets (matrix products in",
+        "bfloat16, divergences in float32) and do not count waiting for data or for other devices.",
     ]
+    tasks = stand_ins()
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        tokenizer = corpus.train_tokenizer(write_tasks(root / "tasks"), 1000)
+        texts = [x.prompt + x.response for x in tasks[0].heldout]
+        tokenizer = corpus.train_tokenizer(texts, 1000)
         for recipe, settings in MODELS.items():
-            write_model(root / recipe, settings, tokenizer)
-            for machine in MACHINES:
-                lines = plan(recipe, root / "tasks", root / recipe, machine)
-                out += ["", f"## {recipe} on {machine}", ""]
-                out += ["| stage | FLOPs | time | disk | memory/device |", "|---|---|---|---|---|"]
-                for line in lines:
-                    cells = re.split(r"  +", line)
-                    if cells[0] in ("adapters", "affinity", "runs", "evaluation"):
-                        stage, _, *figures = cells[:6]
-                        figures = [x for x in figures if FIGURE.match(x)]
-                        out.append("| " + " | ".join([stage, *figures, "", "", ""][:5]) + " |")
-                    elif line.startswith(("to do", "does not fit")):
-                        out.append(f"\n{line.split('; ')[0] if line[0] == 't' else line}")
-                print("\n".join(out[-9:]), flush=True)
+            write_model(Path(folder) / recipe, settings, tokenizer)
+            found = {name: plan(recipe, tasks, Path(folder) / recipe, name) for name in MACHINES}
+            out += ["", f"## {recipe}", "", f"| stage | {' | '.join(MACHINES.values())} |"]
+            out.append("|---" * (1 + len(MACHINES)) + "|")
+            for stage in COSTLY:
+                cells = [found[name][0][stage] for name in MACHINES]
+                told = [f"{hours:,.2f} h, {size(memory)}" for hours, memory in cells]
+                out.append(f"| {stage} | {' | '.join(told)} |")
+            totals = [sum(hours for hours, _ in found[name][0].values()) for name in MACHINES]
+            out.append(f"| all | {' | '.join(f'{total:,.1f} h' for total in totals)} |")
+            for name, title in MACHINES.items():
+                said = [x for x in found[name][1] if "its data cannot be had" not in x]
+                said = [x.split(": no weights")[0] for x in said if "no weights" not in x]
+                out += ["", f"On {title}:", ""] + [f"- {text}" for text in said] if said else []
+            print("\n".join(out[-20:]), flush=True)
     path = Path(__file__).parent / "results" / "plan_7b.md"
     path.write_text("\n".join(out) + "\n")
 

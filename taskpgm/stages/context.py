@@ -213,8 +213,13 @@ class Context:
     def tokenizer_notes(self, task: Task) -> tuple[str, ...]:
         """What the base's tokenizer decides about a task's rows; nothing while the base that this
         run trains is not there."""
-        if not self.is_there(self.base):
-            return ()
+        try:
+            if not self.is_there(self.base):
+                return ()
+        except (OSError, ValueError):  # there is no such model, which a plan says elsewhere
+            if self.planning:
+                return ()
+            raise
         rows = (*task.train, *task.heldout, *task.test)
         return special_notes(self.tokenizer(self.base), rows)
 

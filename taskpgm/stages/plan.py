@@ -44,7 +44,7 @@ def print_plan(
             costs = [(each.is_done(), each.cost(estimate)) for each in stage.artefacts(context)]
         except (ValueError, OSError) as error:
             lines.append((name, "?", "", "", "", "", "cannot be planned"))
-            refused.append(error)
+            said.append(f"{name}: {one_line(error)}")
             continue
         if not costs:
             continue
