@@ -14,7 +14,7 @@ from .launching import launch
 
 # As small as four tasks and seconds ask for.
 SMALL = {
-    "k=12": "k=2",
+    "k=12": "k=3",
     "runs=64": "runs=2",
     "doremi": "doremi:steps=2",
     "skill-it": "skill-it:steps=6",
