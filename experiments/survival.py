@@ -51,7 +51,7 @@ TINY = (
 PROMISED = {"SIGTERM": 75, "SIGINT": 130}
 # What is not what a run is for: its clock, its log, what is half done or only saves time.
 IGNORED = re.compile(
-    r"(^|/)(\.cache|\.groups|owner\.json|metrics\.jsonl|training|checkpoints)(/|$)"
+    r"(^|/)(\.cache|\.groups|owner\.json|metrics\.jsonl|choosing\.json|training|checkpoints)(/|$)"
 )
 CLOCKS = ("seconds", "date", "duration")
 
