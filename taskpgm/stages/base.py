@@ -14,7 +14,7 @@ from taskpgm.stages.context import Context, say
 from taskpgm.stages.decoders import embedded_config
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits, idle
 from taskpgm.stages.stage_artefact import StageArtefact
-from taskpgm.stages.tasks import TaskFile
+from taskpgm.stages.tasks import task_file
 
 SECTIONS = ("base", "embedded")
 MADE = "base"
@@ -102,7 +102,7 @@ class EmbeddedBase(StageArtefact):
 
     def finish(self, **facts: Any) -> None:
         super().finish(**facts)
-        TaskFile(self.context.folder, self.context.tasks_key, self.context).write()
+        task_file(self.context).write()  # with what the tokenizer decides
 
     def cost(self, estimate: Estimate) -> Cost:
         config, section = estimate.decoder(self.context.base), self.context.config.embedded

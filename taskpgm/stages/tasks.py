@@ -16,7 +16,12 @@ MADE = "tasks.json"
 
 def artefacts(context: Context) -> Iterator[StageArtefact]:
     """One file: names, families, sizes and content hashes of all tasks."""
-    yield TaskFile(context.folder, context.judged_key, context)
+    yield task_file(context)
+
+
+def task_file(context: Context) -> "TaskFile":
+    """The one artefact of this stage."""
+    return TaskFile(context.folder, context.judged_key, context)
 
 
 @dataclass(frozen=True)
