@@ -126,6 +126,8 @@ def check_import(context: Context) -> None:
     for task in context.tasks:
         imported_folder(context, task)
     config = adapted_config(context)
+    if config.lora is None:  # `validate` refuses it
+        return
     for task in progress.counted(context.tasks, "adapters", len(context.tasks), unit="task"):
         if not adapter(context, task).is_done():
             import_adapter(context, config, task)
