@@ -82,7 +82,7 @@ def check_row(name: str, inputs: Inputs) -> None:
         if "k" in inputs.arguments and row.affinity:
             mixture.check_selection(inputs.n, inputs.arguments["k"], inputs.cap, inputs.bounds)
         inputs.importance  # noqa: B018 (raises)
-        if not row.uses:  # made of the tasks alone, so that it can be made by now
+        if not row.uses and not row.runs:  # made of the tasks alone: it can be made by now
             row.make(inputs)
     except ValueError as error:
         raise ValueError(f"compare: {name!r}: {error}") from error
