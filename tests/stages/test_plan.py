@@ -116,6 +116,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.pipeline
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_a_plan_counts_what_the_run_does(changes, tmp_path, monkeypatch):
     """Rows filled up, whole batches, groups as long as their longest task: all of it."""
