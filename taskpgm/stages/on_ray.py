@@ -42,6 +42,7 @@ def run_on_ray(address: str, command: Sequence[str], section: Any) -> None:
     """
     try:
         import ray  # pyright: ignore[reportMissingImports]
+        from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(f"--ray={address}: install it, by pip install '.[ray]'") from error
     where = {"num_cpus": section.cpus * section.workers} if address == "local" else {}
@@ -54,7 +55,7 @@ def run_on_ray(address: str, command: Sequence[str], section: Any) -> None:
             number, failed = running.pop(ended)
             try:
                 code, last = ray.get(ended)
-            except ray.exceptions.RayError as error:  # its machine is gone
+            except RayError as error:  # its machine is gone
                 code, last = -1, [str(error).splitlines()[0]]
             if code == 0:
                 say("ray", f"worker {number} has nothing left to make")
