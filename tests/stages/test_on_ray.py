@@ -31,7 +31,7 @@ def test_without_ray_one_line_says_so(monkeypatch):
 def test_two_workers_on_ray_end_in_the_same_bits(finished, tasks_folder, tmp_path):
     pytest.importorskip("ray", reason="ray is not installed")
     workdir, options = tmp_path / "run", [f"--config.tasks.source={tasks_folder}"]
-    said = launch(workdir, *options, "--ray=local").stdout
+    said = launch(workdir, *options, "--stage=runs", "--ray=local").stdout
     assert "worker 0 has nothing left to make" in said and "worker 1 has nothing" in said
     assert weights(workdir) == weights(finished)
 
@@ -39,7 +39,11 @@ def test_two_workers_on_ray_end_in_the_same_bits(finished, tasks_folder, tmp_pat
 @pytest.mark.pipeline
 def test_a_unit_that_fails_is_named_and_tried_again(tasks_folder, tmp_path):
     pytest.importorskip("ray", reason="ray is not installed")
-    options = [f"--config.tasks.source={tasks_folder}", "--config.embedded.optimizer.lr=1e30"]
-    options += ["--config.embedded.optimizer.clip=0.0", "--config.ray.workers=1"]
+    options = [f"--config.tasks.source={tasks_folder}", "--config.embedded.optimizer.lr=10"]
+    options += [
+        "--config.embedded.optimizer.clip=0.0",
+        "--config.embedded.optimizer.weight_decay=1000",
+        "--config.ray.workers=1",
+    ]
     done = launch(tmp_path / "run", *options, "--config.ray.retries=1", "--ray=local", code=1)
     assert "worker 0 has failed 2 times: units base has failed; error: " in done.stderr

@@ -21,8 +21,8 @@ SMALL = (
     "--config.evaluation.exact_match_examples=1",
     "--config.evaluation.harness=()",
     "--config.affinity.bootstrap=4",
-    "--config.compare=('uniform','taskpgm-jsd')",
 )
+TWO = "--config.compare=('uniform','taskpgm-jsd')"
 
 FAMILIES = {
     "llama": {"architectures": ["LlamaForCausalLM"], "num_key_value_heads": 2},
@@ -86,6 +86,7 @@ def test_the_llama2_recipe(tasks_folder, tmp_path):
         f"--config.base.path={model}",
         f"--config.tasks.source={tasks_folder}",
         *SMALL,
+        TWO,
         config="configs/llama2_mix.py",
     )
     weights = json.loads((tmp_path / "run" / "mixture" / "weights.json").read_text())

@@ -170,6 +170,7 @@ def test_seeds_budget_and_k_are_swept_together(tasks_folder, tmp_path):
         f"--config.tasks.source={tasks_folder}",
         "--config.compare=('uniform','select-pmi')",
         "--config.sweep.k=(1,2)",
+        "--config.mixture.max_epochs=24",
         "--config.sweep.seeds=(1,2)",
         "--config.train.steps=2",
     )

@@ -93,7 +93,10 @@ Predict = Callable[[Float[np.ndarray, "r n"]], Float[np.ndarray, "r"]]
 
 
 def check_regressor(regressor: str) -> None:
-    """Raises ImportError where the regressor's package is not installed."""
+    """Raises ImportError where the regressor's package is not installed.
+
+    >>> check_regressor("ridge")  # numpy alone
+    """
     if regressor == "lightgbm" and importlib.util.find_spec("lightgbm") is None:
         raise ImportError(
             "RegMix's own regressor needs lightgbm: pip install 'taskpgm[regmix]', or take "
