@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -207,7 +208,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             f"{path}:{number}: not UTF-8: byte {error.object[error.start]:#04x} at offset "
             f"{begin + error.start}; save the file as UTF-8"
         ) from error
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"{path}:{number + 1}: cannot be decompressed: {error}") from error
 
 

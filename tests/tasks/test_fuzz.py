@@ -59,6 +59,7 @@ data = (
 @given(content=data)
 @example(content=b"[" * 10_000)
 @example(content=b"\xff\xfe")
+@example(content=b"\x1f\x8b\x08" + bytes(7) + b"\x06")  # a gzip header, then no block
 @example(content=b'{"a": 1}\r\n\r\n{"a": ' + b"9" * 5000)
 def test_any_bytes_give_rows_or_one_line(tmp_path, ending, content):
     path = tmp_path / f"rows{ending}"
