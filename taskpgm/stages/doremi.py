@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from taskpgm import models, training
 from taskpgm.artefact import remove
+from taskpgm.models.scoring import one_model_forward, target_log_probs
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.estimate import Cost, Estimate
 from taskpgm.stages.proxy_runs import (
@@ -51,46 +52,31 @@ class ReferenceAndProxy(ProxyRuns):
         steps = self.arguments.get("steps") or budget_steps(context)
         say("proxies", f"{self.title}: a reference and a proxy of {steps} steps each")
         uniform = np.full(n, 1 / n)
-        first = self.fresh(model)
+        first = model.beginning("doremi")
         train = training.make_train_step(model.config, model.optimizer, first)
-        reference = self.fit(model, train, first, uniform, steps, "reference").trainable
-        state = self.fresh(model)
+
+        def fit(step: Callable, state: Any, name: str) -> Any:
+            return model.fit(
+                step,
+                state,
+                model.batches(uniform, "doremi", name),
+                steps=steps,
+                directory=self.folder / name,
+                name=f"{self.title} {name}",
+                seed=context.seed_of("doremi"),
+            )
+
+        reference = fit(train, first, "reference").trainable
+        state = model.beginning("doremi")
         everywhere = NamedSharding(context.mesh, PartitionSpec())
         vectors = [training.place(x, everywhere) for x in beginning(n)]
         settings = {k: self.arguments[k] for k in ("rate", "smoothing") if k in self.arguments}
         step = make_dro_step(model.config, train, reference, model.params, n, **settings)
-        state = self.fit(model, step, GroupDRO(state, *vectors), uniform, steps, "proxy")
+        state = fit(step, GroupDRO(state, *vectors), "proxy")
         self.save(weights=np.asarray(models.to_host(state.total), np.float64) / steps)
         for name in ("reference", "proxy"):
             remove(self.folder / name / "checkpoints")
         return {"steps": steps, "seconds": round(time.monotonic() - start, 1)}
-
-    def fresh(self, model: SmallModel) -> training.TrainState:
-        """The proxy before its first step."""
-        key = jax.random.key(self.context.seed_of("doremi"))
-        lora = model.config.lora
-        # The params are also where the other of the two models starts.
-        first = (
-            models.init_lora(model.config, key) if lora else jax.tree.map(jnp.copy, model.params)
-        )
-        return training.create_state(model.optimizer, first, axes=model.axes)
-
-    def fit(
-        self, model: SmallModel, step: Any, state: Any, weights: Any, steps: int, name: str
-    ) -> Any:
-        """Trains one of the two models, or goes on where it stopped."""
-        return training.fit(
-            step,
-            state,
-            model.batches(weights, "doremi", name),
-            frozen=model.params if model.config.lora else None,
-            steps=steps,
-            directory=self.folder / name,
-            name=f"{self.title} {name}",
-            seed=self.context.seed_of("doremi"),
-            checkpoint_every=model.section.checkpoint_every,
-            log_every=self.context.config.log_every,
-        )
 
     def cost(self, estimate: Estimate) -> Cost:
         context = self.context
@@ -173,23 +159,17 @@ def token_losses(
     config: models.DecoderConfig, variables: Any, batch: Mapping[str, Array]
 ) -> Float[Array, "b t"]:
     """-log p of each position's target, nats; logits exist for POSITIONS of a row at a time."""
-    hidden: Any = models.Decoder(config).apply(
-        variables, batch["tokens"], batch["positions"], batch["segment_ids"], method="hidden"
-    )
-    matrix = models.unembedding(config, variables["params"]).astype(hidden.dtype)
-    rows, length, width = hidden.shape
+    forward = one_model_forward(config)
+    places = (batch[name] for name in ("tokens", "positions", "segment_ids"))
+    hidden, head = forward.hidden(variables, None, *places), forward.head(variables, None)
+    length = hidden.shape[1]
     size = next(k for k in range(min(POSITIONS, length), 0, -1) if length % k == 0)
 
-    def some(part: tuple[Array, Array]) -> Array:
-        logits = jnp.matmul(part[0], matrix, preferred_element_type=jnp.float32)
-        picked = jnp.take_along_axis(logits, part[1][..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits, axis=-1) - picked
+    # Row by row, so that devices that share the rows each unembed their own.
+    def one(states: Float[Array, "t d"], targets: Array) -> Float[Array, "t"]:
+        return -target_log_probs(states[None], head, targets, jnp.int32(length), size)[0][0]
 
-    parts = (
-        hidden.reshape(rows, length // size, size, width).swapaxes(0, 1),
-        batch["targets"].reshape(rows, length // size, size).swapaxes(0, 1),
-    )
-    return jax.lax.map(some, parts).swapaxes(0, 1).reshape(rows, length)
+    return jax.vmap(one)(hidden, batch["targets"])
 
 
 def runs(context: Context, arguments: Mapping[str, Any]) -> ReferenceAndProxy:

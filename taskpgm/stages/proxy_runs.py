@@ -10,10 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from taskpgm import evaluation, training
+from taskpgm import evaluation, models, training
 from taskpgm.artefact import digest, done_facts, read_arrays
 from taskpgm.stages.context import Context
 from taskpgm.stages.decoders import trained_axes, with_lora
@@ -126,6 +128,27 @@ class SmallModel:
         """Step -> batch of rows drawn by the weights of a mixture; `names` seed the draw."""
         seed = self.context.seed_of("proxies", *names)
         return sampled(self.rows, weights, self.section.batch_size, seed)
+
+    def beginning(self, name: str) -> training.TrainState:
+        """A small model before its first step; `name` seeds its adapter."""
+        # Copied: training gives up what it starts from, and another run starts from it too.
+        if self.config.lora:
+            first = models.init_lora(self.config, jax.random.key(self.context.seed_of(name)))
+        else:
+            first = jax.tree.map(jnp.copy, self.params)
+        return training.create_state(self.optimizer, first, axes=self.axes)
+
+    def fit(self, step: Callable, state: Any, batches: Callable, **settings: Any) -> Any:
+        """`training.fit` of a small model, or what is left of it; settings as there."""
+        return training.fit(
+            step,
+            state,
+            batches,
+            frozen=self.params if self.config.lora else None,
+            checkpoint_every=self.section.checkpoint_every,
+            log_every=self.context.config.log_every,
+            **settings,
+        )
 
     def losses(self, trained: Any) -> Float[np.ndarray, "k"]:
         """Loss of a trained model on the held-out rows of each task and target, nats per token."""

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
-from taskpgm import models, training
+from taskpgm import training
 from taskpgm.artefact import read_json, remove, write_json
 from taskpgm.mixture import baselines
 from taskpgm.multihost import on_primary
@@ -45,7 +44,6 @@ class OnlineRun(ProxyRuns):
 
     def make(self) -> dict[str, Any]:
         context, model = self.context, SmallModel(self.context)
-        section, seed = context.config.adapters, context.seed_of("skill-it")
         helps = on_primary(helpfulness)(context)
         steps = max(self.rounds, self.arguments.get("steps") or budget_steps(context))
         ends = [round(steps * (k + 1) / self.rounds) for k in range(self.rounds)]
@@ -53,27 +51,22 @@ class OnlineRun(ProxyRuns):
         settings = {k: self.arguments[k] for k in ("rate", "window") if k in self.arguments}
         path = self.folder / "rounds.json"
         told = read_json(path) if on_primary(path.is_file)() else []
-        first = models.init_lora(model.config, jax.random.key(seed)) if model.config.lora else None
-        trainable = model.params if first is None else first
-        state: Any = training.create_state(model.optimizer, trainable, axes=model.axes)
+        state: Any = model.beginning("skill-it")
         train = training.make_train_step(model.config, model.optimizer, state)
         for k in range(len(told), self.rounds):
             start = time.monotonic()
             before = np.array([each["losses"] for each in told]).reshape(-1, helps.shape[1])
             weights = baselines.skill_it(helps, before, **settings)
             # Called again with the same folder it goes on from where the round before has ended.
-            state = training.fit(
+            state = model.fit(
                 train,
                 state,
                 model.batches(weights, "skill-it", str(k)),
-                frozen=model.params if model.config.lora else None,
                 steps=ends[k],
                 totals=steps,
                 directory=self.folder / "run",
                 name=f"{self.title} {k + 1}/{self.rounds}",
-                seed=seed,
-                checkpoint_every=section.checkpoint_every,
-                log_every=context.config.log_every,
+                seed=context.seed_of("skill-it"),
             )
             losses = model.losses(state.trainable)
             seconds = time.monotonic() - start

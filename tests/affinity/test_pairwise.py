@@ -155,18 +155,24 @@ def test_few_bytes_do_not_mean_many_passes(scored):
     assert much.batch_size * scored <= much.scored_per_window and much.models_per_block == 316
 
 
-@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
-def test_models_read_as_often_as_planned(world, cut, monkeypatch):
-    rows = world.tasks[0][2]
-    scored = (rows.weights > 0).sum(1)
-    real, seen = pairwise.hidden_states, []
+@pytest.fixture
+def seen(monkeypatch):
+    """How many models each call for hidden states has read."""
+    real, sizes = pairwise.hidden_states, []
     monkeypatch.setattr(
         pairwise,
         "hidden_states",
         lambda forward, shared, models, window: (
-            seen.append(len(models["a"])) or real(forward, shared, models, window)
+            sizes.append(len(models["a"])) or real(forward, shared, models, window)
         ),
     )
+    return sizes
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_models_read_as_often_as_planned(world, cut, seen):
+    rows = world.tasks[0][2]
+    scored = (rows.weights > 0).sum(1)
     run(world, 0, range(5), [], cut)
     blocks = -(-5 // cut.models_per_block)
     held = (
@@ -199,18 +205,10 @@ def test_plan_shows_its_arithmetic():
 
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 @pytest.mark.parametrize("contexts", ["pool", "pair"])
-def test_a_plan_counts_what_is_read(world, cut, contexts, monkeypatch):
+def test_a_plan_counts_what_is_read(world, cut, contexts, seen):
     """Models times windows, fillers and repeats included."""
     rows = world.tasks[0][2]
     scored = (rows.weights > 0).sum(1)
-    real, seen = pairwise.hidden_states, []
-    monkeypatch.setattr(
-        pairwise,
-        "hidden_states",
-        lambda forward, shared, models, window: (
-            seen.append(len(models["a"])) or real(forward, shared, models, window)
-        ),
-    )
     run(
         world,
         0,
