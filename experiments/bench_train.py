@@ -199,12 +199,13 @@ def build(config, mode, rows, length, group=0):
     return step, state, (None if mode == "full" else params, jax.device_put(batch), key, total)
 
 
-def ours(shape, mode, seconds, group=0, layers=0, batch=None):
+def ours(shape, mode, seconds, group=0, layers=0, batch=None, attention="auto"):
     import jax
 
     from taskpgm.training import flops_per_token
 
     config, rows, length = decoder(shape, mode, layers)
+    config = replace(config, attention=attention)
     rows, length = batch or (rows, length)
     step, state, args = build(config, mode, rows, length, group)
     box = [state]

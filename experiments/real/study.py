@@ -175,9 +175,13 @@ def calls() -> list[Call]:
 
 
 def remove_judged(workdir: Path) -> None:
-    """Removes weights and checkpoints of runs that have been judged; their marks stay."""
-    for mark in workdir.glob("evaluation/*/done.json"):
-        run = workdir / "runs" / mark.parent.name
+    """Removes weights and checkpoints of runs that have been judged, by test rows and then by the
+    benchmarks; their marks stay."""
+    for mark in workdir.glob("evaluation/harness/*/done.json"):
+        name = mark.parent.name
+        if not (workdir / "evaluation" / name / "done.json").is_file():
+            continue
+        run = workdir / "runs" / name
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
         for file in run.glob("hf/*.safetensors"):
             file.unlink()

@@ -186,12 +186,11 @@ def reference(inputs: AttentionInputs) -> Float[Array, "b t h d"]:
 
 
 def cudnn(inputs: AttentionInputs) -> Float[Array, "b t h d"]:
-    """cuDNN's fused attention through `jax.nn`: 16-bit types, one segment a row, no cache."""
-    q, window = inputs.q, inputs.window
-    if inputs.segment_ids is not None:
-        raise ValueError(
-            "attention 'cudnn' cannot keep segments apart; use 'reference', or rows of one segment"
-        )
+    """cuDNN's fused attention through `jax.nn`: 16-bit types, no cache.
+
+    Segments are kept apart by a mask [b 1 t t], the same for all heads; scores are never stored.
+    """
+    q, window, segment_ids = inputs.q, inputs.window, inputs.segment_ids
     if not inputs.whole_rows or not inputs.window_is_static:
         raise ValueError(
             "attention 'cudnn' has neither a cache nor windows that differ; use 'reference'"
@@ -199,8 +198,17 @@ def cudnn(inputs: AttentionInputs) -> Float[Array, "b t h d"]:
     if q.dtype.itemsize != 2:
         raise ValueError(f"attention 'cudnn' needs bfloat16 or float16, not {q.dtype}")
     local = (window - 1, 0) if isinstance(window, int) else None
+    mask = None
+    if segment_ids is not None:
+        mask = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
     return jax.nn.dot_product_attention(
-        q, inputs.k, inputs.v, is_causal=True, local_window_size=local, implementation="cudnn"
+        q,
+        inputs.k,
+        inputs.v,
+        mask=mask,
+        is_causal=True,
+        local_window_size=local,
+        implementation="cudnn",
     )
 
 

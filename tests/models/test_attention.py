@@ -125,7 +125,6 @@ def test_splash_over_a_mesh():
     ("backend", "change", "said"),
     [
         ("flash", {}, "'flash' is none of auto, "),
-        ("cudnn", {"segment_ids": True}, "'cudnn' cannot keep segments apart"),
         ("cudnn", {"offset": 1}, "'cudnn' has neither a cache"),
         ("cudnn", {}, "'cudnn' needs bfloat16 or float16, not float32"),
         ("splash", {}, "'splash' needs rows of a multiple of 128 tokens, not 24"),
@@ -142,12 +141,23 @@ def test_refusals(backend, change, said):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs a GPU")
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("window", [None, 37])
-def test_cudnn_equals_reference(window):
+def test_cudnn_equals_reference(window, packed):
+    """Values and gradients, in bfloat16."""
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in inputs(t=256, d=64))
-    got = attention(q, k, v, window=window, backend="cudnn")
-    wanted = attention(q, k, v, window=window, backend="reference")
-    np.testing.assert_allclose(got.astype(np.float32), wanted.astype(np.float32), atol=3e-2)
+    segment_ids = jnp.asarray(segments(q.shape[0], 100, 60, 96)) if packed else None
+
+    def both(backend):
+        def loss(q, k, v):
+            out = attention(q, k, v, window=window, segment_ids=segment_ids, backend=backend)
+            return (out.astype(jnp.float32) ** 2).sum(), out
+
+        gradients, out = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+        return [np.asarray(x, np.float32) for x in (out, *gradients)]
+
+    for got, wanted in zip(both("cudnn"), both("reference"), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=3e-2 * max(1.0, np.abs(wanted).max()))
 
 
 def stand_in(monkeypatch, capability):
