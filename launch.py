@@ -104,7 +104,7 @@ def parse(argv: list[str]) -> list[str]:
 
         sys.exit(f"error: {stages.unreadable(argv) or one_line(error)}")
     if CONFIG.value is not None:
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
         if not os.path.isfile(path):
             sys.exit(f"error: --config={path}: no such file; the recipes are in configs/")
     return rest
