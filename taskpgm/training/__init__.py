@@ -1,7 +1,7 @@
 """How it learns: mesh, loss, optimizer, step, loop, checkpoints, metrics."""
 
 from taskpgm.training.boards import check_board
-from taskpgm.training.checkpoint import Damaged, quiet_orbax, restore_tree, save_tree
+from taskpgm.training.checkpoint import Damaged, restore_tree, save_tree
 from taskpgm.training.flops import (
     flops_per_token,
     forward_flops_per_token,
@@ -29,6 +29,7 @@ from taskpgm.training.mesh import (
 )
 from taskpgm.training.metrics import Writer
 from taskpgm.training.optimizer import Optimizer, make_optimizer
+from taskpgm.training.quiet import quiet_orbax
 from taskpgm.training.state import TrainState, create_state, init_sharded, unstack
 from taskpgm.training.step import make_train_step
 

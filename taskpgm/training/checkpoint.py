@@ -8,7 +8,6 @@ and compared after a restore. That costs one pass over arrays on their devices a
 
 import contextlib
 import errno
-import logging as py_logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -27,20 +26,6 @@ from jaxtyping import Array, Shaped, UInt32
 from taskpgm.multihost import on_primary
 
 T = TypeVar("T")  # a pytree of arrays
-
-
-def quiet_orbax() -> None:
-    """From now on the log leaves out Orbax's reports of each save, and the pages that it writes
-    about an error: the error is also raised to the caller, who reports it in one line.
-
-    A program calls it once, when it starts; importing this module changes no logger.
-    """
-    logging.get_absl_logger().addFilter(_worth_saying)
-
-
-def _worth_saying(record: py_logging.LogRecord) -> bool:
-    pages = record.levelno < py_logging.ERROR or record.exc_info
-    return not (pages and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
 class Damaged(OSError):
