@@ -30,7 +30,8 @@ from taskpgm.stages.affinity_files import read_affinities, read_resamples, read_
 from taskpgm.stages.context import Context
 from taskpgm.stages.mixture import predicted_loss
 from taskpgm.stages.mixture_inputs import Inputs
-from taskpgm.stages.runs import drawn, run_steps
+from taskpgm.stages.run_models import drawn
+from taskpgm.stages.steps import run_steps
 
 RECIPE = Path(__file__).parents[1] / "configs" / "quickstart.py"
 NAMED = ("uniform", "uniform-families", "size-proportional", "size-proportional:temperature=2")

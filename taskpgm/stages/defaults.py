@@ -202,7 +202,14 @@ SCHEMA: Section = {
         "seeds": integer(
             1, 1, "models per mixture: their spread tells a difference from chance", 1000
         ),
-        "batch_size": integer(16, 1, "rows per step, over all devices", ROWS),
+        "batch_size": integer(16, 1, "rows per step and run, over all devices", ROWS),
+        "group": integer(
+            1,
+            0,
+            "runs of one shape that train side by side in one program, at most; 0: as many as "
+            "memory takes; 1: one after the other",
+            1000,
+        ),
         "accumulate": integer(1, 1, "micro-batches a step; batch_size is a multiple of it"),
         "checkpoint_every": integer(500, 1, "steps between two checkpoints"),
         "keep": integer(
@@ -245,7 +252,7 @@ SCHEMA: Section = {
 }
 
 # How a model is trained, and not what it becomes; of these only the seeds are swept.
-HOW = ("train.seeds", "train.checkpoint_every", "train.keep", "train.log")
+HOW = ("train.seeds", "train.checkpoint_every", "train.keep", "train.log", "train.group")
 SCHEMA = {**SCHEMA, "sweep": sweep_section(SCHEMA, ("mixture", "train"), HOW[1:])}
 
 

@@ -15,7 +15,7 @@ from taskpgm.stages.compare import folder_name
 from taskpgm.stages.context import Context
 from taskpgm.stages.estimate import Cost, Estimate
 from taskpgm.stages.export_formats import FORMATS, lines
-from taskpgm.stages.runs import drawn
+from taskpgm.stages.run_models import drawn
 from taskpgm.stages.stage_artefact import StageArtefact
 from taskpgm.tasks import Example
 

@@ -11,7 +11,7 @@ from taskpgm.artefact import digest, done_key, read_json, write_json
 from taskpgm.records import Measures, from_json, to_json
 from taskpgm.stages.context import Context, Source
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate, fits, idle
-from taskpgm.stages.runs import MADE as RUNS
+from taskpgm.stages.run_models import MADE as RUNS
 from taskpgm.stages.stage_artefact import StageArtefact
 
 MADE = "evaluation"

@@ -141,7 +141,11 @@ def check_memory(context: Context) -> None:
         ),
         "train": (
             with_lora(base, config.train),
-            {"rows": config.train.batch_size, "accumulate": config.train.accumulate},
+            {
+                "rows": config.train.batch_size,
+                "accumulate": config.train.accumulate,
+                "group": max(1, min(config.train.group, len(config.compare) * config.train.seeds)),
+            },
         ),
     }
     if not config.base.path:
@@ -158,10 +162,11 @@ def check_memory(context: Context) -> None:
     for section, (decoder, shape) in shapes.items():
         need = training.estimate_memory(decoder, length=length, mesh=mesh, **shape).total
         if need > 2 * estimate.machine.memory:
-            rows = shape["rows"]
+            rows, fewer = shape["rows"], f"{section}.group, " * (shape.get("group", 1) > 1)
             raise ValueError(
                 f"{section}.batch_size={rows}: a step needs about {size(need)} of a device that "
-                f"has {size(estimate.machine.memory)}: lower it, tasks.length, or the model's size"
+                f"has {size(estimate.machine.memory)}: lower it, {fewer}tasks.length, or the "
+                "model's size"
             )
 
 

@@ -13,7 +13,7 @@ from taskpgm.stages.benchmarked import judged
 from taskpgm.stages.compare import parse
 from taskpgm.stages.context import Context
 from taskpgm.stages.measured import measured, run_source
-from taskpgm.stages.runs import MADE, inputs_key, run_name
+from taskpgm.stages.run_models import MADE, inputs_key, run_name
 from taskpgm.stages.sweep import SEEDS, depends, first_settings, points
 
 

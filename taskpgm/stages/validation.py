@@ -74,6 +74,8 @@ def conflicts(given: Mapping[str, Any]) -> list[tuple[str, str]]:
             found.append((name, "is of LoRA adapters: set adapters.mode=lora"))
     if given["tasks.heldout_fraction"] + given["tasks.test_fraction"] >= 1:
         found.append(("tasks.heldout_fraction", "leaves nothing to train on, with test_fraction"))
+    if given["train.log"] == "wandb" and given["train.group"] != 1:
+        found.append(("train.log", "shows one run at a time: set train.group=1"))
     if given["export"] and given["affinity.matrix"]:
         found.append(("export", "needs the tasks' examples, and affinity.matrix has none"))
     if not given["base.path"] and given["affinity.vocab_top_k"] >= given["embedded.vocab_size"]:

@@ -20,7 +20,7 @@ from taskpgm.multihost import preemption_requested
 from taskpgm.progress import Reporter
 from taskpgm.training.checkpoint import Checkpoints, abstract, disk_errors
 from taskpgm.training.mesh import put_batch
-from taskpgm.training.metrics import StepLog, Writer
+from taskpgm.training.metrics import GroupWriter, StepLog, Writer
 from taskpgm.training.state import TrainState
 from taskpgm.training.step import Step
 
@@ -54,6 +54,7 @@ def fit(
     flops_per_token: Callable[[float], float] | float | None = None,
     keep: int = 2,
     board: str = "",
+    members: Mapping[str, Path] | None = None,
 ) -> TrainState:
     """Trains until `steps` and returns the final state, which is also the last checkpoint.
 
@@ -73,6 +74,8 @@ def fit(
         devices' peak is known.
       keep: how many of the newest checkpoints are kept.
       board: "tensorboard" or "wandb" shows the metrics there too (`boards.open_board`).
+      members: by name the folder of each task of a group, for metrics.jsonl of its own numbers; by
+        default one in `directory` has the numbers of all.
 
     Raises:
       ValueError: when the loss is NaN or infinite, naming the step and the run.
@@ -88,8 +91,13 @@ def fit(
             return state
         if first:
             logging.info("%s: resuming at step %d of %d", name, first, steps)
-        writer = Writer(directory, step=first, board=board, name=name)
-        log = StepLog(name, writer, log_every, flops_per_token, meta.get("log"))
+        if members:
+            writer = GroupWriter(members, step=first, board=board)
+        else:
+            writer = Writer(directory, step=first, board=board, name=name)
+        log = StepLog(
+            name, writer, log_every, flops_per_token, meta.get("log"), list(members or ())
+        )
         key = _keys(seed)
         total = jnp.asarray(steps if totals is None else totals, jnp.int32)
         reader, mesh = ThreadPoolExecutor(1, "batches"), jax.sharding.get_mesh()

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,28 @@ class Writer:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+class GroupWriter:
+    """Writes the metrics of a group into the folders of its members, each its own numbers. What is
+    one number of all, as their speed, all of them get.
+
+    members: folder by name; the other arguments are those of `Writer`.
+    """
+
+    def __init__(self, members: Mapping[str, Path], *, step: int = 0, board: str = ""):
+        self._writers = [
+            Writer(folder, step=step, board=board, name=name) for name, folder in members.items()
+        ]
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        for i, writer in enumerate(self._writers):
+            own = {name: x[i] if np.ndim(x) else x for name, x in values.items()}
+            writer.write(step, own)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -125,12 +147,13 @@ class StepLog:
     def __init__(
         self,
         name: str,
-        writer: Writer,
+        writer: Writer | GroupWriter,
         every: int,
         flops_per_token: Callable[[float], float] | float | None = None,
         partial: Mapping[str, Any] | None = None,
+        members: Sequence[str] = (),
     ):
-        self.name, self.writer, self.every = name, writer, every
+        self.name, self.writer, self.every, self.members = name, writer, every, members
         self.note = ""  # for a progress bar
         self.finished = 0  # steps whose numbers the devices have given
         self._peak = peak_flops() if flops_per_token else None
@@ -188,7 +211,10 @@ class StepLog:
         if np.all(np.isfinite(loss)):
             return
         kind = "NaN" if np.any(np.isnan(loss)) else "infinite"
-        task = f", task {np.argmin(np.isfinite(loss))} of the group" if loss.ndim else ""
+        task, first = "", int(np.argmin(np.isfinite(loss)))
+        if loss.ndim:
+            member = self.members[first] if self.members else f"task {first}"
+            task = f", {member} of the group"
         raise ValueError(
             f"the loss is {kind} at step {step} of run {self.name}{task}; lower the learning rate, "
             "clip the gradient, or look at that step's data"

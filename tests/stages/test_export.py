@@ -11,7 +11,7 @@ import yaml
 from taskpgm.stages.context import Context
 from taskpgm.stages.export import Exports, shuffled
 from taskpgm.stages.export_formats import FORMATS, lines
-from taskpgm.stages.runs import drawn
+from taskpgm.stages.run_models import drawn
 from taskpgm.tasks import Example
 from tests.stages.launching import launch
 from tests.stages.tiny_config import get_config

@@ -111,6 +111,7 @@ VARIANTS = {
     "blocks": {"affinity.memory": 0.002, "affinity.batch_size": 3},
     "pairs": {"affinity.contexts": "pair", "affinity.vocab_top_k": 16},
     "seeds and steps": {"train.seeds": 2, "train.steps": 0, "compare": ("uniform", "taskpgm-jsd")},
+    "runs side by side": {"train.group": 3, "train.mode": "lora", "train.accumulate": 2},
     "whole models": {"adapters.mode": "full", "adapters.group": 3, "adapters.epochs": 3.0},
     "all answers": {"evaluation.exact_match_examples": 0, "evaluation.batch_size": 3},
 }

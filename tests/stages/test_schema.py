@@ -74,6 +74,7 @@ SENSELESS = {
     "train.epochs": (0.0, -1.0, NAN),
     "train.seeds": (0, -1),
     "train.batch_size": (0, -1),
+    "train.group": (-1, 1001),
     "train.accumulate": (0, -1, 3, 32),
     "train.checkpoint_every": (0, -1),
     "train.keep": (0, -1),
