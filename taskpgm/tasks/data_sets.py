@@ -27,12 +27,12 @@ def read_saved(path: Path) -> dict[str, Table]:
         raise _unreadable(str(path), error) from error
 
 
-def read_named(name: str, config: str | None) -> dict[str, Table]:
+def read_named(name: str, config: str | None, revision: str | None = None) -> dict[str, Table]:
     """The splits of a data set on the hub, or of a local folder with the layout of one."""
     import datasets
 
     try:
-        return _tables(datasets.load_dataset(name, config), name)
+        return _tables(datasets.load_dataset(name, config, revision=revision), name)
     except Exception as error:  # as above, and errors of the network
         raise _unreadable(f"{name} ({config})" if config else name, error) from error
 

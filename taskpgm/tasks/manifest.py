@@ -7,6 +7,7 @@
         family: superglue           # default: the task's name
         source: some-name/on-hub    # or a path from the manifest's folder: a file or a folder
         config: boolq               # of the data set
+        revision: 3de24cf8022e...   # of a data set on the hub: a whole commit hash, or a branch
         split: train                # default: train
         heldout_split: validation   # default: heldout, validation, ..., else cut off
         test_split: test            # default: test, where its rows have answers, else cut off
@@ -19,6 +20,7 @@
 
     targets:                        # the same, for tasks that are judged and not mixed
       - source: my_own_task.jsonl
+    expected: {superglue: 17}       # tasks of a family; where there are others, one line says so
 
 `columns` maps prompt/response, inputs/targets, instruction/input/output or messages to the data's
 own column names; `template` makes the two texts from any columns. `labels` are the class names of a
@@ -28,7 +30,9 @@ seeded draw. Values are text as written: `no` does not mean false here, and `007
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,7 @@ KEYS: Mapping[str, type] = {
     "family": str,
     "source": str,
     "config": str,
+    "revision": str,
     "split": str,
     "heldout_split": str,
     "test_split": str,
@@ -79,7 +84,7 @@ def parse(spec: Any, folder: Path, name: str, target: bool = False) -> list[Task
     Raises ValueError for an unknown key (it suggests the nearest), or a value of the wrong type."""
     if not isinstance(spec, Mapping):
         raise ValueError(f"{name}: a manifest is a mapping with `tasks:`, a list")
-    _check_keys(spec, ("defaults", "tasks", "targets"), name)
+    _check_keys(spec, ("defaults", "tasks", "targets", "expected"), name)
     defaults = _checked(spec.get("defaults") or {}, f"{name}: defaults")
     found = []
     for key, of_targets in (("tasks", target), ("targets", True)):
@@ -89,7 +94,25 @@ def parse(spec: Any, folder: Path, name: str, target: bool = False) -> list[Task
         if not isinstance(entries, list | tuple) or not entries:
             raise ValueError(f"{name}: `{key}` must be a list of sources")
         found += _entries(entries, defaults, folder, f"{name}: {key[:-1]}", of_targets)
-    return found
+    note = _unexpected(spec.get("expected") or {}, found, name)
+    return [replace(found[0], notes=(*found[0].notes, note)), *found[1:]] if note else found
+
+
+def _unexpected(expected: Any, sources: Iterable[TaskSource], name: str) -> str:
+    """A line on families that have another number of tasks than expected; "" if none has.
+
+    Raises ValueError for what is no mapping of families to numbers."""
+    if not isinstance(expected, Mapping) or not all(
+        re.fullmatch(r"\d{1,9}", str(count)) for count in expected.values()
+    ):
+        raise ValueError(f"{name}: `expected` must be a mapping of families to numbers of tasks")
+    found = Counter(source.family for source in sources)
+    told = [
+        f"{found[family]} tasks of {family} where {count} are expected"
+        for family, count in expected.items()
+        if found[family] != int(count)
+    ]
+    return f"{name}: {', '.join(told)}" if told else ""
 
 
 def _entries(
@@ -124,7 +147,7 @@ def _sources(entry: Mapping[str, Any], folder: Path, where: str, target: bool) -
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    splits = _open(entry["source"], entry.get("config"), folder, where)
+    splits = _open(entry, folder, where)
     tables = choose_splits(splits, where, *(entry.get(key) for key in SPLITS), target=target)
     options = {key: entry[key] for key in LIMITS if key in entry}
     options |= {"schema": schema, "test_is_named": "test_split" in entry, "target": target}
@@ -164,8 +187,11 @@ def _by_value(table: Table, column: str) -> dict[str, list[int]]:
     return groups
 
 
-def _open(source: str, config: str | None, folder: Path, where: str) -> dict[str, Table]:
+def _open(entry: Mapping[str, Any], folder: Path, where: str) -> dict[str, Table]:
+    source, config, revision = (entry.get(key) for key in ("source", "config", "revision"))
     path = folder / expand(source, where)
+    if path.exists() and revision:
+        raise ValueError(f"{where}: `revision` is of a data set on the hub, and {path} is here")
     try:
         if path.is_file() and split_ending(path):
             return file_splits(path)
@@ -173,7 +199,7 @@ def _open(source: str, config: str | None, folder: Path, where: str) -> dict[str
             return read_saved(path) if is_saved(path) else read_named(str(path), config)
         if split_ending(path) or source.startswith((".", "/", "~")):
             raise FileNotFoundError(f"no such file or folder: {path}")
-        return read_named(source, config)
+        return read_named(source, config, revision)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"{where}: {error}") from error
 

@@ -206,7 +206,7 @@ def test_a_data_set_by_name_is_one_task_a_configuration(tmp_path, monkeypatch):
     (home / "README.md").write_text(readme + "---\n")
     load_dataset, get_names = datasets.load_dataset, datasets.get_dataset_config_names
     local = {"someone/glue": str(home)}
-    monkeypatch.setattr(datasets, "load_dataset", lambda n, c: load_dataset(local[n], c))
+    monkeypatch.setattr(datasets, "load_dataset", lambda n, c, revision: load_dataset(local[n], c))
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda n: get_names(local[n]))
     tasks = by_name(load_tasks("someone/glue"))
     assert set(tasks) == {"one", "two"}
