@@ -81,7 +81,8 @@ def llama_factory_config(path: Path, chat: bool, name: str) -> Mapping[str, Any]
         }
     else:
         entry |= {"formatting": "alpaca", "columns": {"prompt": "prompt", "response": "response"}}
-    return {"dataset_info.json": {name: entry}}
+    # Its `dataset` is a list of names between commas, so a name has none.
+    return {"dataset_info.json": {name.replace(",", "_"): entry}}
 
 
 # --- open-instruct: messages, and the list of files with the share of each ----------------------
@@ -94,7 +95,8 @@ def open_instruct_config(path: Path, chat: bool, name: str) -> Mapping[str, Any]
     }
 
 
-# --- NeMo: rows of its SFT data sets, and the section `model.data.train_ds` ----------------------
+# --- NeMo: rows of its SFT data sets, and the section `model.data.train_ds` of the configuration
+# of megatron_gpt_finetuning.py (up to 2.6). `llm.FineTuningDataModule` reads the same rows.
 def nemo_chat(example: Example) -> Row:
     """NeMo's conversations: the system's words apart, and the speaker whose words do not count."""
     turns = messages(example)

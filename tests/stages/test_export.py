@@ -1,7 +1,9 @@
 """Exports for other trainers: the right examples and counts, in formats that they read."""
 
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -15,6 +17,7 @@ from taskpgm.stages.run_models import drawn
 from taskpgm.tasks import Example
 from tests.stages.launching import launch
 from tests.stages.tiny_config import get_config
+from tests.stages.trainer_schemas import AXOLOTL, LLAMA_FACTORY, NEMO, OPEN_INSTRUCT, misfits
 
 CHAT = Example(
     "",
@@ -121,10 +124,9 @@ def test_trl_loads_it(exported):
 
 
 @pytest.mark.pipeline
-def test_the_others_by_their_schemas(exported):
+def test_the_others_name_rows_that_are_there(exported):
     (source,) = section(exported, "axolotl")["datasets"]
-    assert source["ds_type"] == "json" and loaded_rows(source["path"]) == 24
-    assert {"field_instruction", "field_output", "format"} <= set(source["type"])
+    assert loaded_rows(source["path"]) == 24
     folder = exported / "mixture/export/llama-factory"
     info = json.loads((folder / "dataset_info.json").read_text())
     weights = json.loads((exported / "mixture" / "weights.json").read_text())
@@ -132,13 +134,76 @@ def test_the_others_by_their_schemas(exported):
     for entry in info.values():
         rows = loaded(folder / entry["file_name"])
         assert set(entry["columns"].values()) == set(rows.column_names)
-    path, share = section(exported, "open-instruct")["dataset_mixer_list"]
-    assert share == "1.0" and loaded_rows(path) == 24
+    path, _ = section(exported, "open-instruct")["dataset_mixer_list"]
+    assert loaded_rows(path) == 24
     train = section(exported, "nemo")["model"]["data"]["train_ds"]
+    assert loaded_rows(train["file_names"][0]) == 24
+
+
+def written(form: str, chat: bool, name: str = "a"):
+    """What a format writes beside its rows, and one of them."""
+    (content,) = FORMATS[form].config(Path(f"/runs/{name}.jsonl"), chat, name).values()
+    (line, *_) = lines(form, [("t", "f", CHAT if chat else PLAIN)], chat)
+    return yaml.safe_load(yaml.safe_dump(content)), json.loads(line)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("form", ["axolotl", "open-instruct", "nemo", "llama-factory"])
+def test_every_key_is_one_of_the_trainers_own(form, chat):
+    schemas = {"axolotl": AXOLOTL, "open-instruct": OPEN_INSTRUCT, "nemo": NEMO}
+    content, _ = written(form, chat)
+    if form == "llama-factory":
+        (content,) = content.values()
+    assert misfits(content, schemas.get(form, LLAMA_FACTORY)) == []
+    spoilt = {**content, "dataset_mixr": 1}
+    assert misfits(spoilt, schemas.get(form, LLAMA_FACTORY)) == [".dataset_mixr: no such key"]
+
+
+def test_what_axolotl_makes_of_a_row():
+    content, row = written("axolotl", chat=False)
+    (source,) = content["datasets"]
+    assert source["ds_type"] == "json" and source["split"] == "train"
+    # user_defined.py: without an input, no_input_format; the system's words only if there are any.
+    kind = source["type"]
+    prompt = kind["no_input_format"].format(instruction=row[kind["field_instruction"]])
+    assert (prompt, row[kind["field_output"]]) == (PLAIN.prompt, PLAIN.response)
+    assert "input" not in row and not kind["system_prompt"]
+    (source,) = written("axolotl", chat=True)[0]["datasets"]
+    assert source["type"] == "chat_template" and source["field_messages"] == "messages"
+
+
+def test_what_llama_factory_makes_of_a_row():
+    # converter.py: tags of every role that occurs, then user and assistant in turn.
+    (entry,), row = (
+        written("llama-factory", chat=True)[0].values(),
+        written("llama-factory", True)[1],
+    )
+    tags = entry["tags"]
+    roles = [turn[tags["role_tag"]] for turn in row[entry["columns"]["messages"]]]
+    assert roles.pop(0) == tags["system_tag"]
+    assert roles == [tags["user_tag"], tags["assistant_tag"]] * (len(roles) // 2)
+    # data_args.py: names in `dataset` are separated by commas, and stripped.
+    for name in ("closed-form-pmi:r=158,psd=shift", "taskpgm-pmi@budget=50,ratio=4"):
+        ((key, entry),) = written("llama-factory", False, name)[0].items()
+        assert "," not in key and key == key.strip() and entry["file_name"] == f"{name}.jsonl"
+
+
+def test_what_open_instruct_makes_of_its_list():
+    content, _ = written("open-instruct", chat=False)
+    path, amount = content["dataset_mixer_list"]
+    assert path.endswith(".jsonl") and content["dataset_mixer_list_splits"] == ["train"]
+    assert "." in amount and float(amount) == 1.0  # without a point it would be one example
+
+
+def test_what_nemo_makes_of_a_row():
+    train = written("nemo", chat=False)[0]["model"]["data"]["train_ds"]
     assert len(train["file_names"]) == len(train["concat_sampling_probabilities"]) == 1
-    line = open_lines(train["file_names"][0])[0]
-    assert train["prompt_template"].format(**json.loads(line))  # its fields are columns
-    assert train["label_key"] in json.loads(line)
+    keys = re.findall("{(.*?)}", train["prompt_template"])
+    assert train["prompt_template"].endswith(f"{{{train['label_key']}}}")
+    assert train["truncation_field"] in keys and set(keys) <= set(written("nemo", False)[1])
+    content, row = written("nemo", chat=True)
+    assert content["model"]["data"]["chat"] is True
+    assert row["mask"] in {turn["from"] for turn in row["conversations"]} and "system" in row
 
 
 def loaded_rows(path) -> int:
