@@ -69,7 +69,7 @@ def compared(one: Path, other: Path) -> list[str]:
     correlation is of the ranks that tasks have by weight, ties shared.
     """
     import numpy as np
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
     from taskpgm.stages.mixture import read_weights
 
@@ -83,7 +83,7 @@ def compared(one: Path, other: Path) -> list[str]:
     for name in ours.mixtures.keys() & theirs.mixtures.keys():
         p, q = (np.array(each.mixtures[name].weights) for each in (ours, theirs))
         flat = np.ptp(p) < 1e-12 or np.ptp(q) < 1e-12  # no ranks
-        rank = "" if flat else f"{float(spearmanr(p, q)[0]):.3f}"
+        rank = "" if flat else f"{np.corrcoef(rankdata(p), rankdata(q))[0, 1]:.3f}"
         kept = (p > 0).sum(), (q > 0).sum(), ((p > 0) & (q > 0)).sum()
         lines.append(
             f"| {name} | {np.abs(p - q).sum() / 2:.3f} | {rank} | {', '.join(map(str, kept))} |"

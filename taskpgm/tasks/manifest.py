@@ -188,7 +188,7 @@ def _by_value(table: Table, column: str) -> dict[str, list[int]]:
 
 
 def _open(entry: Mapping[str, Any], folder: Path, where: str) -> dict[str, Table]:
-    source, config, revision = (entry.get(key) for key in ("source", "config", "revision"))
+    source, config, revision = entry["source"], entry.get("config"), entry.get("revision")
     path = folder / expand(source, where)
     if path.exists() and revision:
         raise ValueError(f"{where}: `revision` is of a data set on the hub, and {path} is here")
