@@ -39,6 +39,7 @@ ROWS = (
     "regmix:runs=64,regressor=ridge",
     "doremi",
     "skill-it",
+    "less:rows=64",
 )
 
 

@@ -100,7 +100,10 @@ def check_matrices(context: Context) -> None:
         settings, decoder = context.config[section], context.decoder(source)
         known = training.matrices(decoder)
         absent = [name for name in settings.lora.targets if name not in known]
-        if settings.mode == "lora" and absent:
+        always = section == "adapters" and any(
+            x.split(":")[0] == "less" for x in context.config.compare
+        )
+        if (settings.mode == "lora" or always) and absent:
             raise ValueError(
                 f"{section}.lora.targets: {absent[0]!r} is no matrix of this {decoder.architecture}"
                 f": it has {', '.join(known)}"

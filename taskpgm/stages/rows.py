@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from taskpgm import mixture
 from taskpgm.mixture import baselines
-from taskpgm.stages import doremi, regmix, skill_it
+from taskpgm.stages import doremi, less, regmix, skill_it
 from taskpgm.stages.arguments import choice, file, number, ratio, whole
 from taskpgm.stages.context import Context
 from taskpgm.stages.mixture_inputs import EMBEDDINGS, LIKELIHOODS, RUNS, Inputs
@@ -173,6 +173,15 @@ def from_random_mixtures(x: Inputs) -> np.ndarray:
     )
 
 
+def from_influence(x: Inputs) -> np.ndarray:
+    """LESS on the targets; without any that matters, on the held-out rows of all tasks that do."""
+    found, matters = x.found(RUNS), x.importance > 0
+    judged = matters & (np.arange(len(matters)) >= x.n)
+    influences = found["influence"][:, judged if judged.any() else matters]
+    settings = {key: value for key, value in x.arguments.items() if key not in less.OWN}
+    return baselines.less(influences, found["task"], sizes_of(x), **settings)
+
+
 def size_proportional(x: Inputs) -> np.ndarray:
     """Weights by size, capped (`cap` examples) and flattened (`temperature`)."""
     return baselines.size_proportional(sizes_of(x), **x.arguments)
@@ -258,6 +267,14 @@ ROWS |= {
         uses=SCORED,
         losses=True,
         runs=skill_it.runs,
+    ),
+    "less": MixtureRow(
+        from_influence,
+        arguments={
+            **{key: number(0, strict=True, most=1) for key in ("top", "warmup")},
+            **{key: whole for key in ("epochs", "dim", "rows")},
+        },
+        runs=less.runs,
     ),
     "smart": MixtureRow(
         smart,

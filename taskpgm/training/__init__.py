@@ -9,6 +9,13 @@ from taskpgm.training.flops import (
     num_adapter_params,
     peak_flops,
 )
+from taskpgm.training.gradients import (
+    Moments,
+    Sketch,
+    adam_moments,
+    gradient_features,
+    make_sketch,
+)
 from taskpgm.training.loop import Preempted, fit
 from taskpgm.training.loss import cross_entropy
 from taskpgm.training.memory import (
@@ -37,10 +44,13 @@ __all__ = [
     "AXES",
     "Damaged",
     "Memory",
+    "Moments",
     "Optimizer",
     "Preempted",
+    "Sketch",
     "TrainState",
     "Writer",
+    "adam_moments",
     "check_board",
     "create_state",
     "cross_entropy",
@@ -50,11 +60,13 @@ __all__ = [
     "flops_per_token",
     "forward_flops_per_token",
     "forward_memory",
+    "gradient_features",
     "group_size",
     "host_memory",
     "init_sharded",
     "make_mesh",
     "make_optimizer",
+    "make_sketch",
     "make_train_step",
     "matrices",
     "model_bytes",

@@ -159,7 +159,7 @@ def _step(
     def loss_and_gradient(batch: Batch, key: Array) -> tuple[Array, Tree]:
         def loss(trainable: Tree) -> Float[Array, ""]:
             variables = trained_variables(config, trainable, frozen)
-            return scale * _sum_nll(config, variables, batch, key, chunk, axis_name)
+            return scale * sum_nll(config, variables, batch, key, chunk, axis_name)
 
         return jax.value_and_grad(loss)(state.trainable)
 
@@ -177,7 +177,7 @@ def _step(
     return updated, {"loss": loss, "tokens": tokens, "grad_norm": norm, "lr": rate}
 
 
-def _sum_nll(
+def sum_nll(
     config: DecoderConfig,
     variables: Mapping[str, Tree],
     batch: Batch,

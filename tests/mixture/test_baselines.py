@@ -15,6 +15,7 @@ HELPERS = {
     "excess_loss",
     "facility_location",
     "graph_cut",
+    "influence",
     "permuted_affinity",
 }
 S = affinity(6)
@@ -25,6 +26,7 @@ ARGUMENTS = {
     "clustered": (S, X),
     "doremi": (np.abs(S),),
     "graph_laplacian": (S, 2.0),
+    "less": (RUNS, np.arange(20) % 6, [5, 4, 3, 2, 1, 9]),
     "mixmin": (-np.abs(S),),
     "permuted": (S, 2.0),
     "pure_diversity": (S,),

@@ -18,6 +18,7 @@ SMALL = {
     "runs=64": "runs=2",
     "doremi": "doremi:steps=2",
     "skill-it": "skill-it:steps=6",
+    "less:rows=64": "less:rows=4,epochs=2",
 }
 
 

@@ -52,6 +52,7 @@ def inputs():
             "regmix:regressor=ridge,simulated=200": lambda: drawn,
             "doremi": lambda: {"weights": drawn["prior"]},
             "skill-it": lambda: drawn | {"weights": drawn["mixtures"]},
+            "less": lambda: {"influence": random, "task": np.arange(12) % 5},
         },
     )
 

@@ -14,6 +14,7 @@ the source's own as defaults; it returns weights, float64 [n] with sum 1.
 | `mixmin` | log-likelihoods of target examples under the single-task models |
 | `doremi` | excess losses of a proxy model along its training |
 | `regmix` | losses of small runs on random mixtures |
+| `less` | influence of training rows on targets, by gradients along a warm-up |
 | `skill_it` | who helps whom, and the losses of a small model along its training |
 """
 
@@ -26,6 +27,7 @@ from taskpgm.mixture.baselines.controls import (
     softmax_rows,
 )
 from taskpgm.mixture.baselines.doremi import doremi, doremi_update, excess_loss
+from taskpgm.mixture.baselines.less import influence, less
 from taskpgm.mixture.baselines.mixmin import mixmin
 from taskpgm.mixture.baselines.regmix import check_regressor, dirichlet_mixtures, regmix
 from taskpgm.mixture.baselines.sizes import (
@@ -56,6 +58,8 @@ __all__ = [
     "facility_location",
     "graph_cut",
     "graph_laplacian",
+    "influence",
+    "less",
     "mixmin",
     "permuted",
     "permuted_affinity",
