@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
+import launch as launcher  # noqa: F401  # its settings of XLA are those of all tests here
 from tests.stages.launching import launch, write_tasks
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly(quick_compile):
+    """As `launch` does: one compiled program serves runs in this process and in others."""
 
 
 @pytest.fixture(scope="session")

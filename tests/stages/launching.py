@@ -1,10 +1,15 @@
-"""Small data, and launch.py as a user starts it: in a process of its own."""
+"""Small data, and launch.py as a user starts it."""
 
+import atexit
+import functools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -53,19 +58,72 @@ def environment(devices: int = 1, optimised: bool = False) -> dict[str, str]:
 
 
 def launch(
-    workdir, *options, config=TINY, code=0, devices=1, optimised=False, timeout=300
+    workdir,
+    *options,
+    config=TINY,
+    code=0,
+    devices=1,
+    optimised=False,
+    timeout=300,
+    forked=True,
 ) -> subprocess.CompletedProcess:
-    """Runs launch.py to its end and checks its exit code."""
-    done = subprocess.run(
-        command(workdir, *options, config=config),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment(devices, optimised),
-        timeout=timeout,
-    )
+    """Runs launch.py to its end and checks its exit code.
+
+    `forked`: in a fork of a process that has imported everything, and not in one of its own.
+    """
+    words = command(workdir, *options, config=config)
+    if forked:
+        settings = {
+            "jax_num_cpu_devices": devices,
+            "jax_disable_most_optimizations": not optimised,
+        }
+        done = run_fork(words, settings, timeout)
+    else:
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=environment(devices, optimised),
+            timeout=timeout,
+        )
     assert done.returncode == code, done.stdout + done.stderr
     return done
+
+
+@functools.cache
+def fork_server() -> subprocess.Popen:
+    """fork_server.py for all runs of this process of pytest, and ended with it."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.stages.fork_server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+    )
+    atexit.register(server.communicate)
+    return server
+
+
+def run_fork(words: list[str], settings: dict, timeout: float) -> subprocess.CompletedProcess:
+    """Runs a command line of launch.py in a fork, which is killed after `timeout` seconds."""
+    server = fork_server()
+    assert server.stdin and server.stdout
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder, "stdout"), Path(folder, "stderr")
+        request = {"options": words[2:], "settings": settings}
+        request |= {"stdout": str(said[0]), "stderr": str(said[1])}
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        child = int(server.stdout.readline())
+        late = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
+        late.start()
+        try:
+            code = int(server.stdout.readline())
+        finally:
+            late.cancel()
+        return subprocess.CompletedProcess(words, code, *(path.read_text() for path in said))
 
 
 def start_pair(workdir, *options: str, second: tuple[str, ...] = ()) -> list[subprocess.Popen]:

@@ -274,8 +274,8 @@ def test_flags_that_are_wrong(tmp_path):
         (["--config.mixture.ration=2"], "did you mean 'mixture.ratio'"),
         (["--config.mixture.ratio=high"], "has to be a number >= 0"),
     ):
-        done = launch(tmp_path / "run", *options, code=1)
+        done = launch(tmp_path / "run", *options, code=1, forked=False)
         assert said in done.stderr and "Traceback" not in done.stderr
-    done = launch(tmp_path / "run", config="configs/nowhere.py", code=1)
+    done = launch(tmp_path / "run", config="configs/nowhere.py", code=1, forked=False)
     assert "configs/nowhere.py: no such file" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -27,7 +27,9 @@ def workdir(made_once) -> Path:
     recipe = ROOT / "configs" / "quickstart.py"
     return made_once(
         "quickstart",
-        lambda folder: launch(folder, *options, config=recipe, optimised=True, timeout=900),
+        lambda folder: launch(
+            folder, *options, config=recipe, optimised=True, timeout=900, forked=False
+        ),
     )
 
 

@@ -17,6 +17,7 @@ def test_every_stage_leaves_what_the_next_one_reads(tmp_path):
         workdir,
         f"--config.tasks.source={write_tasks(tmp_path / 'tasks')}",
         f"--config.compare={ROWS}",
+        forked=False,
     )
     weights = json.loads((workdir / "mixture" / "weights.json").read_text())
     assert abs(sum(weights["weights"]) - 1) < 1e-9
