@@ -125,9 +125,11 @@ def test_a_plan_counts_what_the_run_does(changes, tmp_path, monkeypatch):
     config = config_of(data, **changes)
     config.mesh.data = 1
     config.mesh.task = -1
+    for section in ("embedded", "adapters", "train"):
+        config[section].checkpoint_every = 1000  # nobody goes on from there
     expected = planned(config, tmp_path / "run")
     counted = Counted(monkeypatch)
-    stages.run(config, str(tmp_path / "run"))
+    stages.run(config, str(tmp_path / "run"), last="evaluation")
     found = counted.found
     for stage in ("base", "adapters", "affinity", "runs"):
         assert found[stage] == expected[stage] > 0, stage
