@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for all tests, so that sharding is tested without an accelerator."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         rank = next((i for i, mark in enumerate(marks) if mark), len(marks))
         ranks[item.path] = min(rank, ranks.get(item.path, rank))
     items.sort(key=lambda item: ranks[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """A file's programs go with it: of all files together they are gigabytes to look through."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """`pip install` installs the whole package and what it needs."""
 
 import ast
+import functools
 import re
 import shutil
 import subprocess
@@ -49,7 +50,7 @@ def test_a_wheel_asks_for_what_requirements_txt_lists(wheel):
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.stem))
 def test_what_is_imported_at_once_is_listed(path):
     """Imports inside functions may be of extras; imports of modules must be requirements."""
-    distributions = packages_distributions()
+    distributions = installed()
     names = {
         name.split(".")[0]
         for node in ast.parse(path.read_text()).body
@@ -60,6 +61,10 @@ def test_what_is_imported_at_once_is_listed(path):
     for name in names:
         owners = {normal(owner) for owner in distributions.get(name, ())}
         assert owners & known, f"{path.name} imports {name}: not in requirements.txt"
+
+
+# Reads all that is installed.
+installed = functools.cache(packages_distributions)
 
 
 def listed() -> list[str]:

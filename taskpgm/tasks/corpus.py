@@ -5,6 +5,7 @@ import importlib
 import inspect
 import random
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -96,11 +97,13 @@ def _documents() -> Iterator[str]:
 
 
 def _docstrings(owner: object, module: str) -> Iterator[str]:
-    """Docstrings of a module or class and of its public members, sorted by name."""
+    """Docstrings of a module or class and of its public members, sorted by name, without those that
+    other libraries have added (transformers gives loggers methods of its own)."""
     if isinstance(owner.__doc__, str):
         yield inspect.cleandoc(owner.__doc__)
     for name, member in sorted(vars(owner).items()):
-        if name.startswith("_"):
+        origin = getattr(member, "__module__", None) or module
+        if name.startswith("_") or str(origin).split(".")[0] not in sys.stdlib_module_names:
             continue
         if inspect.isclass(member) and member.__module__ == module and member is not owner:
             yield from _docstrings(member, module)

@@ -34,7 +34,7 @@ def run(options: list[str], settings: dict[str, Any], stdout: str, stderr: str) 
 def main() -> None:
     for name in PRELOADED:
         import_module(name)
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401
+    from transformers import PreTrainedTokenizerFast  # noqa: F401
 
     gc.freeze()
     for line in sys.stdin:

@@ -1,6 +1,7 @@
 """Python's documentation as text, and the tokenizer trained on text."""
 
 import json
+import logging
 
 import pytest
 
@@ -16,6 +17,15 @@ def test_documentation_is_plenty_clean_and_the_same_twice():
     assert corpus.documentation(0) == texts
     other = corpus.documentation(1)
     assert other != texts and sorted(other) == sorted(texts)
+
+
+def test_what_a_library_adds_to_a_class_of_python_is_not_its_documentation(monkeypatch):
+    def shout(self) -> None:
+        """Logs what somebody else has written, and at length."""
+
+    texts = corpus.documentation()
+    monkeypatch.setattr(logging.Logger, "shout", shout, raising=False)
+    assert corpus.documentation() == texts
 
 
 def test_long_paragraphs_are_cut_between_words_and_nothing_is_lost():
