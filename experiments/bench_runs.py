@@ -1,7 +1,7 @@
 """How fast do n runs on mixtures train side by side in one program, against one after the other?
 
     python experiments/bench_runs.py                    # minutes on 2 CPU cores, or on one GPU
-    python experiments/bench_runs.py --runs 3,17,51     # how many side by side
+    python experiments/bench_runs.py --runs 17,51       # how many side by side
     python experiments/bench_runs.py --quick            # tiny shapes: does it run at all?
 
 Both ways in one process, with the same step and the same batches, turn by turn, so that a machine
@@ -203,9 +203,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny shapes, nothing recorded")
     parser.add_argument("--shape", default="demo" if on_cpu else "smollm2", choices=list(SHAPES))
     parser.add_argument("--modes", default="lora,full")
-    parser.add_argument("--runs", default="3,6,12" if on_cpu else "3,17,51")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runs", default="3,9" if on_cpu else "3,17")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3 if on_cpu else 2)
     args = parser.parse_args()
     modes, runs = args.modes.split(","), [int(n) for n in args.runs.split(",")]
     report: dict[str, Any] = {"machine": machine(("jax", "flax", "optax"))}
