@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from predictors import PREDICTORS, exponential, law_of, losses
+from predictors import PREDICTORS, law_of, losses, open_law
 from record import machine
 from swarm import Agreement, Swarm, agreement, ceiling, halves, later_runs, load
 from taskpgm.affinity import resample_losses
@@ -47,19 +47,22 @@ CHOICES = {
     "as it is": {},
     "reference: the base": {"reference": "base"},
     "reference: the median": {"reference": "median"},
-    "a run counts the same whatever its length": {"unit": "runs"},
+    "a run counts by its examples": {"unit": "examples"},
+    "exp(-x) for (1 + x / 2)^-2": {"power": None},
+    "both: the law of before": {"unit": "examples", "power": None},
     "repeats teach as well": {"epochs": None},
     "what others cost does not count": {"harm": 0.0},
     "and no faster to prevent": {"guard": 1.0},
-    "negative e-folds count 0.1": {"negative": 0.1},
-    "negative e-folds count 1": {"negative": 1.0},
+    "unlearning counts 0.1": {"negative": 0.1},
+    "unlearning counts 1": {"negative": 1.0},
     "floor 0": {"floor": 0.0},
     "floor 0.5": {"floor": 0.5},
     "a run may leave 0.02": {"least": 0.02},
     "pace 0.5": {"pace": 0.5},
     "pace 2": {"pace": 2.0},
     "pace 4": {"pace": 4.0},
-    "(1 + x)^-1 for exp(-x)": {"power": 1.0},
+    "(1 + x)^-1": {"power": 1.0},
+    "(1 + 2 x)^-1/2": {"power": 0.5},
 }
 STRENGTHS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
 
@@ -166,7 +169,7 @@ def choices(swarms: dict[str, Swarm]) -> list[str]:
     for label, change in CHOICES.items():
         row = [label]
         for swarm in swarms.values():
-            found = exponential(swarm, **change)
+            found = open_law(swarm, **change)
             row += [short(swarm, found, ~swarm.by_law), short(swarm, found, swarm.seed >= 0)]
             row.append(f"{np.sqrt(((found - swarm.measured) ** 2).mean()):.3f}")
         rows.append(row)
@@ -182,7 +185,7 @@ def chosen_on_a_half(name: str, swarm: Swarm, swarms: dict[str, Swarm]) -> list[
     settings = [
         dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())
     ]
-    predicted = [exponential(swarm, **setting) for setting in settings]
+    predicted = [open_law(swarm, **setting) for setting in settings]
 
     def score(p: np.ndarray, runs: np.ndarray) -> float:
         found = agreement(swarm, p, runs, resamples=2)
@@ -195,12 +198,12 @@ def chosen_on_a_half(name: str, swarm: Swarm, swarms: dict[str, Swarm]) -> list[
         rows.append(
             [f"chosen on the {label} half: {settings[best]}", short(swarm, predicted[best], fit)]
             + [short(swarm, predicted[best], judge)]
-            + [short(s, exponential(s, **settings[best]), ~s.by_law) for s in others.values()]
+            + [short(s, open_law(s, **settings[best]), ~s.by_law) for s in others.values()]
         )
-    own = exponential(swarm)
+    own = open_law(swarm)
     rows.append(
         ["the package's constants", short(swarm, own, first), short(swarm, own, second)]
-        + [short(s, exponential(s), ~s.by_law) for s in others.values()]
+        + [short(s, open_law(s), ~s.by_law) for s in others.values()]
     )
     head = ["constants", "half they were chosen on (first)", "other half (second)", *others]
     return [f"## {name}: constants chosen on one half", "", *table(head, rows)]

@@ -12,7 +12,7 @@ import numpy as np
 from swarm import Swarm
 from taskpgm.affinity import mean_losses
 from taskpgm.mixture import PredictedLoss
-from taskpgm.mixture.worth import FLOOR, GUARD, LEAST
+from taskpgm.mixture.worth import FLOOR, GUARD, LEAST, POWER
 
 Predictor = Callable[[Swarm], np.ndarray]
 
@@ -97,18 +97,18 @@ def ensemble(swarm: Swarm) -> np.ndarray:
     return out
 
 
-def exponential(
+def open_law(
     swarm: Swarm,
     reference: str = "best",
     floor: float = FLOOR,
     least: float = LEAST,
     pace: float = 1.0,
     epochs: float | None = 1.0,
-    unit: str = "examples",
+    unit: str = "runs",
     harm: float = 1.0,
     guard: float = GUARD,
     negative: float = 0.0,
-    power: float | None = None,
+    power: float | None = POWER,
 ) -> np.ndarray:
     """The package's law with its choices laid open, for ablations.
 
@@ -118,8 +118,8 @@ def exponential(
       epochs: scale on which repeats stop teaching; None: they teach as well as new examples.
       unit: "examples" of single-task runs, or "runs": a run counts the same whatever its length.
       harm: how much counts of what training on others costs; 0: nothing.
-      negative: how much of a harmful model's negative e-folds counts.
-      power: (1 + x / power)^-power in place of exp(-x).
+      negative: how much of what a harmful model unlearns counts.
+      power: of the learning curve, (1 + x / power)^-power; None: exp(-x).
     """
     loss, b = losses(swarm), references(swarm)[reference]
     f = floor * np.minimum(loss.min(0), b)

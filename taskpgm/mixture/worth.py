@@ -3,18 +3,22 @@
 Every single-task model i, scored on task k, is one point of a learning curve of k: after the
 examples that model i was trained on, of task i, its loss on k is L_ik. The law adds these up. With
 b_k the loss of who was not trained for k, f_k the loss that training does not go below, and
-h_ik = -log((L_ik - f_k) / (b_k - f_k)), at least 0, what model i has learnt of k in e-folds,
+l_ik = (L_ik - f_k) / (b_k - f_k), at most 1, the part of k that model i has left to learn,
 
-    loss_k(p) = f_k + (b_k - f_k) exp(-x_k(p)) + d_k exp(-4 x_k(p)),
-    x_k(p) = pace sum_i h_ik m_i(p_i) / m_i(own run).
+    loss_k(p) = f_k + (b_k - f_k) (1 + x_k(p) / 2)^-2 + d_k exp(-4 x_k(p)),
+    x_k(p) = pace sum_i h_ik m_i(p_i) / m_i(own run),    h_ik = 2 (l_ik^(-1/2) - 1).
+
+Loss falls as a power of what is learnt, so a little of a task teaches more than its share, and one
+run teaches as much as another, however many examples fit into its rows: own run is the median.
 
 b_k is the lower loss of the base and of the median of the other tasks' models, so that neither
 form, which every model learns, nor less harm counts as help. d_k, that median less b_k, is what
 training on other tasks does to k; a little of k prevents it. m_i is the number of distinct
 examples' worth in c drawn ones, N (1 - exp(-c / N)) for a task of N examples, since a repeated
 example teaches less (Muennighoff et al. 2023, arXiv 2305.16264, "Scaling data-constrained language
-models", equation 5, with one epoch as the scale). x is concave in p and exp(-x) falls with x, so
-every task's loss is convex in p: the best mixture is found exactly, with a certificate.
+models", equation 5, with one epoch as the scale). x is concave in p, and every term falls with x
+and is convex in it, so every task's loss is convex in p: the best mixture is found exactly, with a
+certificate.
 
 experiments/results/predict.md holds what this predicts of trained mixtures, and what was tried.
 """
@@ -35,6 +39,7 @@ from taskpgm.mixture.solve import Solution
 FLOOR = 0.9  # of the least loss that any single-task model has: training goes no lower than this
 LEAST = 0.2  # of what is to be learnt of a task, a single-task run is believed to leave so much
 GUARD = 4.0  # harm is prevented by so many times fewer examples than a task is learnt from
+POWER = 2.0  # of the learning curve
 SEEN = 0.25  # of the budget: what a single-task model was trained on, where that is not known
 PULL = 0.1  # nats: strength of the pull to a prior; what trained mixtures were best with
 
@@ -53,7 +58,7 @@ class PredictedLoss:
       floor: f, loss that training does not go below, [b, k], nats; tasks from n on are targets.
       gain: b - f, what there is to be learnt, [b, k], nats.
       harm: d, what training on other tasks alone costs, [b, k], nats.
-      rate: e-folds of a task's gain in a unit of weight on task i, not negative, [b, n, k].
+      rate: what a unit of weight on task i teaches of a task, x above, not negative, [b, n, k].
       supply: weight at which a task has given each of its examples once, [n]; infinity: never.
     """
 
@@ -83,7 +88,7 @@ class PredictedLoss:
           budget: examples that the mixture is going to be trained on.
           sizes: training examples of each task, [n]; with `budget`, repeats then teach less.
           seen: examples, repeats counted, that each single-task model was trained on, [n] or one
-            number; None: a quarter of the budget.
+            number; their median counts for all. None: a quarter of the budget.
           pace: how much faster than a single-task run the mixture's learns from an example.
         Raises:
           ValueError: wrong shapes, NaN or infinity, losses that are not positive, `sizes` or
@@ -94,14 +99,15 @@ class PredictedLoss:
         if budget is None and (sizes is not None or seen is not None):
             raise ValueError("sizes and seen count examples: give the budget of the mixture too")
         whole = 1.0 if budget is None else _positive(budget, "budget", ())
-        own = np.full(n, SEEN) if seen is None else _positive(seen, "seen", (n,)) / whole
+        own = SEEN if seen is None else np.median(_positive(seen, "seen", (n,))) / whole
         supply = np.full(n, np.inf) if sizes is None else _positive(sizes, "sizes", (n,)) / whole
         median = _median_of_others(loss, untrained)
         reference = median if untrained is None else np.minimum(untrained, median)
         floor = FLOOR * np.minimum(loss.min(-2), reference)
         left = (loss - floor[:, None]) / (reference - floor)[:, None]
         learnt = _distinct(np.broadcast_to(own, n), np.broadcast_to(supply, n))
-        rate = -np.log(np.clip(left, LEAST, 1.0)) * _positive(pace, "pace", ()) / learnt[:, None]
+        learning = POWER * (np.clip(left, LEAST, 1.0) ** (-1 / POWER) - 1)
+        rate = learning * _positive(pace, "pace", ()) / learnt[:, None]
         gain, harm = reference - floor, median - reference
         return cls(floor, gain, harm, rate, np.broadcast_to(supply, n))
 
@@ -172,7 +178,7 @@ def per_task_mean(law: PredictedLoss, weights: Float[AnyArray, "*c n"]) -> Float
     finite = jnp.where(jnp.isfinite(law.supply), law.supply, 1.0)
     distinct = jnp.where(jnp.isfinite(law.supply), -finite * jnp.expm1(-weights / finite), weights)
     learnt = jnp.einsum("...i,bik->...bk", distinct, law.rate)
-    left = law.gain * jnp.exp(-learnt) + law.harm * jnp.exp(-GUARD * learnt)
+    left = law.gain * (1 + learnt / POWER) ** -POWER + law.harm * jnp.exp(-GUARD * learnt)
     return jnp.mean(law.floor + left, axis=-2)
 
 
@@ -184,10 +190,11 @@ def _quadratic(
     grown = np.exp(-p / law.supply)  # derivative of the distinct examples' worth
     learnt = np.einsum("i,bik->bk", _distinct(p, np.asarray(law.supply)), law.rate)
     share = w / len(law.gain)
-    left, harm = law.gain * np.exp(-learnt) * share, law.harm * np.exp(-GUARD * learnt) * share
-    pull = np.einsum("bk,bik->i", left + GUARD * harm, law.rate)
+    curve = 1 + learnt / POWER
+    left, harm = law.gain * curve**-POWER * share, law.harm * np.exp(-GUARD * learnt) * share
+    pull = np.einsum("bk,bik->i", left / curve + GUARD * harm, law.rate)
     steep = law.rate * grown[:, None]
-    bent = (left + GUARD**2 * harm)[:, None]
+    bent = ((1 + 1 / POWER) * left / curve**2 + GUARD**2 * harm)[:, None]
     curvature = np.einsum("bik,bjk->ij", steep * bent, steep, optimize=True)
     curvature = curvature + np.diag(pull * grown / law.supply)
     value = float(np.sum(law.floor * share + left + harm))

@@ -70,11 +70,19 @@ def test_more_of_a_helpful_task_never_hurts(make):
 
 def test_alone_a_task_is_learnt_as_by_its_own_run():
     matrix = np.array([[2.5, 3.0], [3.0, 2.5]])
-    one = PredictedLoss.from_losses(matrix, [3.0, 3.0], budget=100, seen=[50, 100])
-    # Task 0 saw half of the budget: half of the weight is its own run. Task 1 needs all of it.
-    assert one.per_task([0.5, 0.5])[0] == pytest.approx(2.5)
-    assert one.per_task([0.0, 1.0])[1] == pytest.approx(2.5)
+    one = PredictedLoss.from_losses(matrix, [3.0, 3.0], budget=100, seen=[25, 75])
+    # A run is 50 examples, the median of both: half of the weight is a task's own run.
+    np.testing.assert_allclose(one.per_task([0.5, 0.5]), [2.5, 2.5])
     np.testing.assert_allclose(one.per_task([1.0, 0.0])[1], 3.0)
+    assert one.per_task([1.0, 0.0])[0] < 2.5
+
+
+def test_a_run_teaches_as_much_however_many_examples_its_rows_hold():
+    matrix = losses()
+    short = PredictedLoss.from_losses(matrix, budget=100, seen=[10, 20, 40, 400])
+    same = PredictedLoss.from_losses(matrix, budget=100, seen=30)
+    p = mixtures(4, 20)
+    np.testing.assert_allclose(short.per_task(p), same.per_task(p))
 
 
 def test_repeats_teach_less():
@@ -130,12 +138,13 @@ def test_no_mixture_of_a_grid_is_better(n, make):
 
 
 def test_two_tasks_apart_have_a_closed_form():
-    # exp(-a p) and 2 exp(-a (1 - p)) weigh the same in their derivatives at the optimum.
+    # At the optimum the slopes are equal: (1 + a p / 2)^-3 = 2 (1 + a (1 - p) / 2)^-3.
     matrix = np.array([[1.0, 3.0], [3.0, 1.0]])
     one = PredictedLoss.from_losses(matrix, [3.0, 3.0])
     a = one.rate[0, 0, 0]
     found = one.minimise(np.array([1.0, 2.0]))
-    assert found.weights[0] == pytest.approx(0.5 - np.log(2) / (2 * a), abs=1e-7)
+    c = 2 ** (1 / 3)
+    assert found.weights[0] == pytest.approx((1 + a / 2 - c) / (a / 2 * (1 + c)), abs=1e-7)
 
 
 @pytest.mark.parametrize("strength", [1e-4, 0.03, 1.0])
