@@ -5,7 +5,9 @@ a user pays who takes this row alone. Each part stands once in `Choosing.parts`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from taskpgm.stages.context import Context
 from taskpgm.stages.devices import machine
 from taskpgm.stages.embeddings import embeddings, read_embeddings
 from taskpgm.stages.estimate import Estimate, amount
-from taskpgm.stages.mixture_inputs import EMBEDDINGS, LIKELIHOODS
+from taskpgm.stages.mixture_inputs import EMBEDDINGS, LIKELIHOODS, RUNS, Inputs
 from taskpgm.stages.proxies import own_runs
 from taskpgm.stages.rows import ADAPTERS, SCORED, SCORES
 from taskpgm.stages.stage_artefact import StageArtefact
@@ -39,17 +41,23 @@ def evidence(context: Context) -> dict[str, Callable[[], Mapping[str, np.ndarray
     }
     if not context.config.affinity.matrix:
         found[EMBEDDINGS] = partial(read_embeddings, context.folder, context.names)
-        for _, row, _ in sweep.mixtures(context):
-            if runs := own_runs(context, row):
-                found[row] = runs.read
+        for name, row, config in sweep.mixtures(context):
+            if runs := own_runs(context, row, config):
+                found[name] = runs.read
     return found
 
 
-def parts_of(context: Context, name: str) -> dict[str, StageArtefact]:
-    """The names of the parts that a row of `compare` needs."""
+def with_runs(inputs: Inputs, name: str) -> Inputs:
+    """The inputs of the mixture of that name, with what its own runs have found."""
+    own = {RUNS: inputs.evidence[name]} if name in inputs.evidence else {}
+    return replace(inputs, evidence={**inputs.evidence, **own})
+
+
+def parts_of(context: Context, name: str, config: Any) -> dict[str, StageArtefact]:
+    """By name the parts that a row of `compare` needs under a config of the sweep."""
     row, _ = parse(name)
     parts = {part: PARTS[part](context) for part in row.uses}
-    runs = own_runs(context, name)
+    runs = own_runs(context, name, config)
     return {**parts, runs.title: runs} if runs else parts
 
 
@@ -57,8 +65,11 @@ def keys(context: Context) -> list[str]:
     """Of all that mixtures are made from beside the affinities."""
     if context.config.affinity.matrix:
         return []
-    rows = dict.fromkeys(row for _, row, _ in sweep.mixtures(context))
-    parts = {part: made.key for row in rows for part, made in parts_of(context, row).items()}
+    parts = {
+        part: made.key
+        for _, row, config in sweep.mixtures(context)
+        for part, made in parts_of(context, row, config).items()
+    }
     return [key for part, key in parts.items() if part not in SCORED]
 
 
@@ -80,13 +91,13 @@ def counted(context: Context, estimate: Estimate, solving: Mapping[str, float] |
     """The costs of all parts, each once, and of every row with all parts that it needs."""
     rows: dict[str, RowCost] = {}
     parts: dict[str, ChoosingCost] = {}
-    for name, row_name, _ in sweep.mixtures(context):
+    for name, row_name, config in sweep.mixtures(context):
         own = None if solving is None else solving[name]
         if context.config.affinity.matrix:
             given = bool(parse(row_name)[0].uses)
             rows[name] = RowCost([], own, None if given else summed([], own))
             continue
-        made = parts_of(context, row_name)
+        made = parts_of(context, row_name, config)
         for part, artefact in made.items():
             if part not in parts:
                 cost = artefact.cost(estimate)

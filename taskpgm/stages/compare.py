@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from taskpgm import mixture
-from taskpgm.stages.mixture_inputs import RUNS, Inputs
+from taskpgm.stages.mixture_inputs import Inputs
 from taskpgm.stages.ratio import AUTO, read_ratio
 from taskpgm.stages.rows import METHODS, ROWS, SCORED, MixtureRow, Weighted
 
@@ -62,11 +62,7 @@ def changed(name: str, inputs: Inputs) -> tuple[MixtureRow, Inputs]:
     row, arguments = parse(name)
     own = {KEYS[key]: value for key, value in arguments.items() if key in KEYS}
     check_counts(name, arguments, inputs.n)
-    evidence = dict(inputs.evidence)
-    if name in evidence:
-        evidence[RUNS] = evidence[name]
-    config = {**inputs.config, **own}
-    return row, replace(inputs, config=config, arguments=arguments, evidence=evidence)
+    return row, replace(inputs, config={**inputs.config, **own}, arguments=arguments)
 
 
 def check_row(name: str, inputs: Inputs) -> None:

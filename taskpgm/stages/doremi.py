@@ -175,5 +175,6 @@ def token_losses(
 def runs(context: Context, arguments: Mapping[str, Any]) -> ReferenceAndProxy:
     """The runs of a row with these arguments."""
     title = title_of("doremi", arguments, OWN)
-    key = proxy_key(context, title, budget_settings(context, arguments))
-    return ReferenceAndProxy(folder_of(context, title), key, context, title, arguments)
+    settings = budget_settings(context, arguments)
+    key = proxy_key(context, title, list(settings.values()))
+    return ReferenceAndProxy(folder_of(context, title), key, context, title, arguments, settings)

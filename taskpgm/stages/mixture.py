@@ -52,8 +52,8 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
         config.affinity.bootstrap,
         config.affinity.sizes and Path(config.affinity.sizes).read_text("utf-8"),
         [
-            (name, row, section.to_dict(), [contents(section[key]) for key in FILES])
-            for name, row, section in sweep.mixtures(context)
+            (name, row, under.mixture.to_dict(), [contents(under.mixture[key]) for key in FILES])
+            for name, row, under in sweep.mixtures(context)
         ],
         config.seed,
         None if context.weights_only else context.sizes.tolist(),
@@ -96,7 +96,7 @@ class Mixtures(StageArtefact):
                 problem = str(error)
         planned = list(sweep.mixtures(self.context))
         told = {
-            key: ", ".join(dict.fromkeys(str(section[key]) for _, _, section in planned))
+            key: ", ".join(dict.fromkeys(str(under.mixture[key]) for _, _, under in planned))
             for key in ("budget", "ratio")
         }
         return Cost(
@@ -164,8 +164,9 @@ def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray], di
     )
     under, planned = partial(inputs_under, inputs, learnt), list(sweep.mixtures(context))
     made, solving = {}, {}
-    for name, row, section in planned:
-        made[name], solving[name] = solve_mixture(row, under(section))
+    for name, row, config in planned:
+        inputs_of_row = choosing.with_runs(under(config.mixture), name)
+        made[name], solving[name] = solve_mixture(row, inputs_of_row)
     weights = Weights(
         tasks=names,
         families=None if context.weights_only else inputs.families,
@@ -174,7 +175,7 @@ def solve_mixtures(context: Context) -> tuple[Weights, dict[str, np.ndarray], di
         mixtures=made,
         targets=targets,
     )
-    return weights, ratio_paths(under(planned[0][2])), solving
+    return weights, ratio_paths(under(planned[0][2].mixture)), solving
 
 
 def inputs_under(inputs: Inputs, learnt: Mapping[str, np.ndarray] | None, section: Any) -> Inputs:
@@ -221,8 +222,8 @@ def check_wishes(context: Context) -> None:
             )
     size = sizes(context, names.mixed)
     nothing = Inputs(affinities={}, resamples={}, **known(context, names, size))
-    for _, row, wanted in sweep.mixtures(context):
-        inputs = inputs_under(nothing, None, wanted)
+    for _, row, under in sweep.mixtures(context):
+        inputs = inputs_under(nothing, None, under.mixture)
         inputs.check()
         compare.check_row(row, inputs)
 

@@ -26,6 +26,7 @@ from taskpgm.stages.steps import run_steps
 from taskpgm.tasks import Rows
 
 MADE = "proxies"
+LENGTH = ("mixture.budget", "train.steps", "train.epochs", "train.batch_size")
 FILE = "found.npz"
 # Of the section `adapters`: what does not change what a small model becomes.
 FREE = ("source", "peft", "group", "memory", "checkpoint_every")
@@ -35,10 +36,13 @@ FREE = ("source", "peft", "group", "memory", "checkpoint_every")
 class ProxyRuns(StageArtefact):
     """The runs of one row, and found.npz: what they have found out.
 
-    arguments: of the row.
+    Attributes:
+      arguments: of the row.
+      settings: the keys of `mixture` and `train` that decide them, with their values.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self) -> dict[str, np.ndarray]:
         """The arrays that the row is made from.
@@ -91,12 +95,12 @@ def budget_steps(context: Context, tokens_per_example: float | None = None) -> i
     return max(1, -(-rows // context.config.adapters.batch_size))
 
 
-def budget_settings(context: Context, arguments: Mapping[str, Any]) -> list[Any]:
+def budget_settings(context: Context, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """What `budget_steps` follow from; nothing where a row gives its steps."""
     if "steps" in arguments:
-        return []
-    train = context.config.train
-    return [context.config.mixture.budget, train.steps, train.epochs, train.batch_size]
+        return {}
+    values = {"mixture": context.config.mixture, "train": context.config.train}
+    return {key: values[key.split(".")[0]][key.split(".")[1]] for key in LENGTH}
 
 
 class SmallModel:

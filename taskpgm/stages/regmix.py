@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from taskpgm import training
 from taskpgm.artefact import read_arrays, read_json, remove, write_json
@@ -19,15 +19,17 @@ from taskpgm.stages.estimate import Cost, Estimate
 from taskpgm.stages.matrix_file import save_arrays
 from taskpgm.stages.proxy_runs import ProxyRuns, SmallModel, folder_of, proxy_key, title_of
 
+UNITS = ("tasks", "families")
 RUNS = 64  # the paper: 512 of 1M parameters, for models a thousand times as large
 
-OWN = ("runs", "steps")  # arguments that decide the runs; the others, what is made of them
+OWN = ("runs", "steps", "units")  # arguments that decide the runs; the others, what is made of them
 
 
 @dataclass(frozen=True)
 class RandomMixtures(ProxyRuns):
-    """found.npz: mixtures [r, n], what each run was trained on; losses [r, k], held-out loss of
-    each task and target, nats per token; prior [n], what the mixtures were drawn around."""
+    """found.npz: mixtures [r, u] of tasks or of whole families, what each run was trained on;
+    losses [r, k], held-out loss of each task and target, nats per token; prior [u], what the
+    mixtures were drawn around; of families, members [u, n]: the mixture of tasks that each is."""
 
     @property
     def count(self) -> int:
@@ -35,7 +37,11 @@ class RandomMixtures(ProxyRuns):
 
     def make(self) -> dict[str, Any]:
         context, model = self.context, SmallModel(self.context)
-        prior = natural_prior(context)
+        # Many tasks are more than a few dozen runs can tell apart; families are not.
+        kind = self.arguments.get("units", "tasks")
+        groups = [task.family if kind == "families" else task.name for task in context.tasks]
+        members = units(groups, context.sizes)
+        prior = natural_prior(members, context.sizes)
         seed = context.seed_of("regmix")
         mixtures = baselines.dirichlet_mixtures(prior, self.count, seed=seed)
         steps = self.steps([len(part.tokens) for part in model.rows])
@@ -53,7 +59,7 @@ class RandomMixtures(ProxyRuns):
                     model.config,
                     model.params,
                     model.optimizer,
-                    [model.batches(mixtures[i], "regmix", str(i)) for i in numbers],
+                    [model.batches(mixtures[i] @ members, "regmix", str(i)) for i in numbers],
                     [steps] * len(numbers),
                     folder,
                     f"{self.title} {first + 1}-{numbers[-1] + 1}",
@@ -66,7 +72,8 @@ class RandomMixtures(ProxyRuns):
             end_if_asked()
             parts.append(on_primary(read_arrays)(path))
         losses = np.concatenate([part["losses"] for part in parts])
-        self.save(mixtures=mixtures, losses=losses, prior=prior)
+        families = {"members": members} if kind == "families" else {}
+        self.save(mixtures=mixtures, losses=losses, prior=prior, **families)
         return {"seconds": round(float(sum(part["seconds"] for part in parts)), 1)}
 
     def steps(self, rows: Sequence[int]) -> int:
@@ -103,9 +110,18 @@ class RandomMixtures(ProxyRuns):
         return f"{self.count} runs"
 
 
-def natural_prior(context: Context) -> Float[np.ndarray, "n"]:
-    """The square root of the tasks' shares of examples, as the authors smooth theirs."""
-    share = np.sqrt(np.maximum(context.sizes, 1.0))
+def units(groups: Sequence[str], sizes: Shaped[np.ndarray, "n"]) -> Float[np.ndarray, "u n"]:
+    """The mixture of tasks that each group is: weights by the square root of their examples."""
+    size = np.sqrt(np.maximum(sizes, 1.0))
+    rows = np.array([[group == each for each in groups] for group in dict.fromkeys(groups)]) * size
+    return rows / rows.sum(1, keepdims=True)
+
+
+def natural_prior(
+    members: Float[np.ndarray, "u n"], sizes: Shaped[np.ndarray, "n"]
+) -> Float[np.ndarray, "u"]:
+    """The square root of the units' shares of examples, as the authors smooth theirs."""
+    share = np.sqrt((members > 0) @ np.maximum(sizes, 1.0))
     return share / share.sum()
 
 

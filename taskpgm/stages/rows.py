@@ -42,6 +42,7 @@ class MixtureRow:
       uses: what has to be made before it can be chosen.
       losses: whether an affinity alone is too little: it needs the losses of single-task models.
       runs: what it trains in order to choose, by its arguments; None: nothing.
+      lasts_as_long: whether these are as long as runs on mixtures, unless `steps` is given.
       check: refuses, before anything is spent, arguments that cannot work here.
     """
 
@@ -52,6 +53,7 @@ class MixtureRow:
     uses: tuple[str, ...] = ()
     losses: bool = False
     runs: Callable[[Context, Mapping[str, Any]], ProxyRuns] | None = None
+    lasts_as_long: bool = False
     check: Callable[[Mapping[str, Any]], None] = lambda arguments: None
 
 
@@ -168,9 +170,10 @@ def from_random_mixtures(x: Inputs) -> np.ndarray:
     found = x.found(RUNS)
     settings = {key: value for key, value in x.arguments.items() if key not in regmix.OWN}
     losses = found["losses"] @ x.importance
-    return baselines.regmix(
+    best = baselines.regmix(
         found["mixtures"], losses, prior=found["prior"], seed=x.seed, **settings
     )
+    return best @ found["members"] if "members" in found else best
 
 
 def from_influence(x: Inputs) -> np.ndarray:
@@ -249,6 +252,7 @@ ROWS |= {
         arguments={
             **{key: whole for key in ("runs", "steps", "simulated", "best")},
             "regressor": choice("lightgbm", "ridge"),
+            "units": choice(*regmix.UNITS),
         },
         runs=regmix.runs,
         check=regmix.check,
@@ -257,6 +261,7 @@ ROWS |= {
         lambda x: x.found(RUNS)["weights"] / x.found(RUNS)["weights"].sum(),
         arguments={"steps": whole, "rate": number(0, strict=True), "smoothing": number(0, most=1)},
         runs=doremi.runs,
+        lasts_as_long=True,
     ),
     "skill-it": MixtureRow(
         lambda x: x.found(RUNS)["weights"].mean(0),
@@ -267,6 +272,7 @@ ROWS |= {
         uses=SCORED,
         losses=True,
         runs=skill_it.runs,
+        lasts_as_long=True,
     ),
     "less": MixtureRow(
         from_influence,

@@ -110,5 +110,6 @@ def runs(context: Context, arguments: Mapping[str, Any]) -> OnlineRun:
     """The run of a row with these arguments."""
     title = title_of("skill-it", arguments, OWN)
     importance, steps = context.config.mixture.importance, budget_settings(context, arguments)
-    key = proxy_key(context, title, affinities(context).key, importance, steps)
-    return OnlineRun(folder_of(context, title), key, context, title, arguments)
+    key = proxy_key(context, title, affinities(context).key, importance, list(steps.values()))
+    settings = steps | {"mixture.importance": importance}
+    return OnlineRun(folder_of(context, title), key, context, title, arguments, settings)

@@ -18,6 +18,7 @@ from taskpgm.artefact import read_json, write_json
 from taskpgm.multihost import on_primary
 from taskpgm.stages import compare
 from taskpgm.stages.defaults import HOW, keys
+from taskpgm.stages.proxy_runs import LENGTH
 from taskpgm.stages.schema import allows, flatten
 from taskpgm.stages.validation import validate
 
@@ -84,7 +85,7 @@ def points_of(config: Any, first: Mapping[str, Any]) -> list[Point]:
             settings = {k: v for k, v in {**other, **kept}.items() if k != "k"}
             full = f"{row}{',' if ':' in row else ':'}k={kept['k']}" if "k" in kept else row
             new = {k: v for k, v in settings.items() if k != SEEDS and v != first.get(k)}
-            name = full + suffix({k: v for k, v in new.items() if k.startswith("mixture.")})
+            name = full + suffix({k: v for k, v in new.items() if decides_mixture(row, k)})
             group = suffix({k: v for k, v in new.items() if not of_mixture_alone(k)})
             point = Point(name, full + suffix(new), full, kept | settings, group, under)
             found.setdefault((point.label, point.seeds), point)
@@ -146,6 +147,14 @@ def depends(row: str, key: str) -> bool:
     if key.startswith("mixture.") and name in stands:
         return stands[name] in arguments[0].arguments and stands[name] not in arguments[1]
     return key != "mixture.importance" or head not in UNWEIGHED
+
+
+def decides_mixture(row: str, key: str) -> bool:
+    """Whether the weights of a row can depend on a key of `mixture` or `train`: the latter where
+    its own runs are as long as those on mixtures."""
+    found, arguments = compare.parse(row, needs=False)
+    follows = found.lasts_as_long and "steps" not in arguments
+    return key.startswith("mixture.") or (follows and key in LENGTH)
 
 
 def of_mixture_alone(key: str) -> bool:
@@ -222,9 +231,9 @@ def check(config: Any, size: np.ndarray | None, folder: Path) -> None:
 
 
 def mixtures(context: Any) -> Iterator[tuple[str, str, Any]]:
-    """(name, row, the section `mixture`) of every mixture that is asked for, each once."""
+    """(name, row, the whole config) of every mixture that is asked for, each once."""
     seen = set()
     for point in points(context):
         if point.name not in seen:
             seen.add(point.name)
-            yield point.name, point.row, point.config.mixture
+            yield point.name, point.row, point.config

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from taskpgm.stages.defaults import keys
+from taskpgm.stages.rows import ROWS
 from taskpgm.stages.schema import allows, flatten, shown
 
 
@@ -128,7 +129,31 @@ def unreadable(argv: Sequence[str]) -> str | None:
 
 def unknown_key(key: str) -> str:
     """ "no such key", and which one was meant: one of that last name, or else one spelt like it."""
+    if reason := not_swept(key):
+        return f"no such key {key!r}: {reason}"
     known = [k for k in keys() if k.startswith("sweep.") == key.startswith("sweep")]
     namesakes = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
     near = difflib.get_close_matches(key, namesakes or known, 1, 0.0 if namesakes else 0.6)
     return f"no such key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def not_swept(key: str) -> str:
+    """Why something that exists cannot be swept, and the way out; "" for any other key."""
+    if not key.startswith("sweep."):
+        return ""
+    name = key.removeprefix("sweep.")
+    section, _, rest = name.partition(".")
+    if name in keys() and f"sweep.{rest}" in keys() and section in ("mixture", "train"):
+        return f"write sweep.{rest}"
+    if name in keys():
+        return (
+            "only what follows the single-task models is swept, mixture and train: take a "
+            "--workdir for each value"
+        )
+    rows = [head for head, row in ROWS.items() if name in row.arguments]
+    if rows:
+        return (
+            f"it is an argument of rows: name each value in compare, as in "
+            f"('{rows[0]}:{name}=...', '{rows[0]}:{name}=...')"
+        )
+    return ""

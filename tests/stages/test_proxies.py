@@ -11,14 +11,17 @@ from taskpgm import training
 from taskpgm.mixture import baselines
 from taskpgm.models import Decoder, DecoderConfig, init_params
 from taskpgm.records import Choosing, from_json
+from taskpgm.stages import regmix
 from taskpgm.stages.doremi import GroupDRO, beginning, make_dro_step, reweigh, token_losses
+from taskpgm.stages.mixture_inputs import RUNS, Inputs
 from taskpgm.stages.proxy_runs import sampled
+from taskpgm.stages.rows import ROWS
 from taskpgm.tasks import Encoded, pack
 
 from .launching import launch
 
 CONFIG = DecoderConfig("llama", 64, 16, 24, 2, 2, 1, 8, 32)
-ROWS = ("regmix:runs=3,regressor=ridge", "doremi:steps=4", "skill-it:rounds=2,steps=4")
+TRIED = ("regmix:runs=3,regressor=ridge", "doremi:steps=4", "skill-it:rounds=2,steps=4")
 
 
 def rows_of(task: int, count: int):
@@ -112,17 +115,71 @@ def test_doremi_averages_the_weights_of_its_steps(params):
     np.testing.assert_allclose(dro.total / 4, baselines.doremi(excess, rate=2.0), rtol=1e-5)
 
 
+def test_units_of_regmix_can_be_families():
+    sizes = np.array([16, 9, 4])
+    members = regmix.units(["a", "b", "a"], sizes)
+    np.testing.assert_allclose(members, [[4 / 6, 0, 2 / 6], [0, 1, 0]])
+    prior = regmix.natural_prior(members, sizes)
+    np.testing.assert_allclose(prior, np.sqrt([20, 9]) / np.sqrt([20, 9]).sum())
+    np.testing.assert_array_equal(regmix.units(["a1", "b1", "a2"], sizes), np.eye(3))
+    # Family a is the better, so the mixture is made of its tasks as it mixes them.
+    mixtures = baselines.dirichlet_mixtures(prior, 30)
+    losses = np.repeat(1 - mixtures[:, :1], 3, 1)
+    found = {"mixtures": mixtures, "losses": losses, "prior": prior, "members": members}
+    inputs = Inputs(
+        ["a1", "b1", "a2"],
+        ["a", "b", "a"],
+        {},
+        {},
+        None,
+        None,
+        {"importance": "tasks"},
+        0,
+        arguments={"units": "families", "regressor": "ridge", "simulated": 2000},
+        evidence={RUNS: lambda: found},
+    )
+    weights = np.asarray(ROWS["regmix"].make(inputs))
+    assert weights.shape == (3,) and abs(weights.sum() - 1) < 1e-9 and weights[1] < 0.2
+    np.testing.assert_allclose(weights[0], 2 * weights[2])
+
+
+@pytest.mark.pipeline
+def test_every_budget_of_a_sweep_has_runs_of_its_own(tasks_folder, tmp_path):
+    options = (
+        f"--config.tasks.source={tasks_folder}",
+        "--config.compare=('doremi','regmix:runs=2,regressor=ridge,units=families')",
+        "--config.train.steps=0",
+        "--config.train.seeds=1",
+    )
+    workdir = tmp_path / "run"
+    launch(workdir, *options, "--stage=runs")
+    folders = lambda: {path.name for path in (workdir / "proxies").iterdir()}  # noqa: E731
+    assert folders() == {"doremi", "regmix:runs=2,units=families"}
+    before = (workdir / "proxies" / "doremi" / "done.json").read_bytes()
+    said = launch(workdir, *options, "--config.sweep.budget=(24,40)", "--stage=mixture").stdout
+    assert "doremi@budget=40: a reference and a proxy of " in said and "doremi: done" in said
+    assert folders() == {"doremi", "doremi@budget=40", "regmix:runs=2,units=families"}
+    assert (workdir / "proxies" / "doremi" / "done.json").read_bytes() == before
+    weights = json.loads((workdir / "mixture" / "weights.json").read_text())["mixtures"]
+    assert weights["doremi"]["weights"] != weights["doremi@budget=40"]["weights"]
+    choosing = json.loads((workdir / "mixture" / "choosing.json").read_text())
+    assert choosing["rows"]["doremi@budget=40"]["parts"] == ["doremi@budget=40"]
+    # Another budget without a sweep replaces nothing either.
+    launch(workdir, *options, "--config.mixture.budget=40", "--stage=mixture")
+    assert (workdir / "proxies" / "doremi" / "done.json").read_bytes() == before
+
+
 @pytest.mark.pipeline
 def test_rows_with_runs_from_a_config(tasks_folder, tmp_path):
     workdir = tmp_path / "run"
     options = (
         f"--config.tasks.source={tasks_folder}",
-        f"--config.compare={ROWS}",
+        f"--config.compare={TRIED}",
         "--stage=mixture",
     )
     launch(workdir, *options)
     weights = (workdir / "mixture" / "weights.json").read_bytes()
-    for name in ROWS:
+    for name in TRIED:
         mixture = json.loads(weights)["mixtures"][name]
         assert abs(sum(mixture["weights"]) - 1) < 1e-9 and sum(mixture["counts"]) == 24
     found = from_json(Choosing, json.loads((workdir / "mixture" / "choosing.json").read_text()))

@@ -106,6 +106,31 @@ def test_an_unknown_key_is_one_line():
     assert said.endswith("no such key 'sweep.rato'; did you mean 'sweep.ratio'?")
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("adapters.epochs", "mixture and train: take a --workdir for each value"),
+        ("affinity.kind", "mixture and train: take a --workdir for each value"),
+        ("mixture.ratio", "write sweep.ratio"),
+        ("train.optimizer.lr", "write sweep.optimizer.lr"),
+        ("runs", "name each value in compare, as in ('regmix:runs=...', 'regmix:runs=...')"),
+        ("temperature", "as in ('size-proportional:temperature=...'"),
+    ],
+)
+def test_what_is_not_swept_says_why(key, said):
+    assert said in misspelt([f"--config.sweep.{key}=(1,2)"])
+
+
+def test_runs_as_long_as_those_on_mixtures_follow_what_is_swept():
+    rows = ("uniform", "doremi", "doremi:steps=3", "skill-it", "regmix:regressor=ridge")
+    config = config_of(rows, epochs=(1, 2))
+    names = {point.name for point in points_of(config, settings_of(config))}
+    assert names == {*rows, "doremi@epochs=2", "skill-it@epochs=2"}
+    config = config_of(("doremi", "regmix:regressor=ridge"), optimizer__lr=(2e-5, 1e-3))
+    names = {point.name for point in points_of(config, settings_of(config))}
+    assert names == {"doremi", "regmix:regressor=ridge"}
+
+
 # --- Through launch -------------------------------------------------------------------------------
 def results(workdir) -> dict:
     return json.loads((workdir / "evaluation" / "results.json").read_text())
