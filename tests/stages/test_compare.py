@@ -10,6 +10,7 @@ import pytest
 from taskpgm import mixture
 from taskpgm.mixture import baselines
 from taskpgm.stages import default_config
+from taskpgm.stages.choosing import with_runs
 from taskpgm.stages.compare import caps, check, folder_name, make, parse
 from taskpgm.stages.mixture_inputs import EMBEDDINGS, LIKELIHOODS, Inputs
 from taskpgm.stages.ratio import read_ratio
@@ -58,7 +59,7 @@ def inputs():
 
 
 def weights_of(name, inputs):
-    _, _, made = make(name, inputs)
+    _, _, made = make(name, with_runs(inputs, name))
     return np.asarray(getattr(made, "weights", made))
 
 
