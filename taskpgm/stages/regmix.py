@@ -17,10 +17,11 @@ from taskpgm.stages.context import Context, say
 from taskpgm.stages.decoders import with_lora
 from taskpgm.stages.estimate import Cost, Estimate
 from taskpgm.stages.matrix_file import save_arrays
+from taskpgm.stages.mixture_inputs import RUNS, Inputs
 from taskpgm.stages.proxy_runs import ProxyRuns, SmallModel, folder_of, proxy_key, title_of
 
 UNITS = ("tasks", "families")
-RUNS = 64  # the paper: 512 of 1M parameters, for models a thousand times as large
+COUNT = 64  # the paper: 512 of 1M parameters, for models a thousand times as large
 
 OWN = ("runs", "steps", "units")  # arguments that decide the runs; the others, what is made of them
 
@@ -33,7 +34,7 @@ class RandomMixtures(ProxyRuns):
 
     @property
     def count(self) -> int:
-        return self.arguments.get("runs", RUNS)
+        return self.arguments.get("runs", COUNT)
 
     def make(self) -> dict[str, Any]:
         context, model = self.context, SmallModel(self.context)
@@ -125,6 +126,17 @@ def natural_prior(
     return share / share.sum()
 
 
+def chosen(x: Inputs) -> np.ndarray:
+    """RegMix on its runs' losses, as much as each task matters."""
+    found = x.found(RUNS)
+    settings = {key: value for key, value in x.arguments.items() if key not in OWN}
+    losses = found["losses"] @ x.importance
+    best = baselines.regmix(
+        found["mixtures"], losses, prior=found["prior"], seed=x.seed, **settings
+    )
+    return best @ found["members"] if "members" in found else best
+
+
 def check(arguments: Mapping[str, Any]) -> None:
     """Refuses a regressor that is not installed, and more of the best than are simulated.
 
@@ -142,6 +154,6 @@ def check(arguments: Mapping[str, Any]) -> None:
 
 def runs(context: Context, arguments: Mapping[str, Any]) -> RandomMixtures:
     """The runs of a row with these arguments."""
-    title = title_of("regmix", {"runs": RUNS, **arguments}, OWN)
+    title = title_of("regmix", {"runs": COUNT, **arguments}, OWN)
     key = proxy_key(context, title)
     return RandomMixtures(folder_of(context, title), key, context, title, arguments)

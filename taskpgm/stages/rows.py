@@ -165,17 +165,6 @@ def chameleon(x: Inputs) -> np.ndarray:
     return baselines.chameleon(x.found(EMBEDDINGS)["embeddings"], **x.arguments)
 
 
-def from_random_mixtures(x: Inputs) -> np.ndarray:
-    """RegMix on its runs' losses, as much as each task matters."""
-    found = x.found(RUNS)
-    settings = {key: value for key, value in x.arguments.items() if key not in regmix.OWN}
-    losses = found["losses"] @ x.importance
-    best = baselines.regmix(
-        found["mixtures"], losses, prior=found["prior"], seed=x.seed, **settings
-    )
-    return best @ found["members"] if "members" in found else best
-
-
 def from_influence(x: Inputs) -> np.ndarray:
     """LESS on the targets; without any that matters, on the held-out rows of all tasks that do."""
     found, matters = x.found(RUNS), x.importance > 0
@@ -248,7 +237,7 @@ ROWS |= {
         losses=True,
     ),
     "regmix": MixtureRow(
-        from_random_mixtures,
+        regmix.chosen,
         arguments={
             **{key: whole for key in ("runs", "steps", "simulated", "best")},
             "regressor": choice("lightgbm", "ridge"),
