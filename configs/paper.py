@@ -4,7 +4,8 @@
 
 All tables of a family share a workdir: single-task models and affinities are made once, and each
 table adds the models that no other has trained. `experiments/paper.py` lists them and runs them.
-Hardware and cost: as llama2_mix.py for each trained model; --dry_run prints it. Not run by us.
+Hardware and cost: as llama2_mix.py for each trained model; --dry_run prints it, and planned figures
+are in experiments/results/plan_paper.md. Not run by us.
 
 What the paper states: the four models; MMLU and BIG-Bench Hard (first two versions, Llama-2-7B and
 Mistral-7B), BIG-Bench Hard (later versions, LLaMA-7B and Qwen2-7B); 25,000, 50,000 and 100,000
