@@ -20,14 +20,18 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from taskpgm import interrupts
+from taskpgm import failures, interrupts
 
 F = TypeVar("F", bound=Callable)
 VISIBLE = ("jax_cuda_visible_devices", "jax_rocm_visible_devices")
+# Processes that begin wait for each other this long.
+JOIN = 300  # seconds
 # Processes that end wait for each other this long; then JAX ends those that still run.
 SHUTDOWN = 30  # seconds
-LINGER = 20.0  # seconds until a process that has failed, and does not end, is ended
-PATIENCE = 8.0  # seconds that a process which fails waits for the others to fail as well
+LATE = (
+    "error: distributed: after {} s not all processes of this run have come; start the same "
+    "command on every host, and see what the others have said"
+)
 
 
 # --- Finding each other --------------------------------------------------------------------------
@@ -43,30 +47,44 @@ def initialize_distributed(
       ValueError: when a coordinator is given without the number of processes and this one's index,
         or the hosts of a TPU pod cannot find each other.
     """
-    initialize = functools.partial(jax.distributed.initialize, shutdown_timeout_seconds=SHUTDOWN)
     if coordinator:
         if processes is None or process is None:
             raise ValueError(
                 "distributed: with a coordinator, the number of processes and this process's "
                 "index are needed too"
             )
-        initialize(coordinator, processes, process)
+        _join(coordinator, processes, process)
     elif _slurm("TASKS") > 1:
-        initialize()
+        _join()
         if _slurm("TASKS") == _slurm("NODES") and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
             # JAX gives a task of SLURM one GPU. Alone on its node, it is to have them all.
             for name in VISIBLE:
                 jax.config.update(name, os.environ.get(name.upper(), "all"))
     elif _platform() == "tpu":
         try:
-            initialize()
+            _join()
         except (ValueError, OSError) as error:  # no metadata of a pod: a single host, most likely
             if jax.process_count() > 1:
                 raise ValueError(
                     f"distributed: {jax.process_count()} TPU hosts that do not find each other "
                     f"({error}): give each --coordinator, --num_processes and --process_id"
                 ) from error
+    if several():
+        host = coordinator.rpartition(":")[0] if coordinator else None
+        failures.watch(jax.process_index(), jax.process_count(), host, _broadcast)
     return jax.process_index(), jax.process_count()
+
+
+def _join(*args: Any) -> None:
+    late = threading.Timer(JOIN, failures.leave, (LATE.format(JOIN), 1))
+    late.daemon = True
+    late.start()
+    # JAX, which would end this process with a dump, comes second.
+    times = {"initialization_timeout": JOIN + 30, "shutdown_timeout_seconds": SHUTDOWN}
+    try:
+        jax.distributed.initialize(*args, **times)
+    finally:
+        late.cancel()
 
 
 def _platform() -> str:
@@ -196,34 +214,15 @@ def end_if_asked() -> None:
 def fail(text: str, code: int) -> NoReturn:
     """Says on stderr what went wrong and ends this process.
 
-    Of several processes the primary speaks for all that fail together. Another that fails alone
-    says so itself, after `PATIENCE`; JAX then ends the rest, at once where a collective breaks,
-    else when the shutdown has been waiting for them for `SHUTDOWN`.
+    Of several processes that fail together the primary speaks for all; where one fails alone, each
+    says which it was.
     """
-    if not several():
-        print(text, file=sys.stderr, flush=True)
-        with contextlib.suppress(RuntimeError):  # no memory for one more thread
-            # A native library that has run out of memory may never let the program end.
-            watch = threading.Timer(LINGER, os._exit, (code,))
-            watch.daemon = True
-            watch.start()
-        sys.exit(code)
-    primary = jax.process_index() == 0
-    if primary:
-        print(text, file=sys.stderr, flush=True)
-
-    def alone() -> None:
-        if not primary:
-            print(f"process {jax.process_index()}: {text}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-    timer = threading.Timer(PATIENCE, alone)
-    timer.daemon = True
-    timer.start()
-    jax.distributed.shutdown()  # returns when all have come here
-    timer.cancel()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # without the usual goodbye, which would wait for the others once more
+    if several():
+        failures.report(text, code)
+    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(RuntimeError):  # no memory for one more thread
+        # A native library that has run out of memory may never let the program end.
+        watch = threading.Timer(failures.LINGER, os._exit, (code,))
+        watch.daemon = True
+        watch.start()
+    sys.exit(code)

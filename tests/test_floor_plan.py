@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "taskpgm"
 # Ground floor first; each may import from those before it.
 FLOORS = (
-    "interrupts multihost progress artefact owner records kernels tasks models training affinity "
-    "mixture evaluation report stages"
+    "interrupts failures multihost progress artefact owner records kernels tasks models training "
+    "affinity mixture evaluation report stages"
 ).split()
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -13,6 +13,8 @@ import pytest
 
 from taskpgm import interrupts
 from taskpgm.multihost import (
+    JOIN,
+    LATE,
     SHUTDOWN,
     VISIBLE,
     assert_same_on_all_hosts,
@@ -22,7 +24,7 @@ from taskpgm.multihost import (
     on_primary,
     preemption_requested,
 )
-from tests.stages.launching import environment
+from tests.stages.launching import environment, own_lines
 
 
 @pytest.fixture
@@ -30,8 +32,8 @@ def calls(monkeypatch):
     """Arguments of jax.distributed.initialize, which is not really called."""
     made = []
 
-    def initialize(*args, shutdown_timeout_seconds):
-        assert shutdown_timeout_seconds == SHUTDOWN
+    def initialize(*args, initialization_timeout, shutdown_timeout_seconds):
+        assert shutdown_timeout_seconds == SHUTDOWN and initialization_timeout > JOIN
         made.append(args)
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
@@ -121,8 +123,25 @@ def test_alone_a_signal_is_noted_and_ends_the_program_where_it_looks(monkeypatch
         signal.signal(signal.SIGINT, before[1])
 
 
+@pytest.mark.parametrize("process", [0, 1])
+def test_one_that_the_others_never_join_says_so(process):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = f"localhost:{free.getsockname()[1]}"
+    program = "from taskpgm import multihost as m; m.JOIN = 1; "
+    program += f"m.initialize_distributed('{where}', 2, {process})"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (1, LATE.format(1) + "\n")
+
+
 DRIVER = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from taskpgm import interrupts
 interrupts.install()
@@ -160,10 +179,8 @@ def pair(script: str, stop=None) -> list[tuple[int, str, str]]:
     finally:
         for process in running:
             process.kill()
-    ours = ("error", "process")
     return [
-        (p.returncode, out, "\n".join(x for x in err.splitlines() if x.startswith(ours)))
-        for p, (out, err) in zip(running, said, strict=True)
+        (p.returncode, out, own_lines(err)) for p, (out, err) in zip(running, said, strict=True)
     ]
 
 
@@ -189,16 +206,37 @@ def test_what_differs_is_named_with_the_process():
     assert other[0] == 1 and other[2] == ""
 
 
-def test_a_process_that_fails_alone_says_so_and_ends_the_others():
-    script = """
-m.on_primary(lambda: None)()
-if me: raise ValueError("only here")
-m.on_primary(lambda: None)()
-time.sleep(600)
-"""
-    first, second = pair(script)
-    assert first[0] != 0
-    assert second[0] == 1 and second[2] == "process 1: error: only here"
+HERE = socket.gethostname()
+DIES = "ended without a word (killed, or out of memory?), and all others with it; "
+DIES += "the same command goes on from here"
+FAILURES = {
+    "an exception": ("raise ValueError('bad row 7')", "failed, and all others with it: bad row 7"),
+    "no memory": ("raise MemoryError('of 9 GB')", "failed, and all others with it: of 9 GB"),
+    "the kernel": ("os.kill(os.getpid(), signal.SIGKILL)", DIES),
+    "a library": ("os.abort()", DIES),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+@pytest.mark.parametrize("which", [0, 1])
+def test_where_one_fails_all_end_and_say_which(kind, which):
+    """While the other waits for it in a collective, as when it is busy elsewhere."""
+    act, told = FAILURES[kind]
+    wait = "time.sleep(600)" if kind == "a library" else "m.on_primary(lambda: None)()"
+    said = pair(f"m.on_primary(lambda: None)()\nif me == {which}: {act}\n{wait}")
+    failed, other = said[which], said[1 - which]
+    assert failed[0] != 0
+    assert other[0] == 1
+    assert other[2] == f"error: process {which} on {HERE} {told}"
+    if act.startswith("raise"):
+        assert (failed[0], failed[2]) == (1, "error: " + act.split("'")[1])
+
+
+def test_one_that_fails_when_the_other_has_finished():
+    (code, _, err), failed = pair("if me: time.sleep(2); raise ValueError('too late')")
+    assert code == 1
+    assert err == f"error: process 1 on {HERE} failed, and all others with it: too late"
+    assert (failed[0], failed[2]) == (1, "error: too late")
 
 
 def test_a_signal_to_one_ends_both_while_the_primary_works():
@@ -209,7 +247,7 @@ while True:
 """
 
     def stop(running):
-        assert "ready" in running[0].stdout.readline()
+        assert any("ready" in line for line in running[0].stdout)
         time.sleep(0.3)
         running[1].send_signal(signal.SIGTERM)
 

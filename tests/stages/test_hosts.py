@@ -1,7 +1,10 @@
 """launch.py as two processes: every stage makes what one process makes on the same mesh."""
 
 import json
+import resource
 import signal
+import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,10 +14,11 @@ import pytest
 
 from taskpgm.models import load_hf
 from taskpgm.training.metrics import read
-from tests.stages.launching import end_pair, launch, start_pair
+from tests.stages.launching import end_pair, launch, own_lines, start_pair
 
 pytestmark = pytest.mark.pipeline
 
+HERE = socket.gethostname()
 MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
 # Two processes add up in another order than the devices of one.
 close = {"rtol": 1e-4, "atol": 1e-5}
@@ -35,18 +39,53 @@ def one(options, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(options, tmp_path_factory) -> Path:
-    """Two processes that are stopped by SIGTERM; then the same command again."""
+    """Two processes that are stopped by SIGTERM, then one by one in other ways; and the same
+    command again."""
     workdir = tmp_path_factory.mktemp("hosts") / "two"
-    pair = start_pair(workdir, *options)
-    while not (workdir / "base" / "done.json").is_file():
-        assert all(process.poll() is None for process in pair), "it ended before its base was made"
-        time.sleep(0.02)
+    pair = start_when(workdir, options, "base/done.json")
     for process in pair:
         process.send_signal(signal.SIGTERM)
     end_pair(pair, code=75)
+
+    # Its disk takes no more of the second: the first waits for it in the middle of a save.
+    pair = start_when(workdir, options, "adapters/*/key.json")
+    resource.prlimit(pair[1].pid, resource.RLIMIT_FSIZE, (0, 0))
+    first, second = ends(pair)
+    assert second.startswith("error: ")
+    assert first == f"error: process 1 on {HERE} failed, and all others with it: {second[7:]}"
+
+    pair = start_when(workdir, options, "adapters/*/done.json")
+    pair[0].kill()
+    said = ends(pair, killed=0)[1]
+    assert said.startswith(f"error: process 0 on {HERE} ended without a word")
+
     assert not (workdir / "report").exists()
     end_pair(start_pair(workdir, *options))
     return workdir
+
+
+def start_when(workdir: Path, options: list[str], mark: str) -> list[subprocess.Popen]:
+    """Two processes that run, once `mark` has a match in the workdir."""
+    pair = start_pair(workdir, *options)
+    while not any(workdir.glob(mark)):
+        assert all(process.poll() is None for process in pair), (mark, ends(pair))
+        time.sleep(0.02)
+    return pair
+
+
+def ends(pair: list[subprocess.Popen], killed: int | None = None) -> list[str]:
+    """The last line of stderr of each; asserts that those that were not killed end with 1, and that
+    all lines before it, at most, tell of the progress."""
+    try:
+        said = [own_lines(process.communicate(timeout=120)[1]) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+    for i, process in enumerate(pair):
+        assert process.returncode == (-signal.SIGKILL if i == killed else 1)
+        *progress, _ = said[i].splitlines() or [""]
+        assert all(" of " in line and "error" not in line for line in progress), said[i]
+    return [(text.splitlines() or [""])[-1] for text in said]
 
 
 def same(a, b) -> None:
