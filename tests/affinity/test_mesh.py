@@ -11,7 +11,7 @@ from taskpgm.models import LoraConfig, init_lora, init_params, logical_axes, sco
 from taskpgm.training import init_sharded, make_mesh
 from tests.tiny_decoder import TINY
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.slow
 
 ROWS, LENGTH = 8, 128
 

@@ -16,8 +16,6 @@ from taskpgm.affinity.store import ScoreStore, TaskScores, fingerprint, merge, s
 from taskpgm.models import DecoderConfig
 from taskpgm.models.scoring import score_examples
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 CUT = Layout(2, 2, 5, 24, 6, 64)
 CONFIG = DecoderConfig("llama", 37, 16, 16, 1, 1, 1, 16, 64)  # of another model: never run
 

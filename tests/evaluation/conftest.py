@@ -13,6 +13,11 @@ WORDS = "red green blue one two three north south east west cat dog bird fish".s
 LENGTH = 48
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly(quick_compile):
+    """For all tests of evaluation."""
+
+
 @pytest.fixture(scope="session")
 def tiny() -> SimpleNamespace:
     texts = [f"say {a} then {b}: {a} {b}." for a in WORDS for b in WORDS]

@@ -19,8 +19,6 @@ from taskpgm.evaluation import (
 )
 from taskpgm.tasks import Example, encode
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def model(tiny):

@@ -9,8 +9,6 @@ from taskpgm.evaluation import measure as module
 from taskpgm.models import LoraConfig, init_lora
 from taskpgm.tasks import Example, Task, encode, pack
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def plain_loss(tiny, task):
     """One example at a time, whole logits, no packing."""

@@ -194,13 +194,21 @@ def test_batches_and_transformations():
     assert slope[1] == pytest.approx(by_hand, rel=1e-5)
 
 
+BOUNDS = Bounds(low=[0.0, 0, 0.2, 0, 0, 0], family=[0, 0, 1, 1, 2, 2], family_high=[0.3, 1, 0.4])
+
+
+@pytest.fixture(scope="module")
+def allowed():
+    """Mixtures within BOUNDS: minimisers of other importances."""
+    rng = np.random.default_rng(0)
+    weights = [rng.dirichlet(np.ones(6)) for _ in range(300)]
+    return [counted(6).minimise(w, np.ones(6), bounds=BOUNDS).weights for w in weights]
+
+
 @pytest.mark.parametrize("prior", [None, np.full(6, 1 / 6), [0.5, 0, 0.1, 0.1, 0.1, 0.2]])
-def test_bounds_of_tasks_and_families(prior):
+def test_bounds_of_tasks_and_families(prior, allowed):
     one = counted(6)
-    bounds = Bounds(
-        low=[0.0, 0, 0.2, 0, 0, 0], family=[0, 0, 1, 1, 2, 2], family_high=[0.3, 1, 0.4]
-    )
-    found = one.minimise(cap=[0.25, 1, 1, 1, 1, 0.0], bounds=bounds, prior=prior)
+    found = one.minimise(cap=[0.25, 1, 1, 1, 1, 0.0], bounds=BOUNDS, prior=prior)
     p = found.weights
     sums = np.array([p[:2].sum(), p[2:4].sum(), p[4:].sum()])
     assert p[2] >= 0.2 - 1e-12 and p[5] == 0 and p[0] <= 0.25 and abs(p.sum() - 1) < 1e-12
@@ -210,11 +218,7 @@ def test_bounds_of_tasks_and_families(prior):
     def value(q):
         return one.loss(q) + (0.0 if prior is None else divergence(q, np.asarray(prior), 0.1))
 
-    rng = np.random.default_rng(0)
-    tried = []
-    for _ in range(300):  # other allowed mixtures: minimisers of other importances
-        tried.append(one.minimise(rng.dirichlet(np.ones(6)), p * 0 + 1, bounds=bounds).weights)
-    tried = np.array([q for q in tried if q[5] == 0 and q[0] <= 0.25])
+    tried = np.array([q for q in allowed if q[5] == 0 and q[0] <= 0.25])
     if prior is not None:
         tried = tried[(tried[:, np.asarray(prior) == 0] == 0).all(1)]
     for share in (0.01, 0.3, 1.0):

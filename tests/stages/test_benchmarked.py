@@ -38,7 +38,7 @@ def test_measures_and_other_benchmarks_survive(failing, tmp_path, monkeypatch):
     left, failing_name = [x for x in ("first", "second") if x != failing], failing
     failing = ""
     asked.clear()
-    stages.run(config, str(workdir))
+    stages.run(config, str(workdir), last="evaluation")
     # What was there is not asked again: of the base the first, where it had come before.
     expected = 4 - (failing_name == "second")
     assert len(asked) == expected and set(left) <= set(asked)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from taskpgm import models, stages
-from taskpgm.evaluation import benchmarks, harness_tokens, look_for_data
+from taskpgm.evaluation import harness_tokens, look_for_data
 from taskpgm.tasks import corpus
 from tests.stages.tiny_config import get_config
 
@@ -150,7 +150,6 @@ def test_benchmarks_of_a_hub_that_cannot_be_had(no_loading, monkeypatch, tmp_pat
 
 def test_no_harness_is_installed(monkeypatch, tasks_folder, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    benchmarks._indexed.cache_clear()
     changes = {"evaluation.harness": ("mmlu",)}
     text, problems = planned(capsys, tasks_folder, tmp_path / "run", changes)
     assert any("evaluation.harness: lm_eval is not installed: pip install" in x for x in problems)

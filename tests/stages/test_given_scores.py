@@ -184,7 +184,7 @@ def test_with_the_tasks_a_matrix_goes_on_to_train(tasks_folder, tmp_path):
         f"--config.tasks.source={tasks_folder}",
     )
     compare = "--config.compare=('uniform', 'taskpgm-pmi', 'taskpgm-predicted')"
-    launch(tmp_path / "run", *options, compare)
+    launch(tmp_path / "run", *options, compare, "--stage=evaluation")
     assert not (tmp_path / "run" / "adapters").exists()
     found = json.loads((tmp_path / "run" / "evaluation" / "results.json").read_text())
     assert set(found["runs"]) == {"uniform", "taskpgm-pmi", "taskpgm-predicted"}

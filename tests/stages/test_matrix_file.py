@@ -134,6 +134,7 @@ def test_from_losses_to_predicted_weights(tmp_path):
         "--config.affinity.kind=loss",
         "--config.mixture.ratio=auto",
         f"--config.compare={rows}",
+        "--stage=mixture",
     )
     made = json.loads((tmp_path / "run" / "mixture" / "weights.json").read_text())["mixtures"]
     for name in rows:

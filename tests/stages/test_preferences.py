@@ -115,7 +115,8 @@ def test_bounds_and_prior_hold_for_every_row_of_ours(tmp_path):
         f"--config.compare={('uniform', *OURS)}",
     )
     bounds = "t0=0.3:1,t1=0:0.05,t2=0.1:0.12"
-    launch(tmp_path / "run", *options, f"--config.mixture.bounds={bounds}")
+    solved = "--stage=mixture"
+    launch(tmp_path / "run", *options, f"--config.mixture.bounds={bounds}", solved)
     made = json.loads((tmp_path / "run" / "mixture" / "weights.json").read_text())["mixtures"]
     for name in OURS:
         p = np.array(made[name]["weights"])
@@ -127,7 +128,7 @@ def test_bounds_and_prior_hold_for_every_row_of_ours(tmp_path):
     # Pulled hard, it is the prior.
     (tmp_path / "prior.json").write_text(json.dumps({name: i + 1 for i, name in enumerate(names)}))
     pulled = ("--config.mixture.kl=1e6", f"--config.mixture.prior={tmp_path / 'prior.json'}")
-    launch(tmp_path / "pulled", *options, *pulled)
+    launch(tmp_path / "pulled", *options, *pulled, solved)
     made = json.loads((tmp_path / "pulled" / "mixture" / "weights.json").read_text())["mixtures"]
     expected = np.arange(1, 7) / 21
     np.testing.assert_allclose(made["taskpgm-pmi:r=0.5"]["weights"], expected, atol=1e-4)

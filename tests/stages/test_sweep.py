@@ -144,12 +144,12 @@ def weights(workdir) -> dict[str, bytes]:
 def test_a_sweep_takes_more_values_and_replaces_nothing(tasks_folder, tmp_path):
     workdir = tmp_path / "run"
     rows = "--config.compare=('uniform','taskpgm-pmi')"
-    options = [f"--config.tasks.source={tasks_folder}", rows]
+    options, measured = [f"--config.tasks.source={tasks_folder}", rows], ["--stage=evaluation"]
     plan = launch(workdir, *options, "--config.sweep.ratio=(0,0.5,4)", "--dry_run").stdout
     assert "4 x " in next(line for line in plan.splitlines() if line.startswith("runs"))
     assert not workdir.exists()
 
-    said = launch(workdir, *options, "--config.sweep.ratio=(0,0.5,4)").stdout
+    said = launch(workdir, *options, "--config.sweep.ratio=(0,0.5,4)", *measured).stdout
     one = weights(workdir)
     names = {"uniform", "taskpgm-pmi@ratio=0", "taskpgm-pmi", "taskpgm-pmi@ratio=4"}
     assert set(one) == names
@@ -161,9 +161,9 @@ def test_a_sweep_takes_more_values_and_replaces_nothing(tasks_folder, tmp_path):
 
     # Another value, another budget and another learning rate: what is there stays as it is.
     stamps = {p: p.stat().st_mtime_ns for p in workdir.glob("runs/*/done.json")}
-    said = launch(workdir, *options, "--config.sweep.ratio=(4,8)").stdout
+    said = launch(workdir, *options, "--config.sweep.ratio=(4,8)", *measured).stdout
     assert said.count(": trained") == 1 and "taskpgm-pmi@ratio=4: done already" in said
-    said = launch(workdir, *options, "--config.mixture.budget=16").stdout
+    said = launch(workdir, *options, "--config.mixture.budget=16", *measured).stdout
     assert said.count(": trained") == 2
     changed = ("--config.mixture.ratio=4", "--config.train.optimizer.lr=0.01")
     said = launch(workdir, *options, *changed).stdout
@@ -198,6 +198,7 @@ def test_seeds_budget_and_k_are_swept_together(tasks_folder, tmp_path):
         "--config.mixture.max_epochs=24",
         "--config.sweep.seeds=(1,2)",
         "--config.train.steps=2",
+        "--stage=evaluation",
     )
     names = {"uniform", "select-pmi:k=1", "select-pmi:k=2"}
     assert set(weights(workdir)) == names | {f"{name}.seed1" for name in names}
