@@ -7,15 +7,24 @@ RUN := $(VENV)/bin/python
 # A file's tests share fixtures, so they stay together. tests/conftest.py says which file comes first.
 PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo check test lint clean
+# Linters keep one core busy, and their words are few: tests need not wait for them.
+BOTH := $(MAKE) --no-print-directory --jobs 2
+
+.PHONY: demo check test lint quick-tests all-tests clean
 
 demo: $(VENV)/.installed
 	$(RUN) launch.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-check: lint
+check: $(VENV)/.installed-dev
+	$(BOTH) lint quick-tests
+
+test: $(VENV)/.installed-dev
+	$(BOTH) lint all-tests
+
+quick-tests: $(VENV)/.installed-dev
 	$(PYTEST) -m "not pipeline and not torch and not browser and not slow"
 
-test: lint
+all-tests: $(VENV)/.installed-dev
 	$(PYTEST)
 
 lint: $(VENV)/.installed-dev

@@ -10,6 +10,8 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SCRIPTS = sorted([*EXPERIMENTS.glob("*.py"), *EXPERIMENTS.glob("real/*.py")])
 SCRIPTS = [path for path in SCRIPTS if "__main__" in path.read_text()]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_starts_and_says_what_it_does(script, tmp_path):

@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from taskpgm.mixture import PredictedLoss
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "predict.py"
 N, EXAMPLES, BUDGET = 5, 8, 500
+
+pytestmark = pytest.mark.slow
 
 
 def study(*arguments):

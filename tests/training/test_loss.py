@@ -104,11 +104,13 @@ def test_full_logits_never_exist():
 @pytest.mark.parametrize("shards", [1, 2])
 def test_what_does_not_fill_a_chunk_goes_in_small_ones(rest, shards, monkeypatch):
     monkeypatch.setattr(loss, "REST", {jax.default_backend(): rest})
+    function = jax.jit(partial(cross_entropy, chunk=8 * shards, shards=shards))
+    graded = jax.jit(jax.value_and_grad(function, argnums=(0, 1), has_aux=True))
+    reference = jax.jit(jax.value_and_grad(plain, argnums=(0, 1)))
     for seed in range(4):  # about 35 of 50 rows are scored: whole chunks, and a remainder
         args = problem(50, 5, 11, seed)
-        function = partial(cross_entropy, chunk=8 * shards, shards=shards)
-        (value, _), gradient = jax.value_and_grad(function, argnums=(0, 1), has_aux=True)(*args)
-        expected, wanted = jax.value_and_grad(plain, argnums=(0, 1))(*args)
+        (value, _), gradient = graded(*args)
+        expected, wanted = reference(*args)
         assert_close(value, expected)
         assert_close(function(*args)[0], expected)  # the path without a gradient
         for got, want in zip(gradient, wanted, strict=True):
@@ -127,10 +129,11 @@ def test_fewer_rows_than_a_small_chunk_are_multiplied_in_vain(monkeypatch):
 def untouched_by(weights, chunk, **options):
     """Which rows the loss never multiplies: an infinite row that it does multiply shows."""
     hidden, unembedding, targets, _ = problem(len(weights), 4, 16)
+    compiled = jax.jit(partial(cross_entropy, chunk=chunk, **options))
     out = []
     for row in range(len(weights)):
         poisoned = hidden.at[row].set(jnp.inf)
-        value, _ = cross_entropy(poisoned, unembedding, targets, weights, chunk=chunk, **options)
+        value, _ = compiled(poisoned, unembedding, targets, weights)
         out.append(bool(jnp.isfinite(value)))
     return out
 
