@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's: every worker has a core
 # A program is compiled once for all tests, for the workers that run them and for the processes that
 # they start. What takes less than a fifth of a second is compiled faster than it is found.
 cache = Path(__file__).parents[1] / ".jax_cache"
