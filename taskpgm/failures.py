@@ -29,6 +29,7 @@ PATIENCE = 5.0  # seconds that the first to fail waits for the others to fail as
 FAREWELL = 5.0  # seconds that the primary, whose end JAX would report on all others, waits for them
 LINGER = 20.0  # seconds until a process that has failed ends, whatever the others do
 CONNECT = 5.0  # seconds for each of the primary's addresses
+HELLO = 60.0  # seconds until one that has connected says who it is
 SILENT = (5, 5, 4)  # a connection is probed after 5 s of silence, every 5 s, and given up after 4
 
 _line: "socket.socket | None" = None  # this process's connection
@@ -140,7 +141,7 @@ def _accept(server: socket.socket, token: str, lines: dict, events: queue.Queue)
 
 def _admit(line: socket.socket, token: str, lines: dict, events: queue.Queue) -> None:
     """Reads from a process that knows the token; sends others away."""
-    line.settimeout(CONNECT)
+    line.settimeout(HELLO)
     words = _words(line)
     hello = next(words, {})
     if not hmac.compare_digest(str(hello.get("token")).encode(), token.encode()):
