@@ -78,11 +78,9 @@ def test_what_is_prepared_is_what_the_launcher_reads(study, data, tmp_path, choi
 def test_the_config_is_one_that_the_stages_take(study):
     config = importlib.import_module("config").get_config()
     validate(config)
-    for rows, seeds in study.PARTS.values():
-        config.compare, config.train.seeds = rows, seeds
-        for budget in study.BUDGETS:
-            config.mixture.budget = budget
-            compare.check(config, np.full(25, 200))
+    for budget in study.BUDGETS:
+        config.mixture.budget = budget
+        compare.check(config, np.full(25, 200))
 
 
 def test_calls_follow_the_protocol_and_each_goes_on_from_the_last(study, tmp_path):
@@ -93,23 +91,47 @@ def test_calls_follow_the_protocol_and_each_goes_on_from_the_last(study, tmp_pat
     for call in calls[1:]:
         if call.part == "swarm":
             continue
-        rows = study.PARTS[call.part][0]
         asked = {
             (row, budget, seed)
-            for row in rows
+            for row in study.ROWS
             for budget in study.BUDGETS[: call.budgets]
             for seed in range(call.seeds)
         }
         fresh = asked - models
-        assert len(fresh) <= 2 * len(rows)  # one more seed, at one budget or two
+        assert len(fresh) <= len(study.ROWS)  # one more seed of one budget
         models |= asked
-    every, few = study.PARTS["all"]
-    leading, most = study.PARTS["leading"]
-    assert set(leading) <= set(every) and most > few >= 3
-    assert len(models) == len(study.BUDGETS) * (len(every) * few + len(leading) * (most - few))
+    assert len(models) == len(study.BUDGETS) * len(study.ROWS) * study.SEEDS
     words = calls[-1].words(tmp_path, {"model": "M", "benchmarks": ["real_bbh"]})
     assert "--config.sweep.budget=(300, 1200)" in words
     assert "--config.evaluation.harness=('real_bbh',)" in words
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_call_may_be_made_by_several_processes(study, tmp_path, monkeypatch, workers):
+    """Each is a launcher of its own that shares the workdir; one that fails ends the sitting."""
+    told = """
+import os, pathlib, sys
+line = " ".join([*sys.argv[2:], os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "")])
+pathlib.Path(sys.argv[1], str(os.getpid())).write_text(line)
+sys.exit(3 if sys.argv[2] == "fails" else 0)
+"""
+    said = tmp_path / "said"
+    said.mkdir()
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    for part, code in (("works", 0), ("fails", 3)):
+        words = [sys.executable, "-c", told, str(said), part]
+        monkeypatch.setattr(study.Call, "words", lambda *_, words=words: [*words])
+        assert study.sit(tmp_path, study.Call("all", 1), {}, None, workers) == code
+    each = ["works --shared false", "fails --shared false"] if workers > 1 else ["works ", "fails "]
+    assert sorted(path.read_text() for path in said.iterdir()) == sorted(workers * each)
+    notes = [json.loads(line) for line in (tmp_path / "sittings.jsonl").read_text().splitlines()]
+    assert [(note["workers"], note["exit"]) for note in notes] == [(workers, 0), (workers, 3)]
+
+
+def test_processes_stop_when_the_sitting_is_over(study, tmp_path, monkeypatch):
+    words = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(study.Call, "words", lambda *_: [*words])
+    assert study.sit(tmp_path, study.Call("all", 1), {}, 1.0, 2) == -15  # long ago
 
 
 def test_the_swarm_weighs_the_tasks_that_the_launcher_reads(study, data, tmp_path):

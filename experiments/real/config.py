@@ -1,7 +1,7 @@
 """The config of the real study: its rows, its sizes, and what is fixed (protocol.md).
 
-study.py starts it, with the folders that it has prepared, one of PARTS at a time. A row is added by
-a line of ROWS: runs that are done stay. The second budget is a sweep.
+study.py starts it with the folders that it has prepared. A row is added by a line of ROWS: runs
+that are done stay. The second budget is a sweep.
 """
 
 from ml_collections import ConfigDict
@@ -28,18 +28,8 @@ ROWS = {
     "softmax-pmi": "control: row sums alone",
     "permuted-pmi": "control: the affinity of other tasks",
 }
-# Those that have five seeds.
-LEADING = (
-    "uniform",
-    "uniform-families",
-    "closed-form-pmi:psd=shift",
-    "taskpgm-pmi",
-    "taskpgm-transfer",
-    "taskpgm-predicted",
-    "mixmin",
-)
 BUDGETS = (300, 1200)  # examples
-PARTS = {"all": (tuple(ROWS), 3), "leading": (LEADING, 5)}  # rows, seeds
+SEEDS = 5
 # All seven kinds of matrices, as for the single-task models of every study here.
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -69,7 +59,7 @@ def get_config() -> ConfigDict:
     config.mixture.max_epochs = 2.0
     config.mixture.budget = BUDGETS[0]
 
-    config.compare, config.train.seeds = PARTS["all"]
+    config.compare, config.train.seeds = tuple(ROWS), SEEDS
     config.train.batch_size = 8
     config.train.keep = 1
 

@@ -3,15 +3,16 @@
     python experiments/real/model.py MODEL && python experiments/real/tasks.py DATA
     python experiments/real/study.py OUT --model MODEL --data DATA --mmlu MMLU --minutes 120
     python experiments/real/study.py OUT                # goes on from there
+    python experiments/real/study.py OUT --workers 10   # by ten processes that share the work
     python experiments/real/study.py OUT --dry_run      # what is left, and what it costs
 
 Needs the extra `eval`. DATA is what tasks.py makes, or any folder with suite/FAMILY/TASK.jsonl
 (with .heldout and .test beside it) and bbh/TASK.jsonl; MMLU a folder of SUBJECT.jsonl with
-question, choices, answer. Prepares OUT/tasks and OUT/benchmarks once, then runs the parts of
+question, choices, answer. Prepares OUT/tasks and OUT/benchmarks once, then runs the rows of
 config.py in the order of the protocol, in one workdir, OUT/run, with the second budget as a sweep.
 Whatever is killed goes on with the same command; `--minutes` ends a sitting by itself.
 OUT/sittings.jsonl keeps the machine time. Weights of a model that has been judged are removed: 0.5
-GB each. OUT/run/evaluation has the tables, OUT/run/report the page, of what was asked for last.
+GB each. OUT/run/report is the page of what was asked for last; tables.py tells of all budgets.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from config import BUDGETS, PARTS
+from config import BUDGETS, ROWS, SEEDS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("config.py")
@@ -129,7 +130,7 @@ def rows_of(part: str, out: Path) -> tuple[str, ...]:
     """The rows of `compare` in a part of the study."""
     if part == "swarm":
         return tuple(f"weights:file={path}" for path in sorted((out / "swarm").glob("*.json")))
-    return PARTS[part][0]
+    return tuple(ROWS)
 
 
 class Call(NamedTuple):
@@ -162,15 +163,13 @@ class Call(NamedTuple):
 
 def calls() -> list[Call]:
     """In the order of the protocol. The last one asks for all rows again, for the tables."""
-    few, most = PARTS["all"][1], PARTS["leading"][1]
     both = len(BUDGETS)
     return [
         Call("all", 1, last="mixture"),
-        *(Call("all", seeds, 1) for seeds in range(1, few + 1)),
-        *(Call("all", seeds, both) for seeds in range(1, few + 1)),
-        *(Call("leading", seeds, both) for seeds in range(few + 1, most + 1)),
+        *(Call("all", seeds, 1) for seeds in range(1, SEEDS + 1)),
+        *(Call("all", seeds, both) for seeds in range(1, SEEDS + 1)),
         Call("swarm", 1),
-        Call("all", few, both),
+        Call("all", SEEDS, both),
     ]
 
 
@@ -187,21 +186,30 @@ def remove_judged(workdir: Path) -> None:
             file.unlink()
 
 
-def sit(out: Path, call: Call, settings: dict, deadline: float | None) -> int:
-    """Makes one call, asks it to stop at the deadline, and notes what it took; its exit code."""
+def sit(out: Path, call: Call, settings: dict, deadline: float | None, workers: int = 1) -> int:
+    """Makes one call by so many processes, asks them to stop at the deadline, and notes what it
+    took; the first exit code that is not 0."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    process = subprocess.Popen(call.words(out, settings), cwd=ROOT, env=environment)
+    words = call.words(out, settings)
+    if workers > 1:
+        words.append("--shared")
+        # Else the first process takes three quarters of a GPU's memory.
+        environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    processes = [subprocess.Popen(words, cwd=ROOT, env=environment) for _ in range(workers)]
     try:
-        code = process.wait(None if deadline is None else max(1.0, deadline - time.time()))
+        for process in processes:
+            process.wait(None if deadline is None else max(1.0, deadline - time.time()))
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        process.send_signal(signal.SIGTERM)
-        code = process.wait()
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+    code = next((code for process in processes if (code := process.wait())), 0)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     note = {
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime(start)),
         **call._asdict(),
+        "workers": workers,
         "seconds": round(time.time() - start, 1),
         "cpu_seconds": round(cpu, 1),
         "exit": code,
@@ -227,7 +235,7 @@ def main(out: Path, given: argparse.Namespace) -> int:
         subprocess.run([*calls()[-1].words(out, settings), "--dry_run"], cwd=ROOT, check=True)
         return 0
     for call in calls():
-        code = sit(out, call, settings, deadline)
+        code = sit(out, call, settings, deadline, given.workers)
         if code:
             return code
         remove_judged(out / "run")
@@ -243,6 +251,7 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, help="the folder that tasks.py made, or one like it")
     parser.add_argument("--mmlu", type=Path, help="a folder of MMLU-Redux, to judge by")
     parser.add_argument("--minutes", type=float, help="ends the sitting; the next one goes on")
+    parser.add_argument("--workers", type=int, default=1, help="processes, as on one large GPU")
     parser.add_argument("--dry_run", action="store_true", help="print the plan and its cost")
     arguments = parser.parse_args()
     sys.exit(main(arguments.out, arguments))
