@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scipy.stats import spearmanr
 
@@ -249,7 +249,7 @@ def collected(study: Study) -> dict:
     return numbers
 
 
-def rounded(value):
+def rounded(value: Any) -> Any:
     """Five decimals are below what one rerun differs by."""
     if isinstance(value, dict):
         return {key: rounded(each) for key, each in value.items()}
