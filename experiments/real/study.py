@@ -203,7 +203,8 @@ def sit(out: Path, call: Call, settings: dict, deadline: float | None, workers: 
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         for process in processes:
             process.send_signal(signal.SIGTERM)
-    code = next((code for process in processes if (code := process.wait())), 0)
+    codes = [process.wait() for process in processes]  # every one of them: none is left behind
+    code = next((code for code in codes if code), 0)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     note = {

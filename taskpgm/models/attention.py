@@ -78,17 +78,28 @@ def attention(
 
 
 def choose(inputs: AttentionInputs) -> str:
-    """What "auto" stands for: cuDNN through `jax.nn` where that covers the inputs, else XLA."""
+    """What "auto" stands for: cuDNN through `jax.nn` where that covers the inputs, else XLA.
+
+    On an H100 (jax 0.11.2, bfloat16) a LoRA step of 1B parameters on packed rows was 2.9 times as
+    fast with cuDNN, and values and gradients passed `pytest -m gpu`. Packed rows are masked, and
+    cuDNN's backward pass under a mask asks for an even length; over several devices it has not run.
+    Models side by side have no "auto": `DecoderConfig.side_by_side`.
+    """
     q = inputs.q
     covered = (
         inputs.whole_rows
-        and inputs.segment_ids is None
+        and (inputs.segment_ids is None or (q.shape[1] % 2 == 0 and not _several_devices()))
         and inputs.window_is_static
         and q.dtype.itemsize == 2
         and q.shape[3] % 8 == 0
         and q.shape[3] <= 128
     )
     return "cudnn" if covered and _has_flash_attention() else "reference"
+
+
+def _several_devices() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.size > 1
 
 
 def _has_flash_attention() -> bool:

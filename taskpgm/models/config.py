@@ -1,7 +1,7 @@
 """What a decoder is: `DecoderConfig`, and the adapters that it may carry."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,15 @@ class DecoderConfig:
     def to_hf(self) -> dict[str, Any]:
         """The content of the config.json that `transformers` opens as the same model."""
         return hf_config.write(self)
+
+    @property
+    def side_by_side(self) -> "DecoderConfig":
+        """For what `jax.vmap` runs side by side: attention "auto" is the reference.
+
+        cuDNN's attention under a mask, as packed rows have it, has no batching rule that works (jax
+        0.11.2 on an H100: "cannot reshape array").
+        """
+        return replace(self, attention="reference") if self.attention == "auto" else self
 
     @property
     def windows(self) -> tuple[int | None, ...]:

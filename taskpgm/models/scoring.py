@@ -41,7 +41,7 @@ class Forward(NamedTuple):
 def decoder_forward(config: DecoderConfig) -> Forward:
     """The decoder with adapters on one base, or with weights of its own where `config.lora` is
     None."""
-    decoder = Decoder(config)
+    decoder = Decoder(config.side_by_side)
 
     def hidden(shared, own, tokens, positions, segment_ids) -> Any:
         bound = trained_variables(config, own, shared)

@@ -73,6 +73,7 @@ def gradient_features(
     `trainable` and `frozen` are those of a training step, the batch's arrays [b t]. Without
     dropout. A row without a scored token has the gradient 0. Float32.
     """
+    config = config.side_by_side  # rows are
     if config.lora:
         config = replace(config, lora=replace(config.lora, dropout=0.0))
 

@@ -77,7 +77,7 @@ def _jitted(
     structure: Any,  # a jax.tree_util.PyTreeDef
     *shardings: Sharding,
 ) -> Step:
-    step = partial(_step, config, optimizer, accumulate)
+    step = partial(_step, config.side_by_side if group else config, optimizer, accumulate)
     out = jax.tree.unflatten(structure, shardings), replicated(shardings[0])
     return jax.jit(
         partial(_side_by_side, step, chunk) if group else partial(step, chunk=chunk),

@@ -175,7 +175,10 @@ def stand_in(monkeypatch, capability):
     [
         ({}, "cudnn"),
         ({"window": 5}, "cudnn"),
-        ({"segment_ids": True, "key_segment_ids": True}, "reference"),
+        ({"segment_ids": True, "key_segment_ids": True}, "cudnn"),
+        ({"segment_ids": True, "key_segment_ids": True, "window": 5}, "cudnn"),
+        ({"segment_ids": True, "key_segment_ids": True, "offset": 1}, "reference"),
+        ({"segment_ids": True, "key_segment_ids": True, "t": 23}, "reference"),
         ({"window": jnp.int32(5)}, "reference"),
         ({"offset": 1}, "reference"),
         ({"dtype": jnp.float32}, "reference"),
@@ -192,11 +195,23 @@ def test_auto_is_cudnn_where_that_covers_the_arguments(monkeypatch, change, back
     change = dict(change)
     stand_in(monkeypatch, change.pop("capability", "9.0"))
     dtype = change.pop("dtype", jnp.bfloat16)
-    shape = {name: change.pop(name) for name in ("d", "s") if name in change}
+    shape = {name: change.pop(name) for name in ("d", "s", "t") if name in change}
     qkv = [jnp.asarray(x, dtype) for x in inputs(**({"d": 64} | shape))]
     rest = {"segment_ids": None, "key_segment_ids": None, "offset": 0, "window": None} | change
-    rest = {x: segments(2, 9, 11, 4) if y is True else y for x, y in rest.items()}
+    ids = segments(2, 9, 11, qkv[0].shape[1] - 20)  # the same ones for keys, as `attention` gives
+    rest = {x: ids if y is True else y for x, y in rest.items()}
     assert module.choose(AttentionInputs(*qkv, **rest)) == backend
+
+
+def test_packed_rows_over_several_devices_are_the_reference(monkeypatch):
+    """cuDNN's attention of packed rows has run on one device only."""
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in inputs(d=64))
+    ids = segments(2, 9, 11, 4)
+    for sizes, backend in (({"data": 1}, "cudnn"), ({"data": 2}, "reference")):
+        mesh = make_mesh(sizes, jax.devices()[: sizes["data"]])
+        with monkeypatch.context() as patch, jax.set_mesh(mesh):
+            stand_in(patch, "9.0")
+            assert module.choose(AttentionInputs(q, k, v, ids, ids, 0, None)) == backend
 
 
 def test_auto_is_the_reference_on_a_cpu():
@@ -205,5 +220,5 @@ def test_auto_is_the_reference_on_a_cpu():
 
 
 def test_kernels_are_asked_for_by_name():
-    # cuDNN cannot keep packed examples apart, so a config has no word for it.
+    # "auto" is cuDNN where that covers the rows, so a config has no word for it.
     assert set(ATTENTION) == {"auto", "reference", "splash"} == {"auto", *BACKENDS} - {"cudnn"}
