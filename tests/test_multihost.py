@@ -143,6 +143,7 @@ def test_one_that_the_others_never_join_says_so(process):
 DRIVER = """
 import os, signal, sys, time
 from pathlib import Path
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # as launch.py does
 from taskpgm import interrupts
 interrupts.install()
 from taskpgm import multihost as m
