@@ -39,7 +39,7 @@ $(VENV)/.installed $(VENV)/.installed-dev: pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or \
 	  sys.exit("taskpgm needs Python 3.11 to 3.13, $(PYTHON) is %d.%d: make PYTHON=python3.12" % v)'
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.$(EXTRAS)'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile -e '.$(EXTRAS)'
 	@touch $@
 
 clean:
