@@ -1,6 +1,6 @@
 """What predicts the loss of a trained mixture? Predictors against the runs of a swarm.
 
-    python experiments/predict.py experiments/results/swarm     # two minutes on a CPU
+    cd experiments/results && python ../predict.py swarm real_study_300 real_study_1200  # a minute
 
 Folders of `runs.jsonl` and `scores.npz` (see experiments/swarm.py; train_swarm.py makes one).
 Prints the tables and writes them into results/predict.md, between its two marks; the log around
