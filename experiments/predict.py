@@ -4,9 +4,9 @@
 
 Folders of `runs.jsonl` and `scores.npz` (see experiments/swarm.py; train_swarm.py makes one).
 Prints the tables and writes them into results/predict.md, between its two marks; the log around
-them stays. No predictor has seen a trained mixture. What stands below the marks, of two earlier
-swarms, came from PATH/embedded_swarm PATH/real_swarm --trained results/predict_trained.jsonl (give
-another --out).
+them stays. No predictor has seen a trained mixture. The tables there also have two earlier swarms,
+embedded_swarm and real_swarm. `--trained results/predict_trained.jsonl` belongs to the first of
+these (give another --out).
 
   predictors  rank correlation of predicted and measured loss over runs
   halves      constants of the law chosen on one half of the mixtures, judged on the other
