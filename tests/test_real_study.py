@@ -152,13 +152,14 @@ def test_the_swarm_weighs_the_tasks_that_the_launcher_reads(study, data, tmp_pat
 
 
 def test_weights_of_judged_runs_are_removed_and_of_no_others(study, tmp_path):
-    for name in ("judged", "waiting"):
+    for name in ("judged", "waiting"):  # `waiting` lacks its benchmarks
         for path in ("hf/model.safetensors", "hf/config.json", "checkpoints/3", "done.json"):
             file = tmp_path / "runs" / name / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("")
-    (tmp_path / "evaluation" / "judged").mkdir(parents=True)
-    (tmp_path / "evaluation" / "judged" / "done.json").write_text("")
+    for name in ("judged", "waiting", "harness/judged"):
+        (tmp_path / "evaluation" / name).mkdir(parents=True)
+        (tmp_path / "evaluation" / name / "done.json").write_text("")
     study.remove_judged(tmp_path)
     left = {str(p.relative_to(tmp_path)) for p in (tmp_path / "runs").rglob("*") if p.is_file()}
     kept = {f"runs/waiting/{p}" for p in ("hf/model.safetensors", "checkpoints/3")}
