@@ -227,8 +227,11 @@ def test_where_one_fails_all_end_and_say_which(kind, which):
     said = pair(f"m.on_primary(lambda: None)()\nif me == {which}: {act}\n{wait}")
     failed, other = said[which], said[1 - which]
     assert failed[0] != 0
-    assert other[0] == 1
-    assert other[2] == f"error: process {which} on {HERE} {told}"
+    line = f"error: process {which} on {HERE} {told}"
+    if which == 0 and told is DIES:  # JAX's coordinator is in it: now and then JAX speaks too
+        assert other[0] != 0 and line in other[2].splitlines()
+    else:
+        assert (other[0], other[2]) == (1, line)
     if act.startswith("raise"):
         assert (failed[0], failed[2]) == (1, "error: " + act.split("'")[1])
 

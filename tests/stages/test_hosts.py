@@ -55,9 +55,9 @@ def two(options, tmp_path_factory) -> Path:
     assert first == f"error: process 1 on {HERE} failed, and all others with it: {second[7:]}"
 
     pair = start_when(workdir, options, "adapters/*/done.json")
-    pair[0].kill()
-    said = ends(pair, killed=0)[1]
-    assert said.startswith(f"error: process 0 on {HERE} ended without a word")
+    pair[1].kill()
+    said = ends(pair, killed=1)[0]
+    assert said.startswith(f"error: process 1 on {HERE} ended without a word")
 
     assert not (workdir / "report").exists()
     end_pair(start_pair(workdir, *options))
