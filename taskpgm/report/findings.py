@@ -161,7 +161,7 @@ def finding(study: Study) -> str:
     if seeds(study) > 1 and len(noise) == len(ranked):
         sentences.append(
             f"Over {seeds(study)} seeds the mean loss of one mixture varies by "
-            f"{np.sqrt(np.mean(np.square(noise))):.4f} (standard deviation)."
+            f"{np.median(noise):.4f} (standard deviation; the median of all mixtures)."
         )
     if len({name.partition("@")[0] for name in ranked}) < len(ranked):
         sentences.append(
