@@ -22,7 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a plan needs no data of benchmar
 from taskpgm.stages.checks import problems_of_plan  # noqa: E402
 from taskpgm.stages.context import Context  # noqa: E402
 from taskpgm.stages.devices import machine  # noqa: E402
-from taskpgm.stages.estimate import Estimate, size  # noqa: E402
+from taskpgm.stages.estimate import Cost, Estimate, size  # noqa: E402
 from taskpgm.stages.flow import STAGES  # noqa: E402
 from taskpgm.tasks import Example, Task, corpus  # noqa: E402
 
@@ -107,19 +107,29 @@ class OnePool(Estimate):
         return self.packed(self.context.base, self.context.tasks[0].train).tokens / TRAIN
 
 
-def plan(recipe: str, tasks: list[Task], model: Path, name: str) -> tuple[dict, list[str]]:
-    """{stage: (hours, bytes on a device)} on a machine, and what does not fit there."""
-    config = import_module(f"configs.{recipe}").get_config()
+def estimate_of(config: Any, tasks: list[Task], model: Path, name: str) -> Estimate:
+    """An estimate of a recipe with that base, on stand-in tasks and on a machine."""
     config.base.path, config.tasks.chat_template = str(model), ""
     config.update_from_flattened_dict(SMALLER.get(name, {}))
     context = Context(config, model / "run", [], planning=True)
     context.__dict__ |= {"judged": tasks, "tasks_key": "stand-ins", "answers_cut_off": []}
-    estimate = OnePool(context, machine(name))
-    figures, problems = {}, problems_of_plan(context, estimate).said
+    return OnePool(context, machine(name))
+
+
+def costs_of(stage: str, estimate: Estimate) -> tuple[list[Cost], float]:
+    """The costs of a stage's artefacts, and their hours."""
+    costs = [each.cost(estimate) for each in STAGES[stage].artefacts(estimate.context)]
+    return costs, sum(cost.seconds(estimate.machine) or 0.0 for cost in costs) / 3600
+
+
+def plan(recipe: str, tasks: list[Task], model: Path, name: str) -> tuple[dict, list[str]]:
+    """{stage: (hours, bytes on a device)} on a machine, and what does not fit there."""
+    config = import_module(f"configs.{recipe}").get_config()
+    estimate = estimate_of(config, tasks, model, name)
+    figures, problems = {}, problems_of_plan(estimate.context, estimate).said
     for stage in COSTLY:
-        costs = [each.cost(estimate) for each in STAGES[stage].artefacts(context)]
-        seconds = sum(cost.seconds(estimate.machine) or 0.0 for cost in costs)
-        figures[stage] = seconds / 3600, max(cost.memory or 0.0 for cost in costs)
+        costs, hours = costs_of(stage, estimate)
+        figures[stage] = hours, max(cost.memory or 0.0 for cost in costs)
         problems += [f"{stage}: {cost.problem}" for cost in costs if cost.problem]
     return figures, list(dict.fromkeys(problems))
 

@@ -13,10 +13,7 @@ import tempfile
 from pathlib import Path
 
 from paper import tables
-from plan_7b import MACHINES, MODELS, SMALLER, TRAIN, OnePool, stand_ins, write_model
-from taskpgm.stages.context import Context
-from taskpgm.stages.devices import machine
-from taskpgm.stages.estimate import Estimate
+from plan_7b import MACHINES, MODELS, TRAIN, costs_of, estimate_of, stand_ins, write_model
 from taskpgm.stages.flow import STAGES
 from taskpgm.tasks import Task, corpus
 
@@ -46,16 +43,11 @@ def hours(table: str, folder: Path, family: str, tasks: list[Task], name: str) -
     """{"before": hours up to the affinity, "after": hours from the mixtures on, "models": how many
     are trained} on a machine."""
     config = tables().get_config(f"{table}-{family}")
-    config.update_from_flattened_dict(SMALLER.get(name, {}))
-    config.base.path, config.tasks.chat_template = str(folder / family), ""
     config.proxy.path = str(folder / "gpt2") if config.proxy.path else ""
-    context = Context(config, folder / "run", [], planning=True)
-    context.__dict__ |= {"judged": tasks, "tasks_key": "stand-ins", "answers_cut_off": []}
-    estimate: Estimate = OnePool(context, machine(name))
-    found: dict = {"models": sum(1 for _ in STAGES["runs"].artefacts(context))}
+    estimate = estimate_of(config, tasks, folder / family, name)
+    found: dict = {"models": sum(1 for _ in STAGES["runs"].artefacts(estimate.context))}
     for part, stages in PARTS.items():
-        costs = [x.cost(estimate) for stage in stages for x in STAGES[stage].artefacts(context)]
-        found[part] = sum(cost.seconds(estimate.machine) or 0.0 for cost in costs) / 3600
+        found[part] = sum(costs_of(stage, estimate)[1] for stage in stages)
     return found
 
 
