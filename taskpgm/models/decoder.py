@@ -4,8 +4,8 @@ Parameters of the layers are stacked on a leading axis: compile time does not gr
 sharding, streaming and adapters each have one array per kind of weight.
 """
 
-import copy
 import dataclasses
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -186,11 +186,34 @@ def init_lora(config: DecoderConfig, key: Array):
 
 
 @cache
-def _names(config: DecoderConfig, collection: str):
-    # Kept, because an abstract initialisation takes a tenth of a second.
-    boxed = jax.eval_shape(partial(_initialize, config), jax.random.key(0))[collection]
+def _boxes(config: DecoderConfig):
+    return jax.eval_shape(partial(_initialize, config), jax.random.key(0))
+
+
+def _abstract(config: DecoderConfig, collection: str, read: Callable[[Any], Any]):
+    """A tree like the collection's of what `read` tells of each array, boxed with its axes' names.
+
+    An abstract initialisation takes a tenth of a second: it is kept, for all configs that differ
+    in nothing that a shape depends on.
+    """
+    like = dataclasses.replace(
+        config,
+        rope_theta=None if config.rope_theta is None else 1e4,
+        rope_scaling=None,
+        norm_eps=1e-6,
+        sliding_window=None,
+        full_layers=0,
+        initializer_range=0.02,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+        dtype="float32",
+        remat="none",
+        attention="reference",
+        lora=config.lora if collection == "lora" else None,
+    )
     is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
-    return jax.tree.map(lambda x: x.names, boxed, is_leaf=is_box)
+    return jax.tree.map(read, _boxes(like)[collection], is_leaf=is_box)
 
 
 def logical_axes(config: DecoderConfig):
@@ -198,9 +221,14 @@ def logical_axes(config: DecoderConfig):
 
     They are layers, vocab, embed, heads, kv_heads, mlp, and None for what is never divided.
     """
-    return copy.deepcopy(_names(dataclasses.replace(config, lora=None), "params"))
+    return _abstract(config, "params", lambda x: x.names)
 
 
 def lora_logical_axes(config: DecoderConfig):
     """A tree like `lora` of tuples of logical axis names; the rank is None."""
-    return copy.deepcopy(_names(config, "lora"))
+    return _abstract(config, "lora", lambda x: x.names)
+
+
+def abstract_params(config: DecoderConfig):
+    """A tree like `params` of shapes and types."""
+    return _abstract(config, "params", lambda x: jax.ShapeDtypeStruct(x.value.shape, x.value.dtype))

@@ -1,8 +1,8 @@
 """Decoding with a cache of keys and values: greedy or sampled, batched, under jit.
 
 Prompts are padded on the left to a common bucket, so that every row's next token is in one column.
-The bucket lengths and the number of new tokens are rounded up to powers of two: few programs are
-compiled, whatever the prompts.
+The bucket lengths, the number of new tokens and that of stop ids are rounded up to powers of two:
+few programs are compiled, whatever the prompts.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,7 +59,8 @@ def generate(
             f" {config.max_position} positions"
         )
     tokens, segment_ids = left_pad(prompts, bucket(longest))
-    stops = jnp.asarray(sorted(set(stop_ids)) or [-1], jnp.int32)
+    ends = sorted(set(stop_ids))
+    stops = jnp.asarray(ends + [-1] * (bucket(len(ends)) - len(ends)), jnp.int32)
     draw = Draw(jnp.float32(temperature), jax.random.key(0) if key is None else key)
     bound = variables(params, lora)
     state = _prefill(config, bucket(max_new_tokens), bound, tokens, segment_ids, draw)

@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 from flax.traverse_util import flatten_dict
 
 from taskpgm.models.config import DecoderConfig
-from taskpgm.models.decoder import init_params
+from taskpgm.models.decoder import abstract_params
 
 
 class TensorName(NamedTuple):
@@ -96,8 +95,7 @@ def canonical(architecture: str, name: str) -> str:
 
 def flat_shapes(config: DecoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and type of every parameter, by its path."""
-    shapes = jax.eval_shape(partial(init_params, config), jax.random.key(0))
-    flat: dict[str, Any] = flatten_dict(shapes, sep="/")
+    flat: dict[str, Any] = flatten_dict(abstract_params(config), sep="/")
     return flat
 
 

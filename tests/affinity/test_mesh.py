@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from taskpgm.models import LoraConfig, init_lora, init_params, logical_axes, scoring
-from taskpgm.training import init_sharded, make_mesh
+from taskpgm.models.sharding import shardings_of
+from taskpgm.training import make_mesh
 from tests.tiny_decoder import TINY
 
 pytestmark = pytest.mark.slow
@@ -31,19 +32,32 @@ def window():
     return scoring.TargetWindow(tokens, at % 50, segments, where, *rest, np.int32(len(where)))
 
 
+def drawn(make, seed, *lead):
+    """Random arrays of these shapes by numpy: compiling jax.random takes longer than the test."""
+    rng, shapes = np.random.default_rng(seed), jax.eval_shape(make, jax.random.key(0))
+    draw = lambda x: (0.2 * rng.normal(size=(*lead, *x.shape))).astype(x.dtype)  # noqa: E731
+    return jax.tree.map(draw, shapes)
+
+
 def hidden(attention, axes):
     """(last hidden states of two models [2 r d], operations of one device)."""
     config = decoder(attention)
     mesh = make_mesh(axes, jax.devices()[: int(np.prod(list(axes.values())))])
+    params = drawn(partial(init_params, config), 0)
+    lora = drawn(partial(init_lora, config), 1, 2)
     with jax.set_mesh(mesh):
-        make = partial(init_params, config)
-        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
-        lora = jax.vmap(partial(init_lora, config))(jax.random.split(jax.random.key(1)))
-        lora = jax.tree.map(lambda x: x + 0.02, lora)  # a zero would change nothing
-        args = scoring.decoder_forward(config), params, lora, window()
-        costs = scoring.hidden_states.lower(*args).compile().cost_analysis()
+        placed = jax.device_put(params, shardings_of(logical_axes(config), params))
+        args = placed, lora, window()
+        forward = scoring.decoder_forward(config)
+        program = scoring.hidden_states.lower(forward, *args).compile()
+        costs = program.cost_analysis()
         costs = costs[0] if isinstance(costs, list) else costs
-        return np.asarray(scoring.hidden_states(*args)), costs["flops"]
+        return np.asarray(program(*args)), costs["flops"]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return hidden("reference", {"data": 1})
 
 
 @pytest.mark.parametrize(
@@ -55,8 +69,8 @@ def hidden(attention, axes):
     ],
     ids=str,
 )
-def test_hidden_states_over_devices(attention, axes):
-    alone, work = hidden("reference", {"data": 1})
+def test_hidden_states_over_devices(alone, attention, axes):
+    wanted, work = alone
     got, share = hidden(attention, axes)
-    np.testing.assert_allclose(got, alone, atol=2e-5)
+    np.testing.assert_allclose(got, wanted, atol=2e-5)
     assert share < work / 7

@@ -1,5 +1,7 @@
 """A tiny untrained model with a tokenizer of its own, and three tasks."""
 
+import importlib
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -11,11 +13,21 @@ from taskpgm.tasks import Example, Task, corpus, encode, pack
 
 WORDS = "red green blue one two three north south east west cat dog bird fish".split()
 LENGTH = 48
+SEED = jax.random.key(0)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_quickly(quick_compile):
     """For all tests of evaluation."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_bucket():
+    """Prompts of all these tests are padded to one length: few programs are compiled."""
+    generating = importlib.import_module("taskpgm.models.generate")  # not the package's function
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generating, "SMALLEST_BUCKET", 64)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +48,14 @@ def tiny() -> SimpleNamespace:
             "tie_word_embeddings": True,
         }
     )
-    params = init_params(config, jax.random.key(0))
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(partial(init_params, config), SEED)
+    params = jax.tree_util.tree_map_with_path(  # by numpy: compiling jax.random takes seconds
+        lambda path, x: (
+            np.float32(0.02) * rng.normal(size=x.shape).astype(np.float32)
+            + np.float32(path[-1].key == "scale")
+        ),
+        shapes,
+    )
 
     def task(name: str, family: str, count: int, step: int) -> Task:
         examples = tuple(

@@ -40,6 +40,7 @@ def test_a_95_percent_interval_holds_the_truth_that_often(
     seeds, tasks, over_seeds, over_tasks, noise, monkeypatch
 ):
     monkeypatch.setattr("taskpgm.evaluation.comparison.DRAWS", 800)
+    monkeypatch.setattr("taskpgm.evaluation.comparison.seeds_needed", lambda _: None)
     random, held, trials = np.random.default_rng(1), 0, 300
     for _ in range(trials):
         given = simulated(random, seeds, tasks, over_seeds, over_tasks, noise, difference=0.05)

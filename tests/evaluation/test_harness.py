@@ -1,7 +1,6 @@
-"""The harness's model, with requests that look like the harness's, and with lm_eval itself."""
+"""The harness's model, with requests that look like the harness's."""
 
 import copy
-import json
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ import pytest
 
 from taskpgm.evaluation import (
     HarnessModel,
-    check_harness,
     harness,
     loglikelihood,
     run_harness,
@@ -91,68 +89,6 @@ def test_without_lm_eval_one_line_says_how_to_get_it(monkeypatch, tiny):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'taskpgm\[eval\]'"):
         run_harness(tiny.config, tiny.params, tiny.tokenizer, ["mmlu"])
-
-
-@pytest.mark.slow
-def test_lm_eval_runs_a_task_of_our_own(tiny, tmp_path):
-    """The real evaluator; the public benchmarks need the hub and are not run by any test."""
-    pytest.importorskip("lm_eval", reason="lm_eval is not installed (optional extra: eval)")
-    rows = [{"q": f"say {word} then", "a": word, "b": "fish"} for word in ("red", "cat")]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = (
-        "dataset_path: json\n"
-        f"dataset_kwargs:\n  data_files:\n    test: {tmp_path / 'rows.jsonl'}\n"
-        "test_split: test\ndoc_to_text: '{{q}}'\nnum_fewshot: 0\n"
-    )
-    (tmp_path / "choose.yaml").write_text(
-        "task: tiny_choose\noutput_type: multiple_choice\n"
-        "doc_to_choice: '{{[a, b]}}'\ndoc_to_target: 0\n"
-        "metric_list:\n  - metric: acc\n" + common
-    )
-    (tmp_path / "write.yaml").write_text(
-        "task: tiny_write\noutput_type: generate_until\ndoc_to_target: '{{a}}'\n"
-        "generation_kwargs:\n  until: ['.']\n  max_gen_toks: 4\n"
-        "metric_list:\n  - metric: exact_match\n" + common
-    )
-    (tmp_path / "roll.yaml").write_text(
-        "task: tiny_roll\noutput_type: loglikelihood_rolling\ndoc_to_target: '{{q}}'\n"
-        "metric_list:\n  - metric: word_perplexity\n" + common
-    )
-    found = run_harness(
-        tiny.config,
-        tiny.params,
-        tiny.tokenizer,
-        ["tiny_choose", "tiny_write", "tiny_roll"],
-        batch_size=2,
-        path=tmp_path,
-    )
-    assert 0 <= found["tiny_choose"]["acc,none"] <= 1
-    assert found["tiny_write"]["exact_match,none"] == 0
-    assert found["tiny_roll"]["word_perplexity,none"] > 1
-    with pytest.raises(ValueError, match="no task 'tiny_chose'"):
-        run_harness(tiny.config, tiny.params, tiny.tokenizer, ["tiny_chose"], path=tmp_path)
-
-
-@pytest.mark.slow
-def test_benchmarks_are_checked_before_anything_is_spent(tmp_path):
-    pytest.importorskip("lm_eval", reason="lm_eval is not installed (optional extra: eval)")
-    (tmp_path / "rows.jsonl").write_text('{"q": "a", "a": "b"}\n')
-    task = (
-        "task: tiny_{name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {file}\n"
-        "test_split: test\noutput_type: loglikelihood_rolling\ndoc_to_text: ''\n"
-        "doc_to_target: '{{{{q}}}}'\nmetric_list:\n  - metric: word_perplexity\n"
-    )
-    for name, file in (("here", "rows.jsonl"), ("gone", "none.jsonl")):
-        (tmp_path / f"{name}.yaml").write_text(task.format(name=name, file=tmp_path / file))
-    check_harness(["tiny_here"], tmp_path)
-    check_harness(["tiny_here"], tmp_path / "here.yaml")
-    with pytest.raises(OSError, match="harness: 'tiny_gone': its data cannot be had") as caught:
-        check_harness(["tiny_here", "tiny_gone"], tmp_path)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="no task 'tiny_hre': did you mean 'tiny_here'"):
-        check_harness(["tiny_hre"], tmp_path)
-    with pytest.raises(FileNotFoundError, match="evaluation.harness_path: no such file"):
-        check_harness(["tiny_here"], tmp_path / "nowhere")
 
 
 def test_requests_that_begin_alike_are_read_once():

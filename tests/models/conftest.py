@@ -36,7 +36,7 @@ FAMILIES = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
     """tiny(family, **changes) -> DecoderConfig."""
     shape = {"intermediate_size": 48}
@@ -64,7 +64,7 @@ def random_like(make, config, seed, mean, std):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def with_lora():
     """with_lora(config, seed, **LoraConfig) -> (config, lora), the adapters far from zero."""
 
@@ -75,13 +75,13 @@ def with_lora():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def randomized():
     """randomized(config, seed) -> params, norms and biases away from 1 and 0 as well."""
     return lambda config, seed=0: random_like(init_params, config, seed, 1.0, 0.2)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tokens():
     """[2 12] token ids below 64."""
     return jnp.asarray(np.random.default_rng(7).integers(0, 64, (2, 12)), jnp.int32)

@@ -13,7 +13,7 @@ from taskpgm.models import check_hf, hf_keys, load_peft, save_hf, save_peft
 from taskpgm.models.safetensors_file import read_header, read_tensor
 
 quietly = settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -86,7 +86,7 @@ def test_any_bytes_of_safetensors_are_read_or_refused(tmp_path, content):
 
 
 # --- config.json, generation_config.json ----------------------------------------------------------
-@pytest.fixture
+@pytest.fixture(scope="module")
 def folders(tiny, randomized, tmp_path_factory):
     """A saved model of each architecture."""
     made = {}
@@ -151,7 +151,7 @@ def test_any_bytes_of_a_models_json_are_read_or_refused(folders, tmp_path, conte
 
 
 # --- adapter_config.json --------------------------------------------------------------------------
-@pytest.fixture
+@pytest.fixture(scope="module")
 def adapters(tiny, with_lora, tmp_path_factory):
     """Adapters of a Llama and of a GPT-2, saved."""
     made = {}

@@ -11,6 +11,8 @@ from safetensors.numpy import save_file
 
 from taskpgm.models import Decoder, generate, load_hf, load_peft, save_peft
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 
@@ -52,7 +54,6 @@ def test_logits(name, tmp_path):
     close(run(params, golden["tokens"]), golden["logits"])
 
 
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen2_tied_window", "gpt2"])
 def test_greedy_tokens(name, tmp_path):
     golden = unpack(name, tmp_path)

@@ -42,6 +42,7 @@ def test_keys_that_transformers_masks_and_rotations_read():
     assert set(re.findall(r"getattr\(config, *\"([a-z_]+)\"", rotary)) <= known
 
 
+@pytest.mark.torch  # which peft imports
 def test_keys_of_peft():
     peft = pytest.importorskip("peft", reason="peft is not installed")
     known = {"init_lora_weights", *hf_keys.ADAPTER, *hf_keys.ADAPTER_FIXED}

@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
 from taskpgm.models import Decoder, load_hf, load_peft, save_hf
+from tests.lazily import Lazily
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
-transformers = pytest.importorskip("transformers")
+torch = Lazily("torch", "torch is not installed")
+transformers = Lazily("transformers")
 pytestmark = [
     pytest.mark.torch,
     pytest.mark.usefixtures("quick_compile"),
@@ -95,9 +97,13 @@ def changed(folder, out, change):
     return out
 
 
+@partial(jax.jit, static_argnums=0)
+def run(config, variables, tokens):
+    return Decoder(config).apply(variables, tokens)
+
+
 def logits(config, params, tokens, **lora):
-    run = jax.jit(lambda v, x: Decoder(config).apply(v, x))
-    return np.asarray(run({"params": params, **lora}, tokens))
+    return np.asarray(run(config, {"params": params, **lora}, tokens))
 
 
 def their_logits(model, tokens):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from taskpgm.models import Decoder, LoraConfig, fit_lora, load_peft, save_peft
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -88,8 +91,12 @@ def test_an_adapter_in_the_shape_of_another_config(tiny, randomized, with_lora):
     config = dataclasses.replace(own, lora=wider)
     fitted = fit_lora(config, own.lora, lora)
     params, tokens = randomized(config), jnp.arange(12)[None]
-    wanted = Decoder(own).apply({"params": params, "lora": lora}, tokens)
-    got = Decoder(config).apply({"params": params, "lora": fitted}, tokens)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(config, lora):
+        return Decoder(config).apply({"params": params, "lora": lora}, tokens)
+
+    got, wanted = run(config, fitted), run(own, lora)
     np.testing.assert_allclose(got, wanted, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="its rank 5 is above 2"):
         fit_lora(own, wider, fitted)

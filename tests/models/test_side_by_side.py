@@ -4,7 +4,6 @@ import dataclasses
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -40,24 +39,29 @@ def packed(*group):
     return ints | {"weights": np.ones(shape, np.float32), "segment_ids": ids}
 
 
+def zeros(shapes, *group):
+    return jax.tree.map(lambda x: np.zeros((*group, *x.shape), x.dtype), shapes)
+
+
 def adapters(*group):
-    keys = jax.random.split(jax.random.key(0), group) if group else jax.random.key(0)
-    start = partial(init_lora, CONFIG)
-    return (jax.vmap(start) if group else start)(keys)
+    return zeros(jax.eval_shape(partial(init_lora, CONFIG), jax.random.key(0)), *group)
+
+
+def base():
+    return zeros(jax.eval_shape(partial(init_params, CONFIG), jax.random.key(0)))
 
 
 def step(*group):
     state = training.create_state(OPTIMIZER, adapters(*group), group=bool(group))
     keys = jax.random.split(jax.random.key(1), group) if group else jax.random.key(1)
     made = training.make_train_step(CONFIG, OPTIMIZER, state)
-    base = init_params(CONFIG, jax.random.key(2))
-    return made, (state, base, packed(*group), keys, jnp.full(group, 3, jnp.int32))
+    return made, (state, base(), packed(*group), keys, np.full(group, 3, np.int32))
 
 
 def gradients():
     size = sum(x.size for x in jax.tree.leaves(adapters()))
-    base, sketch = init_params(CONFIG, jax.random.key(2)), training.make_sketch(size, 64, seed=0)
-    return partial(training.gradient_features, CONFIG), (adapters(), base, packed(), sketch)
+    sketch = training.make_sketch(size, 64, seed=0)
+    return partial(training.gradient_features, CONFIG), (adapters(), base(), packed(), sketch)
 
 
 def scores():
@@ -65,8 +69,7 @@ def scores():
     inputs = (rows[name] for name in ("tokens", "positions", "segment_ids"))
     window = scoring.TargetWindow(*inputs, where, where, where, np.asarray(3, np.int32))
     forward = scoring.decoder_forward(CONFIG)
-    base = init_params(CONFIG, jax.random.key(2))
-    return partial(scoring.hidden_states, forward), (base, adapters(2), window)
+    return partial(scoring.hidden_states, forward), (base(), adapters(2), window)
 
 
 def taken(used, program, inputs) -> set[str]:
