@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,6 +15,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's: every worker has a cor
 cache = Path(__file__).parents[1] / ".jax_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Most of the tests' time is compilation of small programs: without LLVM's optimisations, and without
+# the emitters of fused loops that JAX 0.12 insists on, it is a quarter. The quickstart has them all.
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    if [int(part) for part in version("jax").split(".")[:2]] < [0, 12]:
+        flags = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
+        os.environ["XLA_FLAGS"] = flags
 
 import jax  # noqa: E402
 
@@ -54,9 +62,7 @@ def forget_programs():
 @pytest.fixture(scope="module")
 def quick_compile():
     """Compile with few of XLA's optimisations, in a file whose time is mostly compilation."""
-    jax.config.update("jax_disable_most_optimizations", jax.default_backend() == "cpu")
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

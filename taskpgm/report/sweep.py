@@ -96,16 +96,23 @@ def curves(study: Study, key: str, theme: Theme) -> bytes:
                 axes.axhline(_height(points[0]), linestyle="--", linewidth=1.0, **style)
                 continue
             points = sorted(points, key=lambda p: _sortable(p.settings[key]))
-            axes.errorbar(
-                [at[_sortable(p.settings[key])] for p in points],
-                [_height(p) for p in points],
-                yerr=[p.sd or 0.0 for p in points],
-                marker="os^Dv"[i % 5],
-                markersize=4,
-                linewidth=1.2,
-                capsize=2,
-                **style,
-            )
+            placed = [(_sortable(p.settings[key]), p) for p in points]
+            for joined in (True, False):  # no way leads from a number to a word, as "auto"
+                part = [(value, p) for value, p in placed if (value[0] == 0) == joined]
+                if not part:
+                    continue
+                axes.errorbar(
+                    [at[value] for value, _ in part],
+                    [_height(p) for _, p in part],
+                    yerr=[p.sd or 0.0 for _, p in part],
+                    marker="os^Dv"[i % 5],
+                    markersize=4,
+                    linewidth=1.2 if joined else 0.0,
+                    elinewidth=1.2,
+                    capsize=2,
+                    **style,
+                )
+                style.pop("label", None)  # once in the legend
         if not numbers:
             axes.set_xticks(range(len(values)), [shortened(text) for *_, text in values])
         elif values[0][1] > 0 and values[-1][1] / values[0][1] > WIDE:

@@ -4,10 +4,12 @@ import csv
 import json
 
 import pytest
+from matplotlib.axes import Axes
 
 from taskpgm.report import results_table, write_page
 from taskpgm.report.study import read_study
-from taskpgm.report.sweep import swept_keys, table
+from taskpgm.report.style import LIGHT
+from taskpgm.report.sweep import curves, swept_keys, table
 
 
 def point(row, settings, loss, **told):
@@ -79,6 +81,16 @@ def test_the_page_and_the_terminal_and_a_file_show_it(swept):
     assert (
         sum(line.startswith("taskpgm-pmi ") for line in said.split("workdir")[1].splitlines()) == 8
     )
+
+
+def test_no_line_leads_from_a_number_to_a_word(swept, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "errorbar", lambda axes, x, y, **style: drawn.append((x, style)))
+    curves(read_study(swept), "mixture.ratio", LIGHT)
+    joined = [x for x, style in drawn if style["linewidth"] > 0]
+    alone = [x for x, style in drawn if style["linewidth"] == 0]
+    assert joined == [[0.0, 1.0, 2.0]] * 2 and alone == [[3.0]] * 2  # of two budgets
+    assert sum("label" in style for _, style in drawn) == 2
 
 
 def test_one_setting_is_no_sweep(make_workdir, tmp_path):
