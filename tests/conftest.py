@@ -15,8 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's: every worker has a cor
 cache = Path(__file__).parents[1] / ".jax_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-# Most of the tests' time is compilation of small programs: without LLVM's optimisations, and without
-# the emitters of fused loops that JAX 0.12 insists on, it is a quarter. The quickstart has them all.
+# Most of the tests' time is compilation of small programs. It takes a quarter of it without LLVM's
+# optimisations and the emitters of fused loops, which only JAX 0.12 cannot go without. What is
+# compiled as users have it: tests/stages/test_quickstart.py.
 if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     if [int(part) for part in version("jax").split(".")[:2]] < [0, 12]:
