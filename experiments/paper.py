@@ -28,7 +28,7 @@ TINY = (
     *("train.steps=2", "train.batch_size=4", "train.accumulate=1", "evaluation.harness=()"),
     *("evaluation.max_new_tokens=2", "evaluation.exact_match_examples=1"),
 )
-TINY_SWEEPS = {"budget": (20, 30), "ratio": (0, 2), "k": (2,)}
+TINY_SWEEPS = {"budget": (20, 30), "ratio": (0, 2), "k": (1, 2)}
 
 
 def tables() -> ModuleType:

@@ -95,7 +95,7 @@ def points_of(config: Any, first: Mapping[str, Any]) -> list[Point]:
 def settings_of(config: Any) -> dict[str, Any]:
     """The keys of `mixture` and `train` that decide what a model becomes, but for its seed."""
     flat = flatten({name: config[name].to_dict() for name in ("mixture", "train")})
-    return {key: flat[key] for key in RUN_KEYS}
+    return {key: one_spelling(key, flat[key]) for key in RUN_KEYS}
 
 
 def read_sweep(config: Any) -> dict[str, list[Any]]:
@@ -128,6 +128,8 @@ def as_value(key: str, value: Any, known: Mapping[str, Any]) -> Any:
     kind = int if key == "k" else type(known[key].default)
     if kind is str and isinstance(value, int | float):
         return f"{value:.12g}"
+    if kind is str and isinstance(value, str):
+        return one_spelling(key, value)
     if kind is tuple and isinstance(value, list | tuple):
         return list(value)
     if kind is float and type(value) is int:
@@ -135,6 +137,14 @@ def as_value(key: str, value: Any, known: Mapping[str, Any]) -> Any:
     if kind is int and type(value) is not int:
         raise ValueError(f"sweep: {value!r} is no whole number, which {key} has to be")
     return value
+
+
+def one_spelling(key: str, value: Any) -> Any:
+    """A ratio that is one number as every number is written: 2.0 and 2 ask for one model."""
+    try:
+        return f"{float(value):.12g}" if key == "mixture.ratio" else value
+    except ValueError:  # auto, or one for each affinity
+        return value
 
 
 def depends(row: str, key: str) -> bool:
@@ -195,7 +205,9 @@ def value_text(value: Any) -> str:
 def first_settings(folder: Path, config: Any) -> dict[str, Any]:
     """The settings that names leave out: those of the workdir's first models."""
     path = folder / FILE
-    return read_json(path) if path.is_file() else settings_of(config)
+    if not path.is_file():
+        return settings_of(config)
+    return {key: one_spelling(key, value) for key, value in read_json(path).items()}
 
 
 @on_primary

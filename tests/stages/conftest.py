@@ -1,10 +1,12 @@
 """One data set and one finished run for all tests of the stages."""
 
+import functools
 from pathlib import Path
 
 import pytest
 
 import launch as launcher  # noqa: F401  # its settings of XLA are those of all tests here
+from taskpgm.tasks import corpus
 from tests.stages.launching import launch, write_tasks
 
 
@@ -24,3 +26,15 @@ def finished(made_once, tasks_folder) -> Path:
     return made_once(
         "finished", lambda folder: launch(folder, f"--config.tasks.source={tasks_folder}")
     )
+
+
+@pytest.fixture(scope="module")
+def one_tokenizer():
+    """The text of an embedded base is read once, and a tokenizer of it made once, for all runs in
+    this process."""
+    train_tokenizer = corpus.train_tokenizer
+    made = functools.cache(lambda texts, size: train_tokenizer(texts, size))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "documentation", functools.cache(corpus.documentation))
+        patch.setattr(corpus, "train_tokenizer", lambda texts, size: made(tuple(texts), size))
+        yield

@@ -8,22 +8,23 @@ import pytest
 
 import launch as launcher
 from taskpgm import models, stages
-from taskpgm.tasks import corpus
-from tests.stages.launching import ANSWERS, launch, write_tasks
-from tests.stages.test_models import save
+from tests.stages.launching import ANSWERS, launch
 from tests.stages.tiny_config import get_config
 
 pytestmark = pytest.mark.pipeline
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A base, tasks, and a finished stage `affinity` with PEFT folders; one run for all tests."""
+def world(finished, tasks_folder, tmp_path_factory):
+    """A base, tasks, and a finished stage `affinity`, whose adapters are then PEFT folders too."""
     folder = tmp_path_factory.mktemp("world")
-    tokenizer = corpus.train_tokenizer(["upper shout reverse length w"] * 20, 300)
-    save(folder / "base", tokenizer)
-    write_tasks(folder / "data")
-    run(folder, "first", "--config.adapters.peft=True")
+    later = shutil.ignore_patterns("mixture", "runs", "evaluation", "report")
+    shutil.copytree(finished, folder / "first", ignore=later)
+    (folder / "base").symlink_to(folder / "first" / "base")
+    (folder / "data").symlink_to(tasks_folder)
+    data = f"--config.tasks.source={tasks_folder}"
+    said = launch(folder / "first", data, "--config.adapters.peft=True", "--stage=affinity").stdout
+    assert "adapters  done already" in said and "PEFT: 4 written" in said
     for name in ANSWERS:
         shutil.copytree(folder / "first" / "adapters" / name / "peft", folder / "peft" / name)
     return folder
@@ -65,7 +66,7 @@ def test_peft_loads_them(world):
     wanted = theirs(torch.tensor(ids)).logits.detach().numpy()
     assert json.loads((folder / "adapter_config.json").read_text())[
         "base_model_name_or_path"
-    ] == str(world / "base")
+    ] == str(world / "first" / "base")
     config, params = models.load_hf(world / "base")
     settings, lora = models.load_peft(folder, config)
     config = models.DecoderConfig(**vars(config) | {"lora": settings})
@@ -106,7 +107,7 @@ def test_what_cannot_be_taken_over_is_found_first(world, tmp_path):
         path.write_text(json.dumps(raw | {"use_dora": True}))
         assert f"{name}/adapter_config.json: use_dora = true is not" in refused(world, peft)
         path.write_text(json.dumps(raw | {"r": 3}))
-        assert "lora_A.weight is F32 [2, 8], which does not fit [3, 8]" in refused(world, peft)
+        assert "lora_A.weight is F32 [2, 16], which does not fit [3, 16]" in refused(world, peft)
         path.write_text(json.dumps(raw))
     path.unlink()
     assert f"no {path}; every task needs a PEFT folder" in refused(world, peft)

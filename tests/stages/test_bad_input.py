@@ -11,6 +11,8 @@ from taskpgm import stages
 from tests.stages.launching import launch, write_tasks
 from tests.stages.tiny_config import get_config
 
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
+
 
 def refused(tmp_path, change, error=(ValueError, OSError)) -> str:
     """Runs with a changed config; returns the one line. No artefact but tasks.json is made."""
@@ -233,7 +235,7 @@ def test_damage_in_a_matrix_run_leads_out(tmp_path):
     np.savez(path, affinity=np.eye(2), tasks=["0", "1"])
     config = get_config()
     config.affinity.matrix, config.compare = str(path), ("taskpgm-pmi", "uniform")
-    stages.run(config, str(workdir))
+    stages.run(config, str(workdir), last="mixture")
     for damaged, mark in (
         ("affinity/pmi.npz", "affinity/done.json"),
         ("mixture/weights.json", "mixture/done.json"),
@@ -243,7 +245,7 @@ def test_damage_in_a_matrix_run_leads_out(tmp_path):
         with pytest.raises(ValueError, match=f"{workdir / damaged}.*: remove .*done.json"):
             stages.run(config, str(workdir))
         (workdir / mark).unlink()
-        stages.run(config, str(workdir))
+        stages.run(config, str(workdir), last="mixture")
         assert (workdir / damaged).read_bytes() == whole
 
 
@@ -274,8 +276,8 @@ def test_flags_that_are_wrong(tmp_path):
         (["--config.mixture.ration=2"], "did you mean 'mixture.ratio'"),
         (["--config.mixture.ratio=high"], "has to be a number >= 0"),
     ):
-        done = launch(tmp_path / "run", *options, code=1, forked=False)
+        done = launch(tmp_path / "run", *options, code=1)
         assert said in done.stderr and "Traceback" not in done.stderr
-    done = launch(tmp_path / "run", config="configs/nowhere.py", code=1, forked=False)
+    done = launch(tmp_path / "run", config="configs/nowhere.py", code=1)
     assert "configs/nowhere.py: no such file" in done.stderr
     assert not (tmp_path / "run").exists()

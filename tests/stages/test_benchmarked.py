@@ -1,18 +1,20 @@
 """A harness that fails costs no measure and no other benchmark."""
 
 import json
+import shutil
 
 import pytest
 
 from taskpgm import evaluation, stages
 from taskpgm.stages import checks
-from tests.stages.launching import write_tasks
 from tests.stages.tiny_config import get_config
 
 
 @pytest.mark.pipeline
 @pytest.mark.parametrize("failing", ["first", "second"])
-def test_measures_and_other_benchmarks_survive(failing, tmp_path, monkeypatch):
+def test_measures_and_other_benchmarks_survive(
+    failing, finished, tasks_folder, tmp_path, monkeypatch
+):
     asked = []
 
     def run_harness(config, params, tokenizer, names, **_):
@@ -24,11 +26,12 @@ def test_measures_and_other_benchmarks_survive(failing, tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "check_harness", lambda *_: None)
     monkeypatch.setattr(evaluation, "run_harness", run_harness)
     config = get_config()
-    config.tasks.source = str(write_tasks(tmp_path / "data"))
+    config.tasks.source = str(tasks_folder)
     config.mesh.data = -1
-    config.compare, config.train.steps = ("uniform",), 2
+    config.compare = ("uniform",)
     config.evaluation.harness = ("first", "second")
-    workdir = tmp_path / "run"
+    measures = shutil.ignore_patterns("evaluation", "report")
+    workdir = shutil.copytree(finished, tmp_path / "run", ignore=measures)
     with pytest.raises(OSError, match="the hub is gone"):
         stages.run(config, str(workdir))
     for name in ("base", "uniform"):

@@ -12,6 +12,7 @@ from taskpgm.evaluation import harness_tokens, look_for_data
 from taskpgm.tasks import corpus
 from tests.stages.tiny_config import get_config
 
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
 COSTLY = ("base", "adapters", "affinity", "runs", "evaluation")
 TASK = """task: {name}
 dataset_path: json
@@ -131,7 +132,8 @@ def test_benchmarks_whose_data_are_not_there(no_loading, tasks_folder, tmp_path,
         (("here", "gone"), "gone.jsonl"),
         (("nobody",), "lm_eval has no task 'nobody'"),
     ):
-        changes = {"evaluation.harness": names, "evaluation.harness_path": str(folder)}
+        own = "" if names == ("nobody",) else str(folder)
+        changes = {"evaluation.harness": names, "evaluation.harness_path": own}
         text, problems = planned(capsys, tasks_folder, tmp_path / "run", changes)
         found = [line for line in problems if "evaluation.harness" in line]
         assert bool(found) == bool(said) and all(said in line for line in found), (names, found)

@@ -21,7 +21,8 @@ from .launching import launch
 from .test_resume import kill_when, weights
 from .tiny_config import get_config
 
-TOGETHER = ("--config.train.group=3",)
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
+TOGETHER = "--config.train.group=4"
 
 
 def arranged(workdir, tasks_folder, **train) -> list:
@@ -35,6 +36,14 @@ def without_models(finished, workdir):
     """A copy of a run that has its mixtures, and no model of them."""
     shutil.copytree(finished, workdir, ignore=shutil.ignore_patterns("runs", "evaluation"))
     return workdir
+
+
+@pytest.fixture(scope="module")
+def together(finished, tasks_folder, tmp_path_factory):
+    """A copy of a run whose models were trained side by side, and what was said of them."""
+    workdir = without_models(finished, tmp_path_factory.mktemp("together") / "run")
+    source = f"--config.tasks.source={tasks_folder}"
+    return workdir, launch(workdir, source, TOGETHER, "--stage=runs").stdout
 
 
 def test_groups_are_about_the_same_size():
@@ -94,15 +103,18 @@ def test_which_runs_train_together(finished, tasks_folder, tmp_path):
 
 @pytest.mark.pipeline
 @pytest.mark.parametrize("mode", ["full", "lora"])
-def test_side_by_side_they_become_what_they_become_alone(mode, finished, tasks_folder, tmp_path):
+def test_side_by_side_they_become_what_they_become_alone(
+    mode, finished, together, tasks_folder, tmp_path
+):
     """But for rounding: no weight differs by more than a thousandth of what training has moved."""
     options = [f"--config.tasks.source={tasks_folder}", f"--config.train.mode={mode}"]
-    workdir, alone = without_models(finished, tmp_path / "run"), finished
+    alone, (workdir, said) = finished, together
     if mode == "lora":
         options += ["--config.train.lora.dropout=0.1", "--config.train.accumulate=2"]
         alone = without_models(finished, tmp_path / "alone")
         launch(alone, *options, "--stage=runs")
-    said = launch(workdir, *options, "--config.train.group=4", "--stage=runs").stdout
+        workdir = without_models(finished, tmp_path / "run")
+        said = launch(workdir, *options, TOGETHER, "--stage=runs").stdout
     assert "uniform+3: 4 runs side by side" in said and "4 runs trained" in said
     base = load_file(finished / "base" / "model.safetensors")
     for name in [path.name for path in (alone / "runs").iterdir()]:
@@ -129,17 +141,14 @@ def test_side_by_side_they_become_what_they_become_alone(mode, finished, tasks_f
 
 
 @pytest.mark.pipeline
-def test_a_killed_group_ends_in_the_same_bits(finished, tasks_folder, tmp_path):
-    options = [f"--config.tasks.source={tasks_folder}", *TOGETHER]
-    whole = without_models(finished, tmp_path / "whole")
-    launch(whole, *options, "--stage=runs")
+def test_a_killed_group_ends_in_the_same_bits(finished, together, tasks_folder, tmp_path):
+    options, (whole, _) = [f"--config.tasks.source={tasks_folder}", TOGETHER], together
     workdir = without_models(finished, tmp_path / "run")
     for pattern in ("[0-9]/_CHECKPOINT_METADATA", "6/_CHECKPOINT_METADATA"):
         kill_when(workdir, f"runs/.groups/*/checkpoints/{pattern}", signal.SIGKILL, options)
     listed = launch(workdir, *options, "--units").stdout
-    assert re.search(r"^runs:uniform\+1 +to do$", listed, re.M)
-    launch(workdir, *options, "--only=runs:uniform+1")
-    launch(workdir, *options, "--stage=evaluation")
+    assert re.search(r"^runs:uniform\+3 +to do$", listed, re.M)
+    launch(workdir, *options, "--only=runs:uniform+3")
     expected = {k: v for k, v in weights(whole).items() if k.startswith("runs")}
     assert len(expected) == 4
     assert {k: v for k, v in weights(workdir).items() if k.startswith("runs")} == expected

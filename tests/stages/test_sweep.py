@@ -1,6 +1,7 @@
 """Sweeps: which models they ask for, and that a workdir accepts more values of any key."""
 
 import json
+import shutil
 
 import pytest
 
@@ -40,6 +41,9 @@ def test_the_first_settings_have_no_name():
     config = config_of(("taskpgm-pmi",), ratio=(0, 1, "auto"))  # auto is the default
     assert labels(config) == ["taskpgm-pmi@ratio=0", "taskpgm-pmi@ratio=1", "taskpgm-pmi"]
     first = settings_of(config)
+    for ratio in ("2.0", "2", "2e0"):  # one number, however it is written
+        config = changed(config_of(("taskpgm-pmi",), ratio=(0, ratio)), {"mixture.ratio": "2.00"})
+        assert labels(config) == ["taskpgm-pmi@ratio=0", "taskpgm-pmi"]
     config = changed(config_of(("taskpgm-pmi",)), {"mixture.budget": 50, "mixture.ratio": "4"})
     assert labels(config, first) == ["taskpgm-pmi@budget=50,ratio=4"]
     assert labels(config) == ["taskpgm-pmi"]
@@ -82,6 +86,7 @@ def test_every_key_of_mixture_and_train_can_be_swept():
     [
         ({"ratio": (-1,)}, "sweep.ratio: '-1' has to be a number >= 0"),
         ({"ratio": (1, 1.0)}, "sweep.ratio: '1' comes twice"),
+        ({"ratio": (1, "1.00")}, "sweep.ratio: '1' comes twice"),
         ({"budget": (0,)}, "sweep.budget: 0 has to be a whole number >= 1"),
         ({"budget": (1.5,)}, "1.5 is no whole number"),
         ({"k": (0,)}, "sweep.k: 0 has to be a whole number >= 1"),
@@ -141,19 +146,23 @@ def weights(workdir) -> dict[str, bytes]:
 
 
 @pytest.mark.pipeline
-def test_a_sweep_takes_more_values_and_replaces_nothing(tasks_folder, tmp_path):
-    workdir = tmp_path / "run"
+def test_a_sweep_takes_more_values_and_replaces_nothing(finished, tasks_folder, tmp_path):
+    """It begins where two of its models are there, without a sweep."""
+    rest = shutil.ignore_patterns("size-proportional", "taskpgm-jsd")
+    workdir = shutil.copytree(finished, tmp_path / "run", ignore=rest)
+    assert set(weights(workdir)) == {"uniform", "taskpgm-pmi"}
     rows = "--config.compare=('uniform','taskpgm-pmi')"
     options, measured = [f"--config.tasks.source={tasks_folder}", rows], ["--stage=evaluation"]
-    plan = launch(workdir, *options, "--config.sweep.ratio=(0,0.5,4)", "--dry_run").stdout
+    nowhere = tmp_path / "nowhere"
+    plan = launch(nowhere, *options, "--config.sweep.ratio=(0,0.5,4)", "--dry_run").stdout
     assert "4 x " in next(line for line in plan.splitlines() if line.startswith("runs"))
-    assert not workdir.exists()
+    assert not nowhere.exists()
 
     said = launch(workdir, *options, "--config.sweep.ratio=(0,0.5,4)", *measured).stdout
     one = weights(workdir)
     names = {"uniform", "taskpgm-pmi@ratio=0", "taskpgm-pmi", "taskpgm-pmi@ratio=4"}
     assert set(one) == names
-    assert said.count(": trained") == 4
+    assert said.count(": trained") == 2
     shown = [p for p in results(workdir)["sweep"] if p["row"] == "taskpgm-pmi"]
     assert [p["settings"]["mixture.ratio"] for p in shown] == ["0", "0.5", "4"]
     assert results(workdir)["sweep"][0]["settings"] == {}  # uniform has no ratio
@@ -161,10 +170,9 @@ def test_a_sweep_takes_more_values_and_replaces_nothing(tasks_folder, tmp_path):
 
     # Another value, another budget and another learning rate: what is there stays as it is.
     stamps = {p: p.stat().st_mtime_ns for p in workdir.glob("runs/*/done.json")}
-    said = launch(workdir, *options, "--config.sweep.ratio=(4,8)", *measured).stdout
-    assert said.count(": trained") == 1 and "taskpgm-pmi@ratio=4: done already" in said
-    said = launch(workdir, *options, "--config.mixture.budget=16", *measured).stdout
-    assert said.count(": trained") == 2
+    more = "--config.sweep.ratio=(4,8)", "--config.sweep.budget=(24,16)"
+    said = launch(workdir, *options, *more, *measured).stdout
+    assert said.count(": trained") == 4 and "taskpgm-pmi@ratio=4: done already" in said
     changed = ("--config.mixture.ratio=4", "--config.train.optimizer.lr=0.01")
     said = launch(workdir, *options, *changed).stdout
     assert "taskpgm-pmi@optimizer.lr=0.01,ratio=4: trained" in said
@@ -188,8 +196,9 @@ def test_a_sweep_takes_more_values_and_replaces_nothing(tasks_folder, tmp_path):
 
 
 @pytest.mark.pipeline
-def test_seeds_budget_and_k_are_swept_together(tasks_folder, tmp_path):
-    workdir = tmp_path / "run"
+def test_seeds_budget_and_k_are_swept_together(finished, tasks_folder, tmp_path):
+    models = shutil.ignore_patterns("mixture", "runs", "evaluation", "report")
+    workdir = shutil.copytree(finished, tmp_path / "run", ignore=models)
     launch(
         workdir,
         f"--config.tasks.source={tasks_folder}",
