@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -24,7 +22,8 @@ from taskpgm.multihost import (
     on_primary,
     preemption_requested,
 )
-from tests.stages.launching import environment, own_lines
+from tests.stages.forks import Fork, free_port
+from tests.stages.launching import own_lines
 
 
 @pytest.fixture
@@ -125,25 +124,16 @@ def test_alone_a_signal_is_noted_and_ends_the_program_where_it_looks(monkeypatch
 
 @pytest.mark.parametrize("process", [0, 1])
 def test_one_that_the_others_never_join_says_so(process):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        where = f"localhost:{free.getsockname()[1]}"
+    where = f"localhost:{free_port()}"
     program = "from taskpgm import multihost as m; m.JOIN = 1; "
     program += f"m.initialize_distributed('{where}', 2, {process})"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=60,
-    )
-    assert (done.returncode, done.stderr) == (1, LATE.format(1) + "\n")
+    fork = Fork(program, ["-c"])
+    assert fork.communicate(timeout=60) == ("", LATE.format(1) + "\n")
+    assert fork.returncode == 1
 
 
 DRIVER = """
 import os, signal, sys, time
-from pathlib import Path
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # as launch.py does
 from taskpgm import interrupts
 interrupts.install()
 from taskpgm import multihost as m
@@ -157,22 +147,11 @@ except Exception as error:
 """
 
 
-def pair(script: str, stop=None) -> list[tuple[int, str, str]]:
+def pair(script: str, stop=None) -> list[tuple[int | None, str, str]]:
     """Runs `script` as two processes; (exit code, stdout, own lines of stderr) of each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     program = DRIVER.replace("SCRIPT", script.strip().replace("\n", "\n    "))
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, port, str(i)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(1),
-        )
-        for i in range(2)
-    ]
+    running = [Fork(program, ["-c", port, str(i)]) for i in range(2)]
     try:
         if stop:
             stop(running)

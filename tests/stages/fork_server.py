@@ -1,34 +1,38 @@
-"""Runs launch.py in forks of one process that has imported what a run imports: seconds less each.
+"""Runs Python programs in forks of one process that has imported everything: seconds less each.
 
-For each line of stdin, a request in JSON, a line of stdout has the process id of the run, and the
-next one its exit code. Nothing here starts a backend of JAX: its threads would not be in the forks.
+stdin is a socket. A request on it is JSON and three descriptors, for stdout, stderr and the exit
+code of the program; the answer is the process id. Nothing here starts a backend of JAX: its threads
+would not be in the forks.
 """
 
 import gc
 import json
 import os
+import select
+import signal
+import socket
 import sys
 from importlib import import_module
 from typing import Any
 
-from absl import app
-
-import launch  # before all others, as it sets what they read when they are imported
+import launch  # noqa: F401  # before all others, as it sets what they read when they are imported
 
 PRELOADED = ("taskpgm.stages", "jinja2", "matplotlib.figure", "matplotlib.backends.backend_agg")
 
 
-def run(options: list[str], settings: dict[str, Any], stdout: str, stderr: str) -> None:
-    """What `python launch.py OPTIONS` does, with these settings of JAX; ends this process."""
+def run(streams: list[int], program: str, argv: list[str], settings: dict[str, Any]) -> None:
+    """What `python -c PROGRAM` does, with these settings of JAX; ends this process."""
     import jax
 
-    for number, path in enumerate((os.devnull, stdout, stderr)):
-        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number, stream in enumerate((os.open(os.devnull, os.O_RDWR), *streams)):
+        os.dup2(stream, number)
     for name, value in settings.items():
         jax.config.update(name, value)
-    sys.argv = ["launch.py", *options]
-    launch.interrupts.install()
-    app.run(launch.guarded, flags_parser=launch.parse)
+    sys.argv = argv
+    exec(program, {"__name__": "__main__"})
+    sys.exit()
 
 
 def main() -> None:
@@ -37,12 +41,33 @@ def main() -> None:
     from transformers import PreTrainedTokenizerFast  # noqa: F401
 
     gc.freeze()
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            run(**json.loads(line))
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    running: dict[int, int] = {}  # process id -> where its exit code goes
+    door = socket.socket(fileno=sys.stdin.fileno())
+    woken, bell = os.pipe()
+    os.set_blocking(bell, False)
+    signal.set_wakeup_fd(bell)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        ready = select.select([door, woken], [], [])[0]
+        if woken in ready:
+            os.read(woken, 1 << 16)
+            for child in list(running):
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    code = os.waitstatus_to_exitcode(status)
+                    os.write(running[child], str(code).encode())
+                    os.close(running.pop(child))
+        if door in ready:
+            request, ends, *_ = socket.recv_fds(door, 1 << 16, 3)
+            if not request:
+                return
+            child = os.fork()
+            if child == 0:
+                run(ends[:2], **json.loads(request))
+            running[child] = ends.pop()
+            for end in ends:
+                os.close(end)
+            door.send(str(child).encode())
 
 
 if __name__ == "__main__":

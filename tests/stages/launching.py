@@ -1,18 +1,19 @@
 """Small data, and launch.py as a user starts it."""
 
-import atexit
-import functools
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import threading
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.stages.forks import ROOT, Fork, environment, free_port
+
+LAUNCH = """
+import launch
+from absl import app
+
+launch.interrupts.install()
+app.run(launch.guarded, flags_parser=launch.parse)
+"""
 TINY = ROOT / "tests" / "stages" / "tiny_config.py"
 
 # One program text per task, so that models can tell them apart after a few steps.
@@ -45,18 +46,6 @@ def command(workdir, *options, config=TINY) -> list[str]:
     ]
 
 
-def environment(devices: int = 1, optimised: bool = False) -> dict[str, str]:
-    """Environment of a child process with this many devices, without the tests' own settings."""
-    own = ("SLURM", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL", "PYTEST")
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(own)}
-    return inherited | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        # Most of a small run's time is compilation.
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not optimised)),
-    }
-
-
 def launch(
     workdir,
     *options,
@@ -73,11 +62,10 @@ def launch(
     """
     words = command(workdir, *options, config=config)
     if forked:
-        settings = {
-            "jax_num_cpu_devices": devices,
-            "jax_disable_most_optimizations": not optimised,
-        }
-        done = run_fork(words, settings, timeout)
+        fork = start_launch(words, devices, optimised)
+        said = fork.communicate(timeout)
+        assert fork.returncode is not None
+        done = subprocess.CompletedProcess(words, fork.returncode, *said)
     else:
         done = subprocess.run(
             words,
@@ -91,62 +79,24 @@ def launch(
     return done
 
 
-@functools.cache
-def fork_server() -> subprocess.Popen:
-    """fork_server.py for all runs of this process of pytest, and ended with it."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.stages.fork_server"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=environment(),
-    )
-    atexit.register(server.communicate)
-    return server
+def start_launch(words: list[str], devices: int = 1, optimised: bool = False) -> Fork:
+    """Starts a command line of launch.py in a fork."""
+    settings = {
+        "jax_num_cpu_devices": devices,
+        "jax_disable_most_optimizations": not optimised,
+    }
+    return Fork(LAUNCH, ["launch.py", *words[2:]], settings)
 
 
-def run_fork(words: list[str], settings: dict, timeout: float) -> subprocess.CompletedProcess:
-    """Runs a command line of launch.py in a fork, which is killed after `timeout` seconds."""
-    server = fork_server()
-    assert server.stdin and server.stdout
-    with tempfile.TemporaryDirectory() as folder:
-        said = Path(folder, "stdout"), Path(folder, "stderr")
-        request = {"options": words[2:], "settings": settings}
-        request |= {"stdout": str(said[0]), "stderr": str(said[1])}
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        child = int(server.stdout.readline())
-        late = threading.Timer(timeout, os.kill, (child, signal.SIGKILL))
-        late.start()
-        try:
-            code = int(server.stdout.readline())
-        finally:
-            late.cancel()
-        return subprocess.CompletedProcess(words, code, *(path.read_text() for path in said))
-
-
-def start_pair(workdir, *options: str, second: tuple[str, ...] = ()) -> list[subprocess.Popen]:
+def start_pair(workdir, *options: str, second: tuple[str, ...] = ()) -> list[Fork]:
     """Starts launch.py as two processes of one run, two devices each; `second`: options of the
     second process alone."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        coordinator = f"--coordinator=localhost:{free.getsockname()[1]}"
-    return [
-        subprocess.Popen(
-            [*command(workdir, *options), coordinator, "--num_processes=2", f"--process_id={i}"]
-            + [*second] * i,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=environment(2),
-        )
-        for i in range(2)
-    ]
+    together = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
+    words = [*command(workdir, *options), *together]
+    return [start_launch([*words, f"--process_id={i}", *second * i], devices=2) for i in range(2)]
 
 
-def end_pair(pair: list[subprocess.Popen], code: int = 0) -> tuple[str, str]:
+def end_pair(pair: list[Fork], code: int = 0) -> tuple[str, str]:
     """Waits for both, and checks their exit codes and that only the first has printed anything.
 
     Returns what it has printed, on stdout and on stderr.

@@ -4,7 +4,6 @@ import json
 import resource
 import signal
 import socket
-import subprocess
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from taskpgm.models import load_hf
 from taskpgm.training.metrics import read
+from tests.stages.forks import Fork
 from tests.stages.launching import end_pair, launch, own_lines, start_pair
 
 pytestmark = pytest.mark.pipeline
@@ -64,7 +64,7 @@ def two(options, tmp_path_factory) -> Path:
     return workdir
 
 
-def start_when(workdir: Path, options: list[str], mark: str) -> list[subprocess.Popen]:
+def start_when(workdir: Path, options: list[str], mark: str) -> list[Fork]:
     """Two processes that run, once `mark` has a match in the workdir."""
     pair = start_pair(workdir, *options)
     while not any(workdir.glob(mark)):
@@ -73,7 +73,7 @@ def start_when(workdir: Path, options: list[str], mark: str) -> list[subprocess.
     return pair
 
 
-def ends(pair: list[subprocess.Popen], killed: int | None = None) -> list[str]:
+def ends(pair: list[Fork], killed: int | None = None) -> list[str]:
     """The last line of stderr of each; asserts that those that were not killed end with 1, and that
     all lines before it, at most, tell of the progress."""
     try:

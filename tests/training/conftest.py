@@ -1,8 +1,10 @@
 """A tiny decoder and random packed batches, shared by the tests of training."""
 
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,8 +31,13 @@ def tiny_lora(tiny):
 
 @pytest.fixture(scope="session")
 def make_params(tiny):
-    """key -> params. A fresh copy each time: a full training step consumes them."""
-    return lambda seed=0: init_params(tiny, jax.random.key(seed))
+    """seed -> params. A fresh copy each time: a full training step consumes them."""
+
+    @functools.cache
+    def made(seed):
+        return jax.tree.map(np.asarray, init_params(tiny, jax.random.key(seed)))
+
+    return lambda seed=0: jax.tree.map(jnp.array, made(seed))
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,9 @@
-"""Trains a tiny decoder, alone or as one of several processes; used by test_distributed, as a
-program: port, processes, this process, folder, what (a function of this file).
-"""
+"""Trains a tiny decoder, alone or as one of several processes; used by test_distributed."""
 
 import dataclasses
 import json
-import os
-import sys
 from functools import partial
 from pathlib import Path
-
-if __name__ == "__main__":
-    os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import numpy as np
@@ -23,14 +16,15 @@ from taskpgm.models import (
     lora_logical_axes,
     to_host,
 )
+from taskpgm.models.sharding import shardings_of
 from taskpgm.multihost import initialize_distributed
 from taskpgm.training import (
     create_state,
     fit,
-    init_sharded,
     make_mesh,
     make_optimizer,
     make_train_step,
+    place,
     put_batch,
     save_tree,
     unstack,
@@ -54,14 +48,19 @@ def rows(k):
     }
 
 
+def weights():
+    """Params on the host, the same in all processes."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(partial(init_params, TINY), jax.random.key(0))
+    return jax.tree.map(lambda x: rng.normal(scale=0.2, size=x.shape).astype(x.dtype), shapes)
+
+
 def train(folder, stops=(3, 6), **options):
     """The curve [(step, loss)] of 6 steps, stopped and resumed after each of `stops`."""
     optimizer = make_optimizer({"lr": 3e-3})
     with jax.set_mesh(make_mesh({"data": 2, "fsdp": 4})):
         for steps in stops:
-            make = partial(init_params, TINY)
-            params = init_sharded(make, jax.random.key(0), axes=logical_axes(TINY))
-            state = create_state(optimizer, params)
+            state = create_state(optimizer, weights(), axes=logical_axes(TINY))
             fit(
                 make_train_step(TINY, optimizer, state, chunk=8),
                 state,
@@ -82,8 +81,8 @@ def train_group(folder):
     config, axes = ADAPTED, lora_logical_axes(ADAPTED)
     optimizer = make_optimizer({"lr": 3e-3})
     with jax.set_mesh(make_mesh({"task": 2, "fsdp": 4})):
-        make = partial(init_params, config)
-        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
+        where = shardings_of(logical_axes(config), weights())
+        params = jax.tree.map(place, weights(), where)
         lora = init_lora(config, jax.random.key(1))
         both = jax.tree.map(lambda x: np.stack([to_host(x)] * 2), lora)
         state = create_state(optimizer, both, group=True, axes=axes)
@@ -96,18 +95,17 @@ def train_group(folder):
             losses.append(np.asarray(values["loss"]).tolist())
         first, _ = unstack(state.trainable, axes)
         save_tree(Path(folder) / "first", first)
+    print(json.dumps(losses))
     return losses
 
 
-def train_on(folder):
-    """Trains until it is told to stop."""
-    train(folder, stops=(10**7,), checkpoint_every=10**7)
+def train_and_on(folder):
+    """Trains, prints the curve, and trains on elsewhere until it is told to stop."""
+    print(json.dumps(train(folder)), flush=True)
+    train(Path(folder) / "on", stops=(10**7,), checkpoint_every=10**7)
 
 
-if __name__ == "__main__":
-    port, processes, process, folder, what = sys.argv[1:]
-    processes, process = int(processes), int(process)
-    jax.config.update("jax_num_cpu_devices", 8 // processes)
-    jax.config.update("jax_disable_most_optimizations", True)
-    initialize_distributed(f"localhost:{port}", processes, process)
-    print(json.dumps(globals()[what](folder)))
+def main(what, folder, port, process):
+    """What one of two processes does: a function of this file."""
+    initialize_distributed(f"localhost:{port}", 2, int(process))
+    return globals()[what](folder)

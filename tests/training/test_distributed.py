@@ -1,14 +1,8 @@
 """Two processes on loopback train what one trains, through a checkpoint, and stop together."""
 
-import importlib.util
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,45 +15,27 @@ from taskpgm.training import restore_tree
 from taskpgm.training.checkpoint import Checkpoints
 from taskpgm.training.mesh import make_mesh
 from taskpgm.training.optimizer import make_optimizer
+from tests.stages.forks import Fork, free_port
+from tests.training import distributed_driver as driver
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-DRIVER = Path(__file__).with_name("distributed_driver.py")
+PROGRAM = """
+import sys
+from tests.training.distributed_driver import main
+main(*sys.argv[1:])
+"""
 
 
-def load_driver():
-    spec = importlib.util.spec_from_file_location("distributed_driver", DRIVER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return str(s.getsockname()[1])
-
-
-def start(what, folder, processes=2):
-    """Runs a function of the driver in this many processes."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "XLA_"))}
-    environment["PYTHONPATH"] = str(ROOT)
-    port = free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, str(DRIVER), port, str(processes), str(i), str(folder), what],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(processes)
-    ]
+def start(what, folder):
+    """Runs a function of the driver in two processes."""
+    settings = {"jax_num_cpu_devices": 4, "jax_disable_most_optimizations": True}
+    words = ["-c", what, str(folder), str(free_port())]
+    return [Fork(PROGRAM, [*words, str(i)], settings) for i in range(2)]
 
 
 def end(running, code=0):
-    """What the first of the processes printed last."""
+    """What the first of the processes printed last, in JSON."""
     try:
         outputs = [process.communicate(timeout=240) for process in running]
     finally:
@@ -67,12 +43,25 @@ def end(running, code=0):
             process.kill()
     for process, (_, errors) in zip(running, outputs, strict=True):
         assert process.returncode == code, errors[-3000:]
-    return outputs[0][0].splitlines()[-1] if code == 0 else None
+    return json.loads(outputs[0][0].splitlines()[-1])
 
 
-def test_two_processes_train_the_curve_of_one(tmp_path, tiny):
-    one = load_driver().train(tmp_path / "one", (6,))
-    two = json.loads(end(start("train", tmp_path / "two")))
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """The folder and the curve of two processes, which have trained on until one got a SIGTERM."""
+    folder = tmp_path_factory.mktemp("pair")
+    running = start("train_and_on", folder)
+    log = folder / "on" / "metrics.jsonl"
+    while not (log.is_file() and log.stat().st_size):
+        assert all(process.poll() is None for process in running), end(running)
+        time.sleep(0.02)
+    running[1].send_signal(signal.SIGTERM)
+    return folder, end(running, RESUMABLE)
+
+
+def test_two_processes_train_the_curve_of_one(pair, tmp_path, tiny):
+    folder, two = pair
+    one = driver.train(tmp_path, (6,))
     assert [step for step, _ in two] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose([x for _, x in two], [x for _, x in one], rtol=1e-5)
 
@@ -86,7 +75,7 @@ def test_two_processes_train_the_curve_of_one(tmp_path, tiny):
         shapes,
         shardings_of(axes, shapes, mesh),
     )
-    saved = [Checkpoints(tmp_path / name / "checkpoints") for name in ("one", "two")]
+    saved = [Checkpoints(path / "checkpoints") for path in (tmp_path, folder)]
     opt_state = jax.eval_shape(optimizer.transform.init, shapes)
     tree = {"step": jax.ShapeDtypeStruct((), np.int32), "trainable": like, "opt_state": opt_state}
     (first, a, _), (second, b, _) = (checkpoints.restore_newest(tree) for checkpoints in saved)
@@ -97,9 +86,8 @@ def test_two_processes_train_the_curve_of_one(tmp_path, tiny):
 
 def test_a_group_lies_over_both_processes(tmp_path):
     """A task each; adapters saved by both are those of one process."""
-    driver = load_driver()
     one = driver.train_group(tmp_path / "one")
-    two = json.loads(end(start("train_group", tmp_path / "two")))
+    two = end(start("train_group", tmp_path / "two"))
     assert np.shape(two) == (4, 2) and two[0][0] != two[0][1]
     np.testing.assert_allclose(two, one, rtol=1e-5)
     like = jax.eval_shape(lambda: driver.init_lora(driver.ADAPTED, jax.random.key(0)))
@@ -108,13 +96,7 @@ def test_a_group_lies_over_both_processes(tmp_path):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), a, b)
 
 
-def test_sigterm_to_one_stops_both_after_the_same_step(tmp_path):
-    running = start("train_on", tmp_path)
-    log = tmp_path / "metrics.jsonl"
-    while not (log.is_file() and log.stat().st_size):
-        assert all(process.poll() is None for process in running), end(running)
-        time.sleep(0.02)
-    running[1].send_signal(signal.SIGTERM)
-    end(running, RESUMABLE)
-    last = json.loads(log.read_text().splitlines()[-1])["step"]
-    assert Checkpoints(tmp_path / "checkpoints").steps()[-1] == last > 0
+def test_sigterm_to_one_stops_both_after_the_same_step(pair):
+    folder = pair[0] / "on"
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert Checkpoints(folder / "checkpoints").steps()[-1] == last > 0

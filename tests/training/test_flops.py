@@ -39,7 +39,7 @@ def dot_flops(jaxpr, times=1):
 
 
 @pytest.mark.parametrize("adapters", [False, True], ids=["full", "lora"])
-def test_counts_the_products_of_the_step(tiny, make_batch, adapters, monkeypatch):
+def test_counts_the_products_of_the_step(tiny, make_params, make_batch, adapters, monkeypatch):
     # The loss has a loop of whole chunks and one of small ones, here of a single row: both are in
     # the program, and one of them runs.
     monkeypatch.setattr(loss, "REST", {jax.default_backend(): 1})
@@ -48,7 +48,7 @@ def test_counts_the_products_of_the_step(tiny, make_batch, adapters, monkeypatch
         config = dataclasses.replace(tiny, lora=LoraConfig(rank=4, targets=ALL))
     rows, length = 4, 12
     optimizer = make_optimizer()
-    params = init_params(tiny, jax.random.key(0))
+    params = make_params()
     if adapters:
         state, frozen = create_state(optimizer, init_lora(config, jax.random.key(0))), params
     else:

@@ -2,10 +2,6 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +11,21 @@ import pytest
 from taskpgm.training import loop, metrics
 from taskpgm.training.checkpoint import Checkpoints, restore_tree
 from taskpgm.training.state import TrainState
+from tests.stages.forks import Fork
 
-ROOT = Path(__file__).parents[2]
+DRIVER = """
+import sys
+from pathlib import Path
+from tests.training.resume_driver import main
+main(Path(sys.argv[1]))
+"""
 
 
 def run_driver(root):
-    command = [sys.executable, str(Path(__file__).with_name("resume_driver.py")), str(root), "1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    driver = Fork(DRIVER, ["-c", str(root)])
+    out, err = driver.communicate(timeout=240)
+    assert driver.returncode == 0, err[-2000:]
+    return json.loads(out.splitlines()[-1])
 
 
 @pytest.mark.slow

@@ -12,17 +12,24 @@ from taskpgm.training.loss import cross_entropy
 
 
 def plain(hidden, unembedding, targets, weights):
-    logits = jnp.dot(hidden, unembedding, preferred_element_type=jnp.float32)
-    target = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
-    return jnp.sum((jax.nn.logsumexp(logits, axis=-1) - target) * weights)
+    """The value, and its gradients of the first two, in float64 and from all logits."""
+    hidden, unembedding, weights = (np.asarray(x, float) for x in (hidden, unembedding, weights))
+    logits, rows = hidden @ unembedding, np.arange(len(targets))
+    logits -= logits.max(-1, keepdims=True)
+    sums = np.exp(logits).sum(-1)
+    value = ((np.log(sums) - logits[rows, targets]) * weights).sum()
+    logits = np.exp(logits) / sums[:, None]
+    logits[rows, targets] -= 1
+    logits *= weights[:, None]
+    return value, (logits @ unembedding.T, hidden.T @ logits)
 
 
 def problem(n, d, v, seed=0, dtype=jnp.float32):
     rng = np.random.default_rng(seed)
-    hidden = jnp.array(rng.normal(size=(n, d)), dtype)
-    unembedding = jnp.array(rng.normal(size=(d, v)) * d**-0.5, dtype)
-    targets = jnp.array(rng.integers(0, v, n), jnp.int32)
-    return hidden, unembedding, targets, jnp.array(rng.random(n) < 0.7, jnp.float32)
+    hidden = rng.normal(size=(n, d)).astype(dtype)
+    unembedding = (rng.normal(size=(d, v)) * d**-0.5).astype(dtype)
+    targets = rng.integers(0, v, n).astype(np.int32)
+    return hidden, unembedding, targets, (rng.random(n) < 0.7).astype(np.float32)
 
 
 def chunked(chunk):
@@ -34,11 +41,11 @@ def assert_close(a, b, tolerance=1e-6):
     assert np.max(np.abs(a - b)) <= tolerance * max(1.0, np.max(np.abs(b)))
 
 
-@pytest.mark.parametrize("v", [32000, 50257, 151936])
+@pytest.mark.parametrize("v", [50257, 151936])
 def test_equals_plain(v):
     args = problem(24, 8, v)
     value, gradient = jax.jit(jax.value_and_grad(chunked(8), argnums=(0, 1)))(*args)
-    expected, wanted = jax.jit(jax.value_and_grad(plain, argnums=(0, 1)))(*args)
+    expected, wanted = plain(*args)
     assert_close(value, expected)
     for got, want in zip(gradient, wanted, strict=True):
         assert_close(got, want)
@@ -53,7 +60,7 @@ def test_any_length_and_chunk(n, chunk, shards):
     args = problem(n, 5, 11)
     loss = partial(cross_entropy, chunk=chunk, shards=shards)
     (value, _), gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(*args)
-    expected, wanted = jax.jit(jax.value_and_grad(plain, argnums=(0, 1)))(*args)
+    expected, wanted = plain(*args)
     assert_close(value, expected)
     for got, want in zip(gradient, wanted, strict=True):
         assert_close(got, want)
@@ -61,13 +68,14 @@ def test_any_length_and_chunk(n, chunk, shards):
 
 def test_sum_of_weights():
     hidden, unembedding, targets, weights = problem(9, 4, 7)
-    assert cross_entropy(hidden, unembedding, targets, weights, chunk=4)[1] == weights.sum()
+    compiled = jax.jit(partial(cross_entropy, chunk=4))
+    assert compiled(hidden, unembedding, targets, weights)[1] == weights.sum()
 
 
 def test_float32_sums_from_bfloat16():
     args = problem(64, 16, 1000, dtype=jnp.bfloat16)
-    exact = plain(*(x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in args))
-    value, _ = cross_entropy(*args, chunk=16)
+    exact, _ = plain(*args)
+    value, _ = jax.jit(partial(cross_entropy, chunk=16))(*args)
     assert value.dtype == jnp.float32
     # Products of bfloat16 numbers are exact in float32, so only the order of the sums differs.
     np.testing.assert_allclose(value, exact, rtol=1e-5)
@@ -75,7 +83,9 @@ def test_float32_sums_from_bfloat16():
 
 def test_extreme_logits_stay_finite():
     hidden, unembedding, targets, weights = problem(8, 4, 16)
-    value, gradient = jax.value_and_grad(chunked(4))(hidden * 1e4, unembedding, targets, weights)
+    hidden *= 1e4
+    compiled = jax.jit(jax.value_and_grad(chunked(4)))
+    value, gradient = compiled(hidden, unembedding, targets, weights)
     assert np.isfinite(value) and np.all(np.isfinite(gradient))
 
 
@@ -106,11 +116,10 @@ def test_what_does_not_fill_a_chunk_goes_in_small_ones(rest, shards, monkeypatch
     monkeypatch.setattr(loss, "REST", {jax.default_backend(): rest})
     function = jax.jit(partial(cross_entropy, chunk=8 * shards, shards=shards))
     graded = jax.jit(jax.value_and_grad(function, argnums=(0, 1), has_aux=True))
-    reference = jax.jit(jax.value_and_grad(plain, argnums=(0, 1)))
     for seed in range(4):  # about 35 of 50 rows are scored: whole chunks, and a remainder
         args = problem(50, 5, 11, seed)
         (value, _), gradient = graded(*args)
-        expected, wanted = reference(*args)
+        expected, wanted = plain(*args)
         assert_close(value, expected)
         assert_close(function(*args)[0], expected)  # the path without a gradient
         for got, want in zip(gradient, wanted, strict=True):
@@ -119,7 +128,7 @@ def test_what_does_not_fill_a_chunk_goes_in_small_ones(rest, shards, monkeypatch
 
 def test_fewer_rows_than_a_small_chunk_are_multiplied_in_vain(monkeypatch):
     monkeypatch.setattr(loss, "REST", {jax.default_backend(): 2})
-    weights = jnp.array([1.0, 0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0])
+    weights = np.array([1.0, 0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0], np.float32)
     # Five scored rows in a chunk of 16: three rounds of two, so the first row without weight too.
     assert untouched_by(weights, 16) == [False, False, False, True, False] + [
         w == 0 for w in weights[5:]
@@ -132,20 +141,22 @@ def untouched_by(weights, chunk, **options):
     compiled = jax.jit(partial(cross_entropy, chunk=chunk, **options))
     out = []
     for row in range(len(weights)):
-        poisoned = hidden.at[row].set(jnp.inf)
+        poisoned = hidden.copy()
+        poisoned[row] = np.inf
         value, _ = compiled(poisoned, unembedding, targets, weights)
-        out.append(bool(jnp.isfinite(value)))
+        out.append(bool(np.isfinite(value)))
     return out
 
 
 def test_rows_that_do_not_count_are_not_multiplied():
-    weights = jnp.array([0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0.5])
+    weights = np.array([0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0.5], np.float32)
     untouched = untouched_by(weights, 3)
     assert untouched == [w == 0 for w in weights]  # three scored rows: one round, of just these
     # Of two blocks three rows each: the first ones without weight fill the round up.
     wanted = [False, False, True, True, True, False] + [False, False, True, True, True, False]
     assert untouched_by(weights, 6, shards=2) == wanted
-    none = cross_entropy(*problem(6, 4, 16)[:3], jnp.zeros(6), chunk=2)
+    nothing = np.zeros(6, np.float32)
+    none = jax.jit(partial(cross_entropy, chunk=2))(*problem(6, 4, 16)[:3], nothing)
     assert none == (0.0, 0.0)
 
 
@@ -162,13 +173,11 @@ def test_vmap_over_adapters_with_one_unembedding():
     g, n, d, v = 3, 16, 6, 40
     hidden, unembedding, targets, weights = problem(g * n, d, v)
     hidden, targets, weights = (x.reshape(g, n, *x.shape[1:]) for x in (hidden, targets, weights))
-    one = jax.value_and_grad(chunked(4))
     named = jax.value_and_grad(lambda *a: cross_entropy(*a, chunk=4, axis_name="task")[0])
     together = jax.jit(jax.vmap(named, in_axes=(0, None, 0, 0), axis_name="task"))
     value, gradient = together(hidden, unembedding, targets, weights)
-    alone = jax.jit(one)
     for i in range(g):
-        expected, wanted = alone(hidden[i], unembedding, targets[i], weights[i])
+        expected, (wanted, _) = plain(hidden[i], unembedding, targets[i], weights[i])
         assert_close(value[i], expected)
         assert_close(gradient[i], wanted)
     jaxpr = jax.make_jaxpr(together)(hidden, unembedding, targets, weights)
@@ -198,7 +207,7 @@ def test_sharded_vocabulary(n, v, spec):
     # (here and in the plain form alike), would be no better than the tolerance.
     related = (np.random.default_rng(1).random(v) < 0.1) | np.isin(np.arange(v), targets)
     args = hidden, unembedding * related, targets, weights
-    expected, wanted = jax.jit(jax.value_and_grad(plain, argnums=(0, 1)))(*args)
+    expected, wanted = plain(*args)
     hidden, unembedding, targets, weights = args
     unembedding = put(unembedding, *spec)
     args = (put(hidden, "fsdp"), unembedding, put(targets, "fsdp"), put(weights, "fsdp"))
@@ -213,7 +222,7 @@ def test_sharded_vocabulary(n, v, spec):
 
 
 def test_bad_shapes_are_named():
-    hidden, unembedding, targets, weights = problem(8, 4, 16)
+    hidden, unembedding, targets, weights = map(jnp.asarray, problem(8, 4, 16))
     # The annotations say so too, and first, where they are checked.
     with pytest.raises((ValueError, TypeError), match="do not fit|'unembedding'"):
         cross_entropy(hidden, unembedding.T, targets, weights)

@@ -1,15 +1,14 @@
 """A damaged checkpoint is one error, whatever the reads that it interrupted have to say."""
 
 import logging
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from taskpgm.training import quiet_orbax
+from tests.stages.forks import Fork
 
 # Run by itself: reads end in threads, and what is left of them when the program does.
 PROGRAM = """
@@ -22,7 +21,7 @@ from taskpgm.training import Damaged, quiet_orbax, restore_tree, save_tree
 def main(argv):
     logging.set_verbosity(logging.WARNING)
     quiet_orbax()
-    tree = {f"{i}": jnp.arange(5000.0 + i) for i in range(60)}
+    tree = {f"{i}": jnp.arange(5000.0) + i for i in range(60)}
     if argv[1] == "save":
         save_tree(argv[2], tree)
     for folder in sorted(Path(argv[2]).iterdir()) if argv[1] == "restore" else ():
@@ -37,11 +36,10 @@ app.run(main)
 
 def run(what: str, folder: Path) -> str:
     """What it prints; asserts that stderr stays empty."""
-    command = [sys.executable, "-c", PROGRAM, what, str(folder)]
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr[-3000:]
-    return done.stdout
+    fork = Fork(PROGRAM, ["-c", what, str(folder)], {"jax_num_cpu_devices": 2})
+    out, err = fork.communicate(timeout=120)
+    assert (fork.returncode, err) == (0, ""), err[-3000:]
+    return out
 
 
 def altered(data: bytes) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from taskpgm.models import init_lora, init_params, logical_axes, lora_logical_axes
+from taskpgm.models.sharding import shardings_of
 from taskpgm.training import metrics
 from taskpgm.training.checkpoint import abstract, restore_tree, save_tree
 from taskpgm.training.loop import fit
@@ -31,10 +32,9 @@ def step_of(config, state):
     return make_train_step(config, OPTIMIZER, state, chunk=8)
 
 
-def full(config):
-    make = partial(init_params, config)
-    params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
-    return create_state(OPTIMIZER, params)
+def full(config, params):
+    host = jax.tree.map(np.asarray, params)
+    return create_state(OPTIMIZER, host, axes=logical_axes(config))
 
 
 def curve(step, state, frozen, batches, key, total):
@@ -46,22 +46,18 @@ def curve(step, state, frozen, batches, key, total):
 
 
 @pytest.fixture(scope="module")
-def alone(tiny, make_batch):
+def alone(tiny, make_params, make_batch):
     """The curve and final weights of one device."""
-    state = create_state(OPTIMIZER, init_params(tiny, jax.random.key(0)))
+    state = create_state(OPTIMIZER, make_params())
     step = make_train_step(tiny, OPTIMIZER, state, chunk=32)
     batches = [make_batch(k, rows=8) for k in range(STEPS)]
     return curve(step, state, None, batches, jax.random.key(1), jnp.int32(STEPS))
 
 
-@pytest.mark.parametrize(
-    "axes",
-    [{"data": 8}, {"fsdp": 8}, {"tensor": 4, "data": 2}, {"fsdp": 2, "tensor": 2, "data": 2}],
-    ids=str,
-)
-def test_curve_equals_one_device(tiny, make_batch, alone, axes):
+@pytest.mark.parametrize("axes", [{"data": 8}, {"fsdp": 2, "tensor": 2, "data": 2}], ids=str)
+def test_curve_equals_one_device(tiny, make_params, make_batch, alone, axes):
     with jax.set_mesh(make_mesh(axes)):
-        state = full(tiny)
+        state = full(tiny, make_params())
         batches = [put_batch(make_batch(k, rows=8)) for k in range(STEPS)]
         args = batches, jax.random.key(1), jnp.int32(STEPS)
         losses, state = curve(step_of(tiny, state), state, None, *args)
@@ -72,7 +68,7 @@ def test_curve_equals_one_device(tiny, make_batch, alone, axes):
     jax.tree.map(close, state.trainable, reference.trainable)
 
 
-def test_group_over_tasks_equals_one_device(tiny_lora, make_batch):
+def test_group_over_tasks_equals_one_device(tiny_lora, make_params, make_batch):
     g = 4
     keys = jax.random.split(jax.random.key(5), g)
     totals = jnp.array([STEPS, 7, 12, STEPS], jnp.int32)
@@ -82,14 +78,14 @@ def test_group_over_tasks_equals_one_device(tiny_lora, make_batch):
     ]
     config = dataclasses.replace(tiny_lora, lora=dataclasses.replace(tiny_lora.lora, dropout=0.0))
     start = jax.vmap(partial(init_lora, config))
-    params = init_params(config, jax.random.key(0))
+    params = make_params()
     state = create_state(OPTIMIZER, start(keys), group=True)
     wanted, reference = curve(step_of(config, state), state, params, batches, keys, totals)
 
-    make = partial(init_params, config)
     lora, axes = jax.tree.map(np.asarray, start(keys)), lora_logical_axes(config)
     with jax.set_mesh(make_mesh({"task": 4, "fsdp": 2})):
-        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
+        host = jax.tree.map(np.asarray, params)
+        params = jax.device_put(host, shardings_of(logical_axes(config), host))
         state = create_state(OPTIMIZER, lora, group=True, axes=axes)
         for leaf in jax.tree.leaves((state.trainable, state.opt_state)):
             if leaf.ndim > 1:  # not the counts
@@ -121,7 +117,9 @@ def test_parameters_gradients_and_moments_are_sharded(tiny, make_batch):
     # More layers than anything else is long, so that a stack is known by its shape.
     config = dataclasses.replace(tiny, num_layers=5, num_kv_heads=4, vocab_size=80)
     with jax.set_mesh(make_mesh({"fsdp": 8})):
-        state = full(config)
+        make = partial(init_params, config)
+        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
+        state = create_state(OPTIMIZER, params)
         step = make_train_step(config, OPTIMIZER, state, chunk=4)
         batch = put_batch(make_batch(0, rows=8))
         compiled = step.lower(state, None, batch, jax.random.key(1), jnp.int32(9)).compile()
@@ -194,25 +192,28 @@ def test_optimizer_state_is_never_made_whole(tiny):
         assert max(seen) == largest // 8
 
 
-def test_a_checkpoint_is_restored_shard_by_shard(tiny, tmp_path):
-    state = create_state(OPTIMIZER, init_params(tiny, jax.random.key(0)))
+def test_a_checkpoint_is_restored_shard_by_shard(tiny, make_params, tmp_path):
+    state = create_state(OPTIMIZER, make_params())
     save_tree(tmp_path / "a", state)
     with jax.set_mesh(make_mesh({"fsdp": 8})):
-        like = jax.tree.map(abstract, full(tiny))
+        like = jax.tree.map(abstract, full(tiny, make_params()))
     with watched() as seen:
         restored = restore_tree(tmp_path / "a", like)
     assert max(seen) == max(x.nbytes for x in jax.tree.leaves(restored)) // 8
     jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
-def test_a_curve_goes_on_on_another_mesh(tiny, make_batch, alone, tmp_path):
-    """Three steps on one layout, three more on another, from the checkpoint between them."""
+def test_a_curve_goes_on_on_another_mesh(tiny, make_params, make_batch, alone, tmp_path):
+    """Half of it on one layout, half on another, from the checkpoint between them."""
     options = {"totals": STEPS, "directory": tmp_path, "name": "r", "log_every": 1}
-    for steps, axes in ((3, {"fsdp": 8}), (6, {"tensor": 4, "data": 2})):
+    for steps, axes in ((STEPS // 2, {"fsdp": 8}), (STEPS, {"tensor": 4, "data": 2})):
         with jax.set_mesh(make_mesh(axes)):
-            state = full(tiny)
+            state = full(tiny, make_params())
             step = step_of(tiny, state)
-            fit(step, state, partial(make_batch, rows=8), steps=steps, **options)
+            state = fit(step, state, partial(make_batch, rows=8), steps=steps, **options)
     rows = metrics.read(tmp_path / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    np.testing.assert_allclose([row["loss"] for row in rows], alone[0][:6], rtol=1e-4)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    wanted, reference = alone
+    np.testing.assert_allclose([row["loss"] for row in rows], wanted, rtol=1e-4)
+    close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    jax.tree.map(close, state.trainable, reference.trainable)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from taskpgm.models import init_lora, init_params, logical_axes, lora_logical_axes
+from taskpgm.models import init_lora, logical_axes, lora_logical_axes
+from taskpgm.models.sharding import shardings_of
 from taskpgm.training.mesh import make_mesh, put_batch
 from taskpgm.training.optimizer import make_optimizer
-from taskpgm.training.state import create_state, init_sharded
+from taskpgm.training.state import create_state
 from taskpgm.training.step import make_train_step
 
 pytestmark = pytest.mark.slow
@@ -41,11 +42,11 @@ def is_jaxpr(x) -> bool:
     return hasattr(x, "eqns") or hasattr(getattr(x, "jaxpr", None), "eqns")
 
 
-def losses(config, batches, mesh, group):
+def losses(config, params, batches, mesh, group):
     """([losses of a step], in_specs of the kernel's shard_maps)."""
     with jax.set_mesh(mesh):
-        make = partial(init_params, config)
-        params = init_sharded(make, jax.random.key(0), axes=logical_axes(config))
+        host = jax.tree.map(np.asarray, params)
+        params = jax.device_put(host, shardings_of(logical_axes(config), host))
         key, total = jax.random.key(1), jnp.int32(9)
         state, frozen = create_state(OPTIMIZER, params), None
         if group:
@@ -75,7 +76,7 @@ def losses(config, batches, mesh, group):
     ],
     ids=["one model", "a group"],
 )
-def test_losses_of_plain_attention(tiny, tiny_lora, make_batch, group, axes, spec):
+def test_losses_of_plain_attention(tiny, tiny_lora, make_params, make_batch, group, axes, spec):
     config = dataclasses.replace(tiny_lora if group else tiny, max_position=LENGTH)
     batches = [make_batch(k, rows=4, length=LENGTH) for k in range(STEPS)]
     if group:
@@ -84,9 +85,9 @@ def test_losses_of_plain_attention(tiny, tiny_lora, make_batch, group, axes, spe
         stack = partial(jax.tree.map, lambda *x: np.stack(x))
         batches = [stack(*both) for both in zip(batches, others, strict=True)]
     alone = make_mesh({"data": 1}, jax.devices()[:1])
-    wanted, none = losses(config, batches, alone, group)
+    wanted, none = losses(config, make_params(), batches, alone, group)
     splash = dataclasses.replace(config, attention="splash")
-    got, maps = losses(splash, batches, make_mesh(axes), group)
+    got, maps = losses(splash, make_params(), batches, make_mesh(axes), group)
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
     assert not none and maps and all(maps)
     assert any(PartitionSpec(*spec) in specs for specs in maps)

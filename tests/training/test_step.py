@@ -76,12 +76,11 @@ def test_full_step_is_optax_adamw(tiny, make_params, make_batch):
     assert int(state.step) == 3
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_accumulation_weighs_tokens(tiny, make_params, make_batch, count):
+def test_accumulation_weighs_tokens(tiny, make_params, make_batch):
     batch = make_batch(3)
     assert len(set(batch["weights"].sum(1))) > 2  # rows that differ in scored tokens
     results = []
-    for accumulate in (1, count):
+    for accumulate in (1, 2):
         state = create_state(OPTIMIZER, make_params())
         step = step_of(tiny, state, accumulate=accumulate)
         results.append(step(state, None, batch, KEY, jnp.int32(10)))
@@ -173,8 +172,8 @@ def test_frozen_base_costs_no_weight_gradient(tiny, make_params, make_batch):
     ):
         state = create_state(OPTIMIZER, trainable)
         step = make_train_step(config, OPTIMIZER, state, chunk=48)
-        compiled = step.lower(state, frozen, make_batch(), KEY, jnp.int32(1)).compile()
-        flops.append(compiled.cost_analysis()["flops"])
+        lowered = step.lower(state, frozen, make_batch(), KEY, jnp.int32(1))
+        flops.append(lowered.cost_analysis()["flops"])
     assert flops[0] < 0.8 * flops[1]
 
 
@@ -215,13 +214,14 @@ def test_compiled_once(tiny, make_params, make_batch, caplog):
     assert not [r for r in caplog.records if "Compiling" in r.getMessage()]
 
 
-@pytest.mark.slow
 def test_bfloat16_parameters_have_float32_moments(tiny, make_batch):
     config = dataclasses.replace(tiny, dtype="bfloat16", param_dtype="bfloat16")
-    state = create_state(OPTIMIZER, init_params(config, KEY))
+    shapes = jax.eval_shape(partial(init_params, config), KEY)
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    state = create_state(OPTIMIZER, params)
     step = step_of(config, state)
     for k in range(2):
-        state, metrics = step(state, None, make_batch(k), KEY, jnp.int32(4))
+        state, metrics = jax.eval_shape(step, state, None, make_batch(k), KEY, jnp.int32(4))
     assert {x.dtype for x in jax.tree.leaves(state.trainable)} == {jnp.dtype("bfloat16")}
     moments = {x.dtype for x in jax.tree.leaves(state.opt_state) if x.ndim}
     assert moments == {jnp.dtype("float32")}
