@@ -10,11 +10,6 @@ from taskpgm.models.scoring import Forward
 from taskpgm.tasks import Rows
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly(quick_compile):
-    """For all tests of affinities."""
-
-
 def pack(examples, prompts, length):
     """First-fit packing of id lists into rows; example e scores everything after its prompt."""
     used, place = [], []

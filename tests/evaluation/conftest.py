@@ -17,11 +17,6 @@ SEED = jax.random.key(0)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_quickly(quick_compile):
-    """For all tests of evaluation."""
-
-
-@pytest.fixture(scope="module", autouse=True)
 def one_bucket():
     """Prompts of all these tests are padded to one length: few programs are compiled."""
     generating = importlib.import_module("taskpgm.models.generate")  # not the package's function

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from tokenizers import processors
 
-from taskpgm.evaluation import check_harness, run_harness
+from taskpgm.evaluation import benchmarks, check_harness, run_harness
 from taskpgm.evaluation.benchmarks import harness_model
 from taskpgm.models import load_hf
 from taskpgm.tasks import corpus
@@ -125,13 +125,15 @@ def test_generations_are_those_of_hf_token_by_token(pair, chat):
     assert len({len(text) for text in ours}) > 3
 
 
-def test_local_tasks_score_as_with_hf(pair, tmp_path):
+def test_local_tasks_score_as_with_hf(pair, tmp_path, monkeypatch):
     """Through lm_eval itself, few-shot examples and chat template included."""
     if pair.loaded[0].architecture != "llama":
         pytest.skip("the way through lm_eval is the same for all")
-    from lm_eval import simple_evaluate
+    from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 
+    # It would start `pip list` and others each time, for a record that nobody asks for here.
+    monkeypatch.setattr(evaluator, "add_env_info", lambda _: None)
     rows = [{"q": f"say {a} then", "a": i % 3, "w": a} for i, a in enumerate(WORDS)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     common = (
@@ -164,7 +166,7 @@ def test_local_tasks_score_as_with_hf(pair, tmp_path):
             limit=10,
             chat_template=chat,
         )
-        theirs = simple_evaluate(
+        theirs = evaluator.simple_evaluate(
             pair.theirs,
             tasks=names,
             task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
@@ -182,8 +184,12 @@ def test_local_tasks_score_as_with_hf(pair, tmp_path):
                 assert value == pytest.approx(theirs[task][metric], abs=1e-3), (task, metric)
 
 
-def test_benchmarks_are_checked_before_anything_is_spent(tmp_path):
+def test_benchmarks_are_checked_before_anything_is_spent(tmp_path, monkeypatch):
     pytest.importorskip("lm_eval", reason="lm_eval is not installed (optional extra: eval)")
+    # Without the harness's own tasks, which take seconds to read; tests/stages/test_dry_run.py has
+    # them.
+    real = benchmarks._indexed
+    monkeypatch.setattr(benchmarks, "_indexed", lambda folder, _: real(folder, False))
     (tmp_path / "rows.jsonl").write_text('{"q": "a", "a": "b"}\n')
     task = (
         "task: tiny_{name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {file}\n"

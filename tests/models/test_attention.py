@@ -12,8 +12,6 @@ from taskpgm.models.attention import BACKENDS, AttentionInputs, attention
 from taskpgm.stages.defaults import ATTENTION
 from taskpgm.training import make_mesh
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def inputs(b=2, t=24, h=4, n=2, d=8, s=None, seed=0):
     rng = np.random.default_rng(seed)

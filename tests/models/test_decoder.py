@@ -11,8 +11,6 @@ import pytest
 
 from taskpgm.models import Decoder, init_params, logical_axes, lora_logical_axes, unembedding
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @partial(jax.jit, static_argnums=0, static_argnames="method")
 def run(config, params, *rows, method=None):

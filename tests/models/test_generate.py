@@ -10,8 +10,6 @@ import pytest
 from taskpgm.models import Decoder, attention, generate
 from taskpgm.models.generate import _advance, bucket
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 PROMPTS = [[5, 9, 2], [1] * 3 + [60, 33, 7, 8, 21], [40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50]]
 
 

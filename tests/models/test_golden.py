@@ -11,8 +11,6 @@ from safetensors.numpy import save_file
 
 from taskpgm.models import Decoder, generate, load_hf, load_peft, save_peft
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 

@@ -11,8 +11,6 @@ from taskpgm.models import DecoderConfig, load_hf, merge_lora, save_hf
 from taskpgm.models.safetensors_file import read_header, read_parts
 from taskpgm.training.mesh import make_mesh
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 

@@ -10,9 +10,6 @@ from taskpgm.models import find_model, load_hf, save_hf
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
-
 @pytest.fixture
 def folder(tiny, randomized, tmp_path):
     config = tiny()

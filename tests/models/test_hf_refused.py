@@ -12,9 +12,6 @@ from taskpgm.models import load_hf, save_hf
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
-
 @pytest.fixture
 def folder(tiny, randomized, tmp_path):
     """A saved tiny Llama."""

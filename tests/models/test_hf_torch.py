@@ -15,7 +15,6 @@ torch = Lazily("torch", "torch is not installed")
 transformers = Lazily("transformers")
 pytestmark = [
     pytest.mark.torch,
-    pytest.mark.usefixtures("quick_compile"),
     pytest.mark.filterwarnings("ignore:.*changes the base weights:UserWarning"),  # our own point
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning"),  # peft's
 ]

@@ -9,8 +9,6 @@ import pytest
 
 from taskpgm.models import Decoder, init_lora, init_params, merge_lora
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
 

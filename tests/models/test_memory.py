@@ -53,7 +53,7 @@ def write(folder, config: DecoderConfig):
 def test_peak_memory_is_the_model_and_two_tensors(tiny, tmp_path):
     """As it is, and rounded into shards."""
     big = tiny(
-        hidden_size=1024, intermediate_size=4096, head_dim=256, num_layers=6, vocab_size=2048
+        hidden_size=1024, intermediate_size=4096, head_dim=256, num_layers=4, vocab_size=2048
     )
     write(tmp_path / "model", big)
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "model")]

@@ -12,8 +12,6 @@ from safetensors.numpy import load_file, save_file
 
 from taskpgm.models import Decoder, LoraConfig, fit_lora, load_peft, save_peft
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 

@@ -15,7 +15,7 @@ from tests.lazily import Lazily
 
 torch = Lazily("torch", "torch is not installed")
 transformers = Lazily("transformers")
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.torch
 
 CASES = (
     "llama",
