@@ -17,13 +17,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(devices: int = 1, optimised: bool = False) -> dict[str, str]:
-    """Environment of a child process with this many devices, without the tests' own settings."""
-    own = ("SLURM", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL", "PYTEST")
+    """Environment of a child process with this many devices, without the tests' own settings.
+
+    `optimised`: it compiles as a user's does, not as tests/conftest.py says.
+    """
+    own = ("SLURM", "TF_CPP_MIN_LOG_LEVEL", "PYTEST") + ("XLA_FLAGS",) * optimised
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(own)}
     return inherited | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        # Most of a small run's time is compilation.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not optimised)),
     }
 

@@ -59,10 +59,11 @@ def launch(
     """Runs launch.py to its end and checks its exit code.
 
     `forked`: in a fork of a process that has imported everything, and not in one of its own.
+    `optimised`: compiled as users have it, in a process of its own.
     """
     words = command(workdir, *options, config=config)
-    if forked:
-        fork = start_launch(words, devices, optimised)
+    if forked and not optimised:
+        fork = start_launch(words, devices)
         said = fork.communicate(timeout)
         assert fork.returncode is not None
         done = subprocess.CompletedProcess(words, fork.returncode, *said)
@@ -79,13 +80,9 @@ def launch(
     return done
 
 
-def start_launch(words: list[str], devices: int = 1, optimised: bool = False) -> Fork:
+def start_launch(words: list[str], devices: int = 1) -> Fork:
     """Starts a command line of launch.py in a fork."""
-    settings = {
-        "jax_num_cpu_devices": devices,
-        "jax_disable_most_optimizations": not optimised,
-    }
-    return Fork(LAUNCH, ["launch.py", *words[2:]], settings)
+    return Fork(LAUNCH, ["launch.py", *words[2:]], {"jax_num_cpu_devices": devices})
 
 
 def start_pair(workdir, *options: str, second: tuple[str, ...] = ()) -> list[Fork]:

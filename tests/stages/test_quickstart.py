@@ -29,9 +29,7 @@ def workdir(made_once) -> Path:
     recipe = ROOT / "configs" / "quickstart.py"
     return made_once(
         "quickstart",
-        lambda folder: launch(
-            folder, *options, config=recipe, optimised=True, timeout=900, forked=False
-        ),
+        lambda folder: launch(folder, *options, config=recipe, optimised=True, timeout=900),
     )
 
 
