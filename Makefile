@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Many processes are started, and each would compile all that it imports, which takes seconds.
+export PYTHONDONTWRITEBYTECODE :=
 # A file's tests share fixtures, so they stay together. tests/conftest.py says which file comes first.
 PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -36,6 +36,12 @@ hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that import torch, which takes seconds, are not read where their tests are not run."""
+    unwanted = "not torch" in config.option.markexpr and collection_path.stem.endswith("torch")
+    return True if unwanted else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with the longest tests come first, so that no worker ends with one of them alone."""
     ranks = {}

@@ -1,8 +1,6 @@
 """Keys, marks and atomic files."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 
@@ -55,25 +53,36 @@ LEAVERS = {
 }
 
 
-@pytest.mark.parametrize("script", LEAVERS.values(), ids=LEAVERS)
-def test_leftovers_of_a_killed_run_go(script, tmp_path):
-    made = Artefact(tmp_path / "it", "key")
-    made.begin()
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Of each of LEAVERS a folder that it was killed in: a fork each of one process."""
+    root = tmp_path_factory.mktemp("killed")
+    for name in LEAVERS:
+        Artefact(root / name / "it", "key").begin()
     program = f"""
 import os, shutil, signal
 from pathlib import Path
 from taskpgm.artefact import open_atomic, remove
-folder = Path({str(made.folder)!r})
-die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-{script}
+for name, script in {LEAVERS!r}.items():
+    child = os.fork()
+    if not child:
+        folder = Path({str(root)!r}) / name / "it"
+        die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+        exec(script)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """
-    killed = subprocess.run([sys.executable, "-c", program], env=os.environ)
-    assert killed.returncode == -signal.SIGKILL
+    subprocess.run([sys.executable, "-c", program], check=True)
+    return root
 
+
+@pytest.mark.parametrize("name", LEAVERS)
+def test_leftovers_of_a_killed_run_go(killed, name):
     def left() -> set[str]:
-        return {p.name for p in tmp_path.rglob("*")} - {"it", "key.json", "done.json", "c", "hf"}
+        found = {p.name for p in (killed / name).rglob("*")}
+        return found - {"it", "key.json", "done.json", "c", "hf"}
 
     assert left()
+    made = Artefact(killed / name / "it", "key")
     made.begin()
     made.finish()
     assert left() == set()

@@ -106,27 +106,24 @@ def test_of_many_that_start_at_once_one_at_a_time_runs(tmp_path):
     (tmp_path / FILE).write_text('{"host": "gone", "pid": 1}')
     os.utime(tmp_path / FILE, (1e9, 1e9))
     program = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from taskpgm.owner import owned
-while time.time() < float(sys.argv[2]): time.sleep(0.001)
-with owned(Path(sys.argv[1])):
-    print(time.time())
-    time.sleep(0.5)
-    print(time.time())
+begin = time.time() + 0.5
+for _ in range(4):
+    if not os.fork():
+        while time.time() < begin: pass
+        with owned(Path(sys.argv[1])):
+            since = time.time()
+            time.sleep(0.2)
+            print(since, time.time(), flush=True)
+        os._exit(0)
+for _ in range(4): os.wait()
 """
-    begin = str(time.time() + 12)  # all have imported what they need by then
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path), begin],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ,
-        )
-        for _ in range(4)
-    ]
-    said = [process.communicate()[0].split() for process in running]
-    spans = sorted([float(x) for x in each] for each in said if each)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
+    )
+    said = [line.split() for line in done.stdout.splitlines()]
+    spans = sorted([float(x) for x in each] for each in said)
     assert spans and all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
     assert not list(tmp_path.iterdir())

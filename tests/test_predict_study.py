@@ -1,9 +1,10 @@
 """The study of predictors runs on any swarm's folder, and names a missing one."""
 
+import importlib
 import json
 import re
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,26 @@ import pytest
 
 from taskpgm.mixture import PredictedLoss
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "predict.py"
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+MODULES = ("predict", "predictors", "record", "swarm")
 N, EXAMPLES, BUDGET = 5, 8, 500
 
 pytestmark = pytest.mark.slow
 
 
-def study(*arguments):
-    command = [sys.executable, SCRIPT, *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture
+def predict(monkeypatch):
+    """predict.py as a module, with few of its settings; it and its neighbours are gone again
+    afterwards."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    for name in MODULES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    module = importlib.import_module("predict")
+    monkeypatch.setattr(module, "GRID", {"floor": (0.0, 0.5), "pace": (1.0, 4.0)})
+    monkeypatch.setattr(module, "minimisers", partial(module.minimisers, worlds=2))
+    yield module
+    for name in MODULES:
+        sys.modules.pop(name, None)
 
 
 def write_swarm(folder: Path) -> None:
@@ -56,14 +68,14 @@ def write_swarm(folder: Path) -> None:
                 file.write(json.dumps(run | {"loss": loss.tolist()}) + "\n")
 
 
-def test_the_tables_hold_what_the_runs_say(tmp_path):
+def test_the_tables_hold_what_the_runs_say(predict, tmp_path, monkeypatch):
     write_swarm(tmp_path)
     page = tmp_path / "page.md"
     page.write_text(
         "Kept.\n<!-- tables: experiments/predict.py -->\nstale rows\n<!-- end of tables -->\nToo."
     )
-    done = study(tmp_path, "--out", page)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(tmp_path), "--out", str(page)])
+    predict.main()
     text = page.read_text()
     assert text.startswith("Kept.") and text.endswith("Too.") and "stale rows" not in text
     row = re.search(r"\| \*\*PredictedLoss\*\* \| ([\d.]+) \[.*?\] \| ([\d.]+)", text)
@@ -74,7 +86,11 @@ def test_the_tables_hold_what_the_runs_say(tmp_path):
     assert len(re.findall(r"^\| pmi \| 0\.\d", text, re.MULTILINE)) == 5
 
 
-def test_a_missing_folder_or_file_is_named(tmp_path):
-    for missing in ([tmp_path / "nowhere"], [tmp_path, "--trained", tmp_path / "nowhere.jsonl"]):
-        done = study(*missing)
-        assert done.returncode > 0 and "nowhere" in done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize("words", ["HERE/nowhere", "HERE --trained HERE/nowhere.jsonl"])
+def test_a_missing_folder_or_file_is_named(predict, tmp_path, monkeypatch, capsys, words):
+    words = words.replace("HERE", str(tmp_path)).split()
+    monkeypatch.setattr(sys, "argv", ["predict.py", *words])
+    with pytest.raises(SystemExit) as end:
+        predict.main()
+    assert end.value.code not in (None, 0)
+    assert "nowhere" in f"{end.value.code} {capsys.readouterr().err}"

@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -39,7 +40,7 @@ def write_model(folder: Path) -> None:
             "vocab_size": len(tokenizer),
             "hidden_size": 32,
             "intermediate_size": 64,
-            "num_hidden_layers": 2,
+            "num_hidden_layers": 1,
             "num_attention_heads": 2,
             "num_key_value_heads": 1,
             "max_position_embeddings": 256,
@@ -69,11 +70,18 @@ def write_suite(folder: Path, names: tuple[str, ...]) -> None:
 
 @pytest.mark.torch
 @pytest.mark.slow
-def test_both_sides_find_the_same(script, tmp_path):
+def test_both_sides_find_the_same(script, tmp_path, monkeypatch):
+    """Here a side has no process of its own: its command line is read in this one."""
+
+    def run(command, **_):
+        monkeypatch.setattr(sys, "argv", command[1:])
+        script.main()
+
+    monkeypatch.setattr(script, "subprocess", SimpleNamespace(run=run))
     pytest.importorskip("peft", reason="peft is not installed (optional extra: torch)")
     write_model(tmp_path / "model")
     write_suite(tmp_path, script.TASKS[:2])
-    found = script.bench(tmp_path / "model", tmp_path, n=2, steps=3, rows=12)
+    found = script.bench(tmp_path / "model", tmp_path, n=2, steps=3, rows=8)
     for what in ("training", "log-likelihoods, n x n", "loss of a model"):
         assert found[what]["apart"] < 1e-3, what
     assert found["answers, greedy"]["same"] == 1

@@ -2,8 +2,8 @@
 
 import importlib
 import json
-import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -168,9 +168,6 @@ def test_weights_of_judged_runs_are_removed_and_of_no_others(study, tmp_path):
     }
 
 
-def test_a_new_folder_needs_a_model_and_data(tmp_path):
-    said = subprocess.run(
-        [sys.executable, REAL / "study.py", tmp_path / "new"], capture_output=True, text=True
-    )
-    assert said.returncode == 1 and len(said.stderr.splitlines()) == 1
-    assert "give --model and --data" in said.stderr
+def test_a_new_folder_needs_a_model_and_data(study, tmp_path):
+    with pytest.raises(SystemExit, match="^error: .*new: give --model and --data$"):
+        study.main(tmp_path / "new", Namespace(model=None, data=None))

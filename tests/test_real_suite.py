@@ -18,16 +18,17 @@ EXAMPLES = 240
 SHARED = {f"The same sentence, number {i}." for i in range(EXAMPLES // 2)}
 
 
-@pytest.fixture
-def real(monkeypatch):
+@pytest.fixture(scope="module")
+def real():
     """The script as a module; `tasks` and its neighbours are gone again afterwards."""
     names = ("families", "package", "tasks")
-    monkeypatch.syspath_prepend(str(REAL))
-    for name in names:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module("tasks")
-    for name in names:
-        sys.modules.pop(name, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(REAL))
+        for name in names:
+            patch.delitem(sys.modules, name, raising=False)
+        yield importlib.import_module("tasks")
+        for name in names:
+            sys.modules.pop(name, None)
 
 
 def example(path: str, i: int) -> dict:
@@ -46,12 +47,12 @@ ODD = [
 ]
 
 
-@pytest.fixture
-def archive(real, tmp_path, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def archive(real, tmp_path_factory):
     """A package of the tasks that are wanted, with a checksum of its own."""
-    path = tmp_path / "package.tar.gz"
+    path = tmp_path_factory.mktemp("package") / "package.tar.gz"
     paths = [*(p for members in real.SUITE.values() for p in members), *real.JUDGES, "not_wanted"]
-    with tarfile.open(path, "w:gz") as file:
+    with tarfile.open(path, "w:gz", compresslevel=1) as file:
         for name in paths:
             examples = [example(name, i // 2) for i in range(2 * EXAMPLES)]  # each of them twice
             task = {"task_prefix": "Read this. ", "examples": examples + ODD}
@@ -59,17 +60,24 @@ def archive(real, tmp_path, monkeypatch) -> Path:
             entry = tarfile.TarInfo(f"{real.ROOT}{name}/task.json")
             entry.size = len(content)
             file.addfile(entry, io.BytesIO(content))
-    monkeypatch.setattr(real, "PACKAGE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
-    return path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(real, "PACKAGE_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+        yield path
+
+
+@pytest.fixture(scope="module")
+def out(real, archive, tmp_path_factory) -> Path:
+    """What the script makes of the package."""
+    folder = tmp_path_factory.mktemp("out")
+    real.main(folder, archive)
+    return folder
 
 
 def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_suite_is_what_the_package_holds(real, archive, tmp_path):
-    out = tmp_path / "out"
-    real.main(out, archive)
+def test_the_suite_is_what_the_package_holds(real, out):
     tasks = load_tasks(str(out / "suite"), seed=0)
     names = {n: family for family, members in real.SUITE.items() for n in members.values()}
     # A task is named by its family and its own name.
@@ -91,10 +99,9 @@ def test_the_suite_is_what_the_package_holds(real, archive, tmp_path):
     assert files == pins["files"].keys()
 
 
-def test_no_input_stands_in_two_splits_of_any_tasks(real, archive, tmp_path):
-    real.main(tmp_path, archive)
+def test_no_input_stands_in_two_splits_of_any_tasks(out):
     split_of: dict[str, set[str]] = {}
-    for path in (tmp_path / "suite").rglob("*.jsonl"):
+    for path in (out / "suite").rglob("*.jsonl"):
         split = path.name.split(".")[1]
         for row in read(path):
             split_of.setdefault(row["prompt"].splitlines()[0], set()).add(split)
@@ -103,9 +110,8 @@ def test_no_input_stands_in_two_splits_of_any_tasks(real, archive, tmp_path):
     assert all(len(where) == 1 for where in split_of.values())
 
 
-def test_rows_have_the_right_answer_and_their_options(real, archive, tmp_path):
-    real.main(tmp_path, archive)
-    rows = read(tmp_path / "suite" / "judgement" / "winowhy.jsonl")  # 7 letters: it has choices
+def test_rows_have_the_right_answer_and_their_options(out):
+    rows = read(out / "suite" / "judgement" / "winowhy.jsonl")  # 7 letters: it has choices
     assert {row["prompt"].splitlines()[1] for row in rows} == {
         "Options: yes; no",
         "Options: no; yes",
@@ -117,15 +123,14 @@ def test_rows_have_the_right_answer_and_their_options(real, archive, tmp_path):
         assert row["prompt"].endswith("\nAnswer:") and text == text.strip()
     odd = {example["input"].strip() for example in ODD}
     assert not {row["prompt"].splitlines()[0] for row in rows} & odd
-    judged = read(tmp_path / "bbh" / "hyperbaton.jsonl")  # with what the task says of itself
+    judged = read(out / "bbh" / "hyperbaton.jsonl")  # with what the task says of itself
     assert all(row["prompt"].startswith("Read this.\n") for row in judged)
     assert all(row["response"].startswith(" answer") for row in judged)
 
 
-def test_the_same_package_gives_the_same_files(real, archive, tmp_path):
-    real.main(tmp_path / "a", archive)
-    real.main(tmp_path / "b", archive)
-    assert (tmp_path / "a/suite.json").read_bytes() == (tmp_path / "b/suite.json").read_bytes()
+def test_the_same_package_gives_the_same_files(real, archive, out, tmp_path):
+    real.main(tmp_path, archive)
+    assert (tmp_path / "suite.json").read_bytes() == (out / "suite.json").read_bytes()
 
 
 @pytest.mark.parametrize(

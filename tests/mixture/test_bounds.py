@@ -84,8 +84,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("psd", ["simplex", "shift"])
-@pytest.mark.parametrize("name", CASES)
+CONVEX = [*((name, "simplex") for name in CASES), ("all", "shift")]
+
+
+@pytest.mark.parametrize(("name", "psd"), CONVEX)
 def test_solutions_are_certified_over_the_same_set_by_another_solver(name, psd):
     for ratio in (0.0, 0.5, 3.0, 30.0):
         energy = energy_from_affinity(affinity(N), ratio, psd=psd)
@@ -97,7 +99,7 @@ def test_solutions_are_certified_over_the_same_set_by_another_solver(name, psd):
 def test_every_hard_matrix_under_bounds(name, case):
     rng = np.random.default_rng(sum(map(ord, name)))
     a = HARD[name](N, rng)
-    for reward in (0.0, 0.01, 1.0, 100.0):
+    for reward in (0.0, 1.0, 100.0):
         energy = Energy(reward * rng.normal(size=N), a)
         assert_certified(energy, CASES[case], solve_exact(energy, bounds=CASES[case]))
 
@@ -162,14 +164,14 @@ def test_bounds_that_no_mixture_meets_are_an_error_of_one_line(bounds, says):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("psd", ["simplex", "shift"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "psd"), CONVEX)
 def test_the_whole_path_under_bounds_is_exact_at_and_between_its_breakpoints(name, psd):
     s, bounds = affinity(N), CASES[name]
     path = ratio_path(s, ratio_max=20.0, psd=psd, bounds=bounds)
     assert path.ratios[0] == 0 and path.ratios[-1] == 20 and (np.diff(path.ratios) > 0).all()
     middles = (path.ratios[1:] + path.ratios[:-1]) / 2
-    for ratio in [*path.ratios, *middles, 0.3, 1.0, 7.0]:
+    some = np.concatenate([path.ratios[1::4], middles[::4], path.ratios[-2:]])
+    for ratio in [0.0, 0.3, 1.0, 7.0, *some]:
         energy = energy_from_affinity(s, ratio, psd=psd)
         p = path.at(ratio)
         found = solve_exact(energy, bounds=bounds)
@@ -189,7 +191,7 @@ def test_caps_hold_along_the_path():
 def feasible(name):
     """Mixtures that meet the bounds: the exact ones of other energies."""
     rng = np.random.default_rng(4)
-    others = [Energy(rng.normal(size=N), np.eye(N)) for _ in range(40)]
+    others = [Energy(rng.normal(size=N), np.eye(N)) for _ in range(10)]
     return [solve_exact(other, bounds=CASES[name]).weights for other in others]
 
 

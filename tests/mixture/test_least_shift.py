@@ -130,7 +130,7 @@ def test_every_hard_matrix_is_solved_and_certified(name, sign, scale):
     s = sign * scale * HARD[name](N, rng)
     cap = rng.random(N) * 6 / N
     cap += max(0, 1.01 - cap.sum()) / N
-    for ratio in (0.0, 0.7, 1.0, 3.0):
+    for ratio in (0.0, 0.7, 3.0):
         energy = energy_from_affinity(s, ratio)
         for limit in (None, cap):
             found = solve_exact(energy, limit)

@@ -32,11 +32,11 @@ def bits_of(chosen):
     return sum(1 << int(i) for i in chosen)
 
 
-def test_greedy_is_greedy_and_within_its_guarantee_on_hundreds_of_matrices():
-    rng = np.random.default_rng(0)
+def test_greedy_is_greedy_and_within_its_guarantee_on_many_matrices():
+    rng = np.random.default_rng(3)
     worst = 1.0
-    for trial in range(300):
-        n = 6 if trial < 295 else 12
+    for trial in range(60):
+        n = 6 if trial < 59 else 10
         unary, pairwise = random_problem(rng, n)
         f = values_of_all_subsets(unary - min(unary.min(), 0), pairwise)
         k = int(rng.integers(1, n + 1))
@@ -57,7 +57,7 @@ def test_greedy_is_greedy_and_within_its_guarantee_on_hundreds_of_matrices():
 def test_measured_submodularity_ratio_is_never_below_the_bound():
     rng = np.random.default_rng(1)
     closest = np.inf
-    for _ in range(200):
+    for _ in range(50):
         n = 5
         unary, pairwise = random_problem(rng, n)
         f = values_of_all_subsets(unary - min(unary.min(), 0), pairwise)
@@ -105,7 +105,7 @@ def test_a_matrix_convex_on_the_simplex_alone_is_raised_along_the_mean():
 
 def test_the_share_is_a_guarantee_for_every_k_and_ends_at_one():
     rng = np.random.default_rng(2)
-    for _ in range(20):
+    for _ in range(10):
         unary, pairwise = random_problem(rng, 7)
         f = values_of_all_subsets(unary - min(unary.min(), 0), pairwise)
         found = select_greedy(Energy(unary, pairwise), 7)

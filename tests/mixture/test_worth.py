@@ -201,7 +201,7 @@ BOUNDS = Bounds(low=[0.0, 0, 0.2, 0, 0, 0], family=[0, 0, 1, 1, 2, 2], family_hi
 def allowed():
     """Mixtures within BOUNDS: minimisers of other importances."""
     rng = np.random.default_rng(0)
-    weights = [rng.dirichlet(np.ones(6)) for _ in range(300)]
+    weights = [rng.dirichlet(np.ones(6)) for _ in range(40)]
     return [counted(6).minimise(w, np.ones(6), bounds=BOUNDS).weights for w in weights]
 
 

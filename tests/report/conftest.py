@@ -126,7 +126,7 @@ def make(
             "weights": weights.tolist(),
             "counts": np.floor(weights * budget).astype(int).tolist(),
         }
-        entry["predicted"] = (0.9 + 0.1 * np.sin(of) - 0.2 * weights).tolist()
+        entry["predicted"] = (0.9 + 0.1 * np.sin(of) - 0.2 * (1 + of) * weights).tolist()
         if name == "taskpgm-jsd":
             entry["selection"] = {"order": [0, 1], "share": [0.4, 0.7], "guarantee": 0.001}
         mixtures[name] = entry

@@ -7,9 +7,10 @@ import pytest
 from matplotlib.axes import Axes
 
 from taskpgm.report import results_table, write_page
+from taskpgm.report.page import render
 from taskpgm.report.study import read_study
 from taskpgm.report.style import LIGHT
-from taskpgm.report.sweep import curves, swept_keys, table
+from taskpgm.report.sweep import curves, figures, swept_keys, table
 
 
 def point(row, settings, loss, **told):
@@ -94,8 +95,8 @@ def test_no_line_leads_from_a_number_to_a_word(swept, monkeypatch):
 
 
 def test_one_setting_is_no_sweep(make_workdir, tmp_path):
-    text = write_page(make_workdir(tmp_path, 8, 2)).read_text()
-    assert 'id="sweep"' not in text
+    study = read_study(make_workdir(tmp_path, 8, 2))
+    assert 'id="sweep"' not in render(study, {}) and not list(figures(study))
 
 
 def test_a_point_without_a_loss_is_shown_as_such(swept):
@@ -103,6 +104,8 @@ def test_a_point_without_a_loss_is_shown_as_such(swept):
     results = json.loads(path.read_text())
     results["sweep"][0] |= {"loss": None, "sd": None, "family_loss": None, "best": None}
     path.write_text(json.dumps(results))
-    write_page(swept)
-    row = next(row for row in table(read_study(swept)).text() if row[1:3] == ["4", "25000"])
+    study = read_study(swept)
+    assert all(draw(LIGHT).startswith(b"\x89PNG") for _, _, draw in figures(study))
+    assert 'id="sweep"' in render(study, {})
+    row = next(row for row in table(study).text() if row[1:3] == ["4", "25000"])
     assert row[4:7] == ["–", "–", "–"]

@@ -7,10 +7,16 @@ import re
 
 import pytest
 
-from taskpgm.report import write_page
 from taskpgm.report.records_tables import Head, RecordTable
 from taskpgm.report.study import read_study
-from taskpgm.report.table_files import csv_text, latex, latex_text, markdown, tables
+from taskpgm.report.table_files import (
+    csv_text,
+    latex,
+    latex_text,
+    markdown,
+    tables,
+    write_tables,
+)
 
 
 def read_csv(workdir, name) -> list[dict[str, str]]:
@@ -18,9 +24,16 @@ def read_csv(workdir, name) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_table_is_there_in_every_form(make_workdir, tmp_path):
-    workdir = make_workdir(tmp_path, 10, 3, seeds=3)
-    write_page(workdir)
+@pytest.fixture(scope="module")
+def workdir(make_workdir, tmp_path_factory):
+    """With the files that write_page writes beside the page."""
+    workdir = make_workdir(tmp_path_factory.mktemp("tables") / "it", 10, 3, seeds=3)
+    (workdir / "report").mkdir()
+    write_tables(read_study(workdir), workdir / "report")
+    return workdir
+
+
+def test_every_table_is_there_in_every_form(workdir):
     study = read_study(workdir)
     assert {table.name for table in tables(study)} == {"results", "pairs", "tasks"}
     for name, rows in (("results", 5), ("pairs", 6), ("tasks", 10)):
@@ -31,9 +44,7 @@ def test_every_table_is_there_in_every_form(make_workdir, tmp_path):
         assert len(read[0]) == len(set(read[0]))  # no two columns of one name
 
 
-def test_numbers_are_those_of_the_results(make_workdir, tmp_path):
-    workdir = make_workdir(tmp_path, 10, 3, seeds=3)
-    write_page(workdir)
+def test_numbers_are_those_of_the_results(workdir):
     results = json.loads((workdir / "evaluation" / "results.json").read_text())
     rows = {row["mixture"]: row for row in read_csv(workdir, "results")}
     for name, run in results["runs"].items():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from taskpgm.report import results_table, write_page
+from taskpgm.report.page import render
 from taskpgm.report.study import read_study
 from taskpgm.report.transfer import influences
 
@@ -74,6 +75,6 @@ def test_they_have_teachers_and_no_pupils(judged):
 
 
 def test_families_at_a_bound_are_named_with_their_price(judged):
-    page = write_page(judged).read_text()
+    page = render(read_study(judged), {})
     assert "Families held at a bound" in page and "\N{MINUS SIGN}0.1250" in page
     assert "free " not in page.split("Families held at a bound")[1].split("</p>")[0]

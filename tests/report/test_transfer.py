@@ -32,7 +32,7 @@ def test_the_three_best_teachers_and_pupils_in_order():
 
 
 def test_the_page_shows_transfer_paths_and_predictions(make_workdir, tmp_path):
-    workdir = make_workdir(tmp_path / "study")
+    workdir = make_workdir(tmp_path / "study", 8, 3)
     page = write_page(workdir).read_text()
     for name in ("transfer", "paths", "predicted", "selection"):
         assert (workdir / "report" / f"{name}.png").is_file(), name

@@ -9,7 +9,6 @@ import pyarrow.parquet
 import pytest
 
 from taskpgm.tasks import Example, load_tasks
-from taskpgm.tasks.stdlib import stdlib_tasks
 
 
 def write(path, rows):
@@ -214,10 +213,6 @@ def test_a_data_set_by_name_is_one_task_a_configuration(tmp_path, monkeypatch):
     assert [row.prompt for row in tasks["two"].heldout] == ["vtwo0?\n", "vtwo1?\n"]
     assert len(tasks["one"].train) == 7 and len(tasks["one"].test) == 1
     assert tasks["one"].notes[0].startswith("no test split: 1 of 8 rows cut off")
-
-
-def test_the_embedded_suite_by_name():
-    assert load_tasks("stdlib", seed=3) == stdlib_tasks(3)
 
 
 BAD = {

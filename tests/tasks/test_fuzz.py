@@ -12,7 +12,7 @@ from taskpgm.tasks.readers import READERS, read_table
 from taskpgm.tasks.row_schema import checked_schema, read_row
 
 quietly = settings(
-    max_examples=150,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import datasets
@@ -16,8 +17,14 @@ ROWS = [
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(made, tmp_path):
     """A folder with a JSONL file, a saved data set, and one laid out as on the hub."""
+    return Path(shutil.copytree(made, tmp_path, dirs_exist_ok=True))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("made")
     text = "".join(json.dumps(row) + "\n" for row in ROWS)
     (tmp_path / "rows.jsonl").write_text(text)
     data = datasets.Dataset.from_list(ROWS)
