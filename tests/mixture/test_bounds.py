@@ -104,6 +104,16 @@ def test_every_hard_matrix_under_bounds(name, case):
         assert_certified(energy, CASES[case], solve_exact(energy, bounds=CASES[case]))
 
 
+@pytest.mark.parametrize("name", ["rank one", "rank three", "duplicated rows"])
+def test_families_with_one_allowed_sum_under_singular_matrices(name):
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        a = HARD[name](N, rng)
+        energy = Energy(rng.normal(size=N), a)
+        for case in ("family equal", "one point"):
+            assert_certified(energy, CASES[case], solve_exact(energy, bounds=CASES[case]))
+
+
 def test_bounds_that_do_not_bind_change_nothing_and_those_that_do_hold_exactly():
     energy = energy_from_affinity(affinity(N), 3.0)
     free = solve_exact(energy).weights

@@ -120,7 +120,7 @@ def certify(problem: Problem, x: Float[np.ndarray, "n"], state: Int[np.ndarray, 
     # of other families.
     roomy = free
     if len(problem.family):
-        held = state[n:] != 0
+        held = (state[n:] != 0) | (problem.low[n:] >= problem.high[n:])
         target = np.where(state[n:] > 0, problem.high[n:], problem.low[n:])
         short = np.where(held, target, 0) - np.where(held, problem.rows @ p, 0)
         share = short / np.maximum(problem.rows @ free, 1)
