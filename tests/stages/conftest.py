@@ -1,6 +1,7 @@
 """One data set and one finished run for all tests of the stages."""
 
 import functools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,16 @@ def tasks_folder(made_once) -> Path:
 @pytest.fixture(scope="session")
 def finished(made_once, tasks_folder) -> Path:
     """The workdir of a whole, uninterrupted run. Tests that write into it do so in a copy."""
-    return made_once(
-        "finished", lambda folder: launch(folder, f"--config.tasks.source={tasks_folder}")
-    )
+    source = f"--config.tasks.source={tasks_folder}"
+    # As a user starts it: in a process of its own.
+    return made_once("finished", lambda folder: launch(folder, source, forked=False))
+
+
+@pytest.fixture
+def begun(finished, tmp_path) -> Path:
+    """A copy of its workdir from before the mixtures: with base, single-task models, affinities."""
+    later = shutil.ignore_patterns("settings.json", "mixture", "runs", "evaluation", "report")
+    return Path(shutil.copytree(finished, tmp_path / "run", ignore=later))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Random models of every family, small enough for a test, as Hugging Face folders."""
 
+from functools import partial
 from pathlib import Path
 
 FAMILIES = {
@@ -52,6 +53,7 @@ def stand_in(folder: Path, family: str) -> Path:
     config = models.DecoderConfig.from_hf(
         described | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     )
-    models.save_hf(folder, config, models.init_params(config, jax.random.key(0)))
+    params = jax.jit(partial(models.init_params, config))(jax.random.key(0))
+    models.save_hf(folder, config, params)
     tokenizer.save_pretrained(folder)
     return folder

@@ -34,8 +34,8 @@ def test_it_names_every_row():
 
 
 @pytest.mark.pipeline
-def test_every_row_runs_from_one_command(tasks_folder, tmp_path):
-    workdir, rows = tmp_path / "run", tuple(map(small, arena.ROWS))
+def test_every_row_runs_from_one_command(begun, tasks_folder):
+    workdir, rows = begun, tuple(map(small, arena.ROWS))
     # Folders of tasks have no families.
     rows = tuple(name for name in rows if name != "uniform-families")
     said = launch(

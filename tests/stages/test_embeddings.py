@@ -1,6 +1,7 @@
 """Task embeddings: the mean of the base's last hidden states over prompts' tokens."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
@@ -26,12 +27,14 @@ def encoded() -> Encoded:
 
 
 def test_each_prompt_is_the_mean_of_its_hidden_states_alone():
-    params = init_params(CONFIG, jax.random.key(0))
+    params = jax.jit(partial(init_params, CONFIG))(jax.random.key(0))
     said = encoded()
     found = embed_prompts(CONFIG, params, pack(said, 12), batch_size=2)
+    forward = jax.jit(partial(Decoder(CONFIG).apply, method="hidden"))
     expected = []
     for ids, count in zip(said.ids, PROMPTS, strict=True):
-        hidden = Decoder(CONFIG).apply({"params": params}, ids[None], method="hidden")
+        alone = np.pad(ids, (0, 12 - len(ids)))[None]  # what follows is not seen
+        hidden = forward({"params": params}, alone)
         expected.append(np.asarray(hidden, np.float64)[0, : max(1, count)].mean(0))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -42,8 +45,8 @@ def test_what_is_scored_or_padding_is_no_prompt():
 
 
 @pytest.mark.pipeline
-def test_rows_of_embeddings_from_a_config(tasks_folder, tmp_path):
-    workdir = tmp_path / "run"
+def test_rows_of_embeddings_from_a_config(begun, tasks_folder):
+    workdir = begun
     options = (
         f"--config.tasks.source={tasks_folder}",
         "--config.compare=('smart','chameleon','mixmin','clustered-pmi','graph-laplacian-pmi')",

@@ -16,6 +16,8 @@ from taskpgm.stages.steps import run_steps
 from tests.stages.launching import launch
 from tests.stages.tiny_config import get_config
 
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
+
 
 def config_of(folder: Path, **changes):
     config = get_config()

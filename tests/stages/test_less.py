@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,10 +25,11 @@ CONFIG = DecoderConfig("llama", 64, 16, 24, 2, 2, 1, 8, 32, lora=LORA)
 ADAM = {"b1": 0.8, "b2": 0.95, "eps": 1e-4}
 
 
-def examples(seed: int, count: int) -> Encoded:
-    """Of 4, 11 or 18 tokens, the last two of which are scored."""
+def examples(seed: int, count: int, lengths: tuple[int, ...] = (4, 11)) -> Encoded:
+    """Of so many tokens, the last two of which are scored."""
     rng = np.random.default_rng(seed)
-    ids = [rng.integers(1, 64, 4 + 7 * (i % 3)).astype(np.int32) for i in range(count)]
+    sizes = [lengths[i % len(lengths)] for i in range(count)]
+    ids = [rng.integers(1, 64, size).astype(np.int32) for size in sizes]
     scored = [np.arange(len(x)) >= len(x) - 2 for x in ids]
     return Encoded(ids, scored, np.arange(count, dtype=np.int32), 0, 0)
 
@@ -77,7 +79,7 @@ def features(params, state, part, sketch, adam):
 
 @pytest.mark.parametrize("dim", [50, 10**6])
 def test_influence_is_that_of_a_direct_reimplementation(dim):
-    params = init_params(CONFIG, jax.random.key(0))
+    params = jax.jit(partial(init_params, CONFIG))(jax.random.key(0))
     states, rates = warm_up(params)
     trained, targets = examples(0, 10), [examples(1, 4), examples(2, 3)]
     size = len(flat(states[0].trainable))
@@ -154,7 +156,7 @@ def test_weights_are_shares_of_the_selected_examples():
 
 
 def test_examples_of_like_lengths_share_a_batch():
-    part = examples(4, 9)
+    part = examples(4, 9, (4, 11, 18))
     seen = []
     for picked, batch in one_each(part, 20, lambda long: at_once(10, long, 40)):
         length = batch["tokens"].shape[1]
@@ -168,10 +170,10 @@ def test_examples_of_like_lengths_share_a_batch():
 
 
 @pytest.mark.pipeline
-def test_less_from_a_config(tasks_folder, tmp_path):
+def test_less_from_a_config(begun, tasks_folder, tmp_path):
     targets = tmp_path / "targets"
     write_target(targets, "count", "")
-    workdir, name = tmp_path / "run", "less:rows=4,epochs=2,top=0.2,dim=64"
+    workdir, name = begun, "less:rows=4,epochs=2,top=0.2,dim=64"
     options = (
         f"--config.tasks.source={tasks_folder}",
         f"--config.compare=('{name}',)",

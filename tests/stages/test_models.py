@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from functools import partial
 
 import jax
 import pytest
@@ -14,6 +15,7 @@ from taskpgm.tasks import corpus
 from tests.stages.launching import ROOT, command, environment, write_tasks
 from tests.stages.tiny_config import get_config
 
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -33,7 +35,8 @@ def save(folder, tokenizer, *, positions=64, vocabulary=None, family="llama"):
     sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 8}
     raw |= sizes | {"max_position_embeddings": positions, "intermediate_size": 16}
     config = models.DecoderConfig.from_hf(raw | {"eos_token_id": tokenizer.eos_token_id})
-    models.save_hf(folder, config, models.init_params(config, jax.random.key(0)))
+    params = jax.jit(partial(models.init_params, config))(jax.random.key(0))
+    models.save_hf(folder, config, params)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -56,22 +59,25 @@ def refused(tmp_path, data, dry_run, **paths) -> str:
     return line
 
 
-@pytest.mark.parametrize("dry_run", [True, False])
-@pytest.mark.parametrize("section", ["base", "proxy"])
+@pytest.fixture(scope="module")
+def good(tmp_path_factory, tokenizer):
+    return save(tmp_path_factory.mktemp("good"), tokenizer)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_rows_longer_than_the_positions(tmp_path, data, tokenizer, family, section, dry_run):
-    good = save(tmp_path / "good", tokenizer)
+def test_rows_longer_than_the_positions(tmp_path, data, tokenizer, good, family):
     short = save(tmp_path / "short", tokenizer, positions=47, family=family)
-    line = refused(tmp_path, data, dry_run, **{"base": good, section: short})
-    assert f"tasks.length=48: the model of {section}.path={short} has 47 positions" in line
+    for section in ("base", "proxy"):
+        for dry_run in (True, False):
+            line = refused(tmp_path, data, dry_run, **{"base": good, section: short})
+            assert f"tasks.length=48: the model of {section}.path={short} has 47 positions" in line
 
 
-@pytest.mark.parametrize("section", ["base", "proxy"])
-def test_a_token_without_an_embedding(tmp_path, data, tokenizer, section):
-    good = save(tmp_path / "good", tokenizer)
+def test_a_token_without_an_embedding(tmp_path, data, tokenizer, good):
     small = save(tmp_path / "small", tokenizer, vocabulary=100)
-    line = refused(tmp_path, data, True, **{"base": good, section: small})
-    assert f"{section}.path={small}: task " in line and "embeds only 100 ids" in line
+    for section in ("base", "proxy"):
+        line = refused(tmp_path, data, True, **{"base": good, section: small})
+        assert f"{section}.path={small}: task " in line and "embeds only 100 ids" in line
 
 
 def test_a_larger_tokenizer_whose_extra_tokens_do_not_occur(tmp_path, data, tokenizer, capsys):
@@ -106,24 +112,20 @@ def test_a_hub_id_from_the_cache(tmp_path, data, tokenizer):
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text(REVISION)
     own = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-
-    def said(name, code):
-        done = subprocess.run(
-            command(
-                tmp_path / "run",
-                f"--config.tasks.source={data}",
-                f"--config.base.path={name}",
-                "--stage=base",
-            ),
-            env=environment() | own,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    assert str(folder) in said("org/tiny", 0)
-    assert "--config.base.path=org/other: neither a folder nor a model" in said("org/other", 1)
+    options = (f"--config.tasks.source={data}", "--config.base.path=org/tiny", "--stage=base")
+    done = subprocess.run(
+        command(tmp_path / "run", *options),
+        env=environment() | own,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(folder) in done.stdout
     assert not os.path.exists(tmp_path / "ran")
+
+
+def test_a_hub_id_that_is_in_no_cache(tmp_path, data):
+    line = refused(tmp_path, data, False, base="org/other")
+    assert "--config.base.path=org/other: neither a folder nor a model" in line

@@ -17,6 +17,7 @@ from taskpgm.stages.estimate import Estimate
 from tests.stages.launching import write_tasks
 from tests.stages.tiny_config import get_config
 
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
 generation = import_module("taskpgm.models.generate")  # the package has a function of that name
 STAGES = {"base": base, "adapters": adapters, "affinity": affinity, "runs": runs}
 
@@ -105,15 +106,33 @@ class Counted:
         return wrapped
 
 
+# Each changes every stage, so that three runs have all that a stage counts in its own way.
 VARIANTS = {
-    "as it is": {},
-    "longer rows": {"tasks.length": 96, "adapters.max_steps": 0},
-    "blocks": {"affinity.memory": 0.002, "affinity.batch_size": 3},
-    "pairs": {"affinity.contexts": "pair", "affinity.vocab_top_k": 16},
-    "seeds and steps": {"train.seeds": 2, "train.steps": 0, "compare": ("uniform", "taskpgm-jsd")},
-    "runs side by side": {"train.group": 3, "train.mode": "lora", "train.accumulate": 2},
-    "whole models": {"adapters.mode": "full", "adapters.group": 3, "adapters.epochs": 3.0},
-    "all answers": {"evaluation.exact_match_examples": 0, "evaluation.batch_size": 3},
+    "longer rows, all answers": {
+        "tasks.length": 96,
+        "adapters.max_steps": 0,
+        "compare": ("uniform",),
+        "evaluation.exact_match_examples": 0,
+        "evaluation.batch_size": 3,
+    },
+    "blocks, runs side by side": {
+        "affinity.memory": 0.002,
+        "affinity.batch_size": 3,
+        "compare": ("uniform", "taskpgm-pmi", "taskpgm-jsd"),
+        "train.group": 3,
+        "train.mode": "lora",
+        "train.accumulate": 2,
+    },
+    "whole models, pairs, seeds and steps": {
+        "adapters.mode": "full",
+        "adapters.group": 3,
+        "adapters.epochs": 3.0,
+        "affinity.contexts": "pair",
+        "affinity.vocab_top_k": 16,
+        "compare": ("uniform", "taskpgm-jsd"),
+        "train.seeds": 2,
+        "train.steps": 0,
+    },
 }
 
 

@@ -1,6 +1,7 @@
 """Rows with runs of their own: RegMix, DoReMi, Skill-It."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -33,15 +34,20 @@ def rows_of(task: int, count: int):
 
 @pytest.fixture(scope="module")
 def params():
-    return init_params(CONFIG, jax.random.key(0))
+    return jax.jit(partial(init_params, CONFIG))(jax.random.key(0))
 
 
 def log_probs(params, batch):
+    each = np.asarray(forward(params, batch), np.float64)
+    return np.take_along_axis(each, batch["targets"][..., None], -1)[..., 0]
+
+
+@jax.jit
+def forward(params, batch):
     logits = Decoder(CONFIG).apply(
         {"params": params}, batch["tokens"], batch["positions"], batch["segment_ids"]
     )
-    each = np.asarray(jax.nn.log_softmax(logits), np.float64)
-    return np.take_along_axis(each, batch["targets"][..., None], -1)[..., 0]
+    return jax.nn.log_softmax(logits)
 
 
 def test_rows_are_drawn_by_weight_and_know_their_task():
@@ -90,7 +96,7 @@ def test_the_weights_of_doremi_follow_the_formula(params):
 
 
 def test_token_losses(params):
-    batch = sampled([rows_of(0, 6)], np.ones(1), 3, seed=0)(0)
+    batch = sampled([rows_of(0, 6)], np.ones(1), 4, seed=0)(0)
     on_device = {name: jnp.asarray(x) for name, x in batch.items()}
     found = token_losses(CONFIG, {"params": params}, on_device)
     np.testing.assert_allclose(found, -log_probs(params, batch), atol=1e-4)
@@ -144,14 +150,14 @@ def test_units_of_regmix_can_be_families():
 
 
 @pytest.mark.pipeline
-def test_every_budget_of_a_sweep_has_runs_of_its_own(tasks_folder, tmp_path):
+def test_every_budget_of_a_sweep_has_runs_of_its_own(begun, tasks_folder):
+    workdir = begun
     options = (
         f"--config.tasks.source={tasks_folder}",
         "--config.compare=('doremi','regmix:runs=2,regressor=ridge,units=families')",
         "--config.train.steps=0",
         "--config.train.seeds=1",
     )
-    workdir = tmp_path / "run"
     launch(workdir, *options, "--stage=runs")
     folders = lambda: {path.name for path in (workdir / "proxies").iterdir()}  # noqa: E731
     assert folders() == {"doremi", "regmix:runs=2,units=families"}
@@ -170,8 +176,8 @@ def test_every_budget_of_a_sweep_has_runs_of_its_own(tasks_folder, tmp_path):
 
 
 @pytest.mark.pipeline
-def test_rows_with_runs_from_a_config(tasks_folder, tmp_path):
-    workdir = tmp_path / "run"
+def test_rows_with_runs_from_a_config(begun, tasks_folder):
+    workdir = begun
     options = (
         f"--config.tasks.source={tasks_folder}",
         f"--config.compare={TRIED}",

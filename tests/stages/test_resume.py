@@ -4,12 +4,11 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
 
-from tests.stages.launching import ROOT, command, environment, launch
+from tests.stages.launching import command, launch, start_launch
 
 pytestmark = pytest.mark.pipeline
 
@@ -27,13 +26,7 @@ MOMENTS = (
 
 def kill_when(workdir, pattern: str, notice: signal.Signals, options: list[str]) -> None:
     """Starts the run and kills it as soon as `pattern` has a match in the workdir."""
-    process = subprocess.Popen(
-        command(workdir, *options),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = start_launch(command(workdir, *options))
     try:
         end = time.monotonic() + 200
         while process.poll() is None and not any(workdir.glob(pattern)):
@@ -41,8 +34,8 @@ def kill_when(workdir, pattern: str, notice: signal.Signals, options: list[str])
             time.sleep(0.01)
     finally:
         process.send_signal(notice)
-        code = process.wait()
-    assert code == {signal.SIGTERM: 75, signal.SIGINT: 130}.get(notice, -notice)
+        process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGTERM: 75, signal.SIGINT: 130}.get(notice, -notice)
     assert any(workdir.glob(pattern)), f"the run ended without {pattern}"
 
 

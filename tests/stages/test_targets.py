@@ -18,19 +18,18 @@ def write_target(folder, name, split, rows=8):
 
 
 @pytest.mark.pipeline
-def test_targets_decide_and_judge_and_are_never_mixed(tasks_folder, tmp_path):
+def test_targets_decide_and_judge_and_are_never_mixed(begun, tasks_folder, tmp_path):
     targets = tmp_path / "targets"
     write_target(targets, "count", "")
     write_target(targets, "sum", "heldout")
     write_target(targets, "sum", "test")
-    workdir = tmp_path / "run"
+    workdir = begun
     options = (
         f"--config.tasks.source={tasks_folder}",
         "--config.mixture.ratio=auto",
         "--config.compare=('uniform', 'taskpgm-pmi', 'taskpgm-jsd', 'taskpgm-transfer', "
         "'taskpgm-predicted', 'select-pmi:k=3')",
     )
-    launch(workdir, *options, "--stage=affinity")
     told = launch(
         workdir,
         *options,

@@ -12,21 +12,15 @@ import pytest
 from taskpgm.owner import living, owned
 from taskpgm.stages.stage_artefact import Unit
 from taskpgm.stages.units import LEASES, Leases, check_no_workers, lease_file, working
-from tests.stages.launching import ROOT, command, environment, launch
+from tests.stages.launching import ROOT, command, launch, start_launch
 
 
-def worker(workdir, *options) -> subprocess.Popen:
-    return subprocess.Popen(
-        command(workdir, "--shared", *options),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def worker(workdir, *options):
+    """A running process of those that share the workdir."""
+    return start_launch(command(workdir, "--shared", *options))
 
 
-def said(workers: list[subprocess.Popen]) -> list[str]:
+def said(workers: list) -> list[str]:
     """What each has printed, once all have ended well."""
     texts = [process.communicate(timeout=400) for process in workers]
     assert [process.returncode for process in workers] == [0] * len(workers), texts
@@ -91,7 +85,7 @@ def test_two_workers_and_a_killed_one_end_in_the_bits_of_one_process(
             time.sleep(0.01)
     finally:
         killed.send_signal(signal.SIGKILL)
-        killed.communicate()
+        killed.communicate(timeout=60)
     (left,) = (workdir / LEASES).glob("runs:*.json")  # the unit that it was killed in
     listed = launch(workdir, *options, "--units").stdout
     assert re.search(r"^base +done$", listed, re.M) and re.search(
