@@ -187,33 +187,14 @@ def init_lora(config: DecoderConfig, key: Array):
 
 @cache
 def _boxes(config: DecoderConfig):
+    # Kept, because an abstract initialisation takes a tenth of a second.
     return jax.eval_shape(partial(_initialize, config), jax.random.key(0))
 
 
 def _abstract(config: DecoderConfig, collection: str, read: Callable[[Any], Any]):
-    """A tree like the collection's of what `read` tells of each array, boxed with its axes' names.
-
-    An abstract initialisation takes a tenth of a second: it is kept, for all configs that differ
-    in nothing that a shape depends on.
-    """
-    like = dataclasses.replace(
-        config,
-        rope_theta=None if config.rope_theta is None else 1e4,
-        rope_scaling=None,
-        norm_eps=1e-6,
-        sliding_window=None,
-        full_layers=0,
-        initializer_range=0.02,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-        dtype="float32",
-        remat="none",
-        attention="reference",
-        lora=config.lora if collection == "lora" else None,
-    )
+    """A tree like the collection's of what `read` tells of each array in its box of axes' names."""
     is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
-    return jax.tree.map(read, _boxes(like)[collection], is_leaf=is_box)
+    return jax.tree.map(read, _boxes(config)[collection], is_leaf=is_box)
 
 
 def logical_axes(config: DecoderConfig):
@@ -221,7 +202,7 @@ def logical_axes(config: DecoderConfig):
 
     They are layers, vocab, embed, heads, kv_heads, mlp, and None for what is never divided.
     """
-    return _abstract(config, "params", lambda x: x.names)
+    return _abstract(dataclasses.replace(config, lora=None), "params", lambda x: x.names)
 
 
 def lora_logical_axes(config: DecoderConfig):
@@ -231,4 +212,5 @@ def lora_logical_axes(config: DecoderConfig):
 
 def abstract_params(config: DecoderConfig):
     """A tree like `params` of shapes and types."""
-    return _abstract(config, "params", lambda x: jax.ShapeDtypeStruct(x.value.shape, x.value.dtype))
+    shape = lambda x: jax.ShapeDtypeStruct(x.value.shape, x.value.dtype)  # noqa: E731
+    return _abstract(dataclasses.replace(config, lora=None), "params", shape)
