@@ -22,7 +22,7 @@ from taskpgm.training.optimizer import make_optimizer
 from taskpgm.training.state import create_state
 
 STEPS = 100
-KILLS = 10
+KILLS = 7
 
 
 def train(directory: Path, kill_at: int | None, pause: float) -> None:

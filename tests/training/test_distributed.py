@@ -29,7 +29,7 @@ main(*sys.argv[1:])
 
 def start(what, folder):
     """Runs a function of the driver in two processes."""
-    settings = {"jax_num_cpu_devices": 4, "jax_disable_most_optimizations": True}
+    settings = {"jax_num_cpu_devices": 4}
     words = ["-c", what, str(folder), str(free_port())]
     return [Fork(PROGRAM, [*words, str(i)], settings) for i in range(2)]
 

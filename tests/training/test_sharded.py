@@ -45,6 +45,60 @@ def curve(step, state, frozen, batches, key, total):
     return np.asarray(losses), state
 
 
+@contextlib.contextmanager
+def watched():
+    """Collects, at every return of a Python function, the bytes that one device holds of each new
+    array: so an array that is made whole first and moved afterwards is noticed. Tests that use it
+    come first, while there are few arrays to look through."""
+    before, seen = {id(x) for x in jax.live_arrays()}, set()
+
+    def look(frame, event, _):
+        if event == "return":
+            for x in jax.live_arrays():
+                if id(x) not in before:
+                    held = x.sharding.shard_shape(x.shape)
+                    seen.add(int(np.prod(held)) * x.dtype.itemsize)
+
+    sys.setprofile(look)
+    try:
+        yield seen
+    finally:
+        sys.setprofile(None)
+
+
+def test_optimizer_state_is_never_made_whole(tiny):
+    """Each moment has its parameter's sharding from the moment that it is created."""
+    make, axes = partial(init_params, tiny), logical_axes(tiny)
+    with jax.set_mesh(make_mesh({"fsdp": 8})):
+        with watched() as seen:
+            params = init_sharded(make, jax.random.key(0), axes=axes)
+        largest = max(x.nbytes for x in jax.tree.leaves(params))
+        assert max(seen) == largest // 8
+        with watched() as seen:
+            state = create_state(OPTIMIZER, params)
+        assert max(seen) == largest // 8
+        adam = state.opt_state[1]
+        for moment in (adam.mu, adam.nu):
+            same = jax.tree.map(lambda m, p: m.sharding == p.sharding, moment, state.trainable)
+            assert all(jax.tree.leaves(same))
+        # From the host as well, shard by shard.
+        host = jax.tree.map(np.asarray, params)
+        with watched() as seen:
+            create_state(OPTIMIZER, host, axes=axes)
+        assert max(seen) == largest // 8
+
+
+def test_a_checkpoint_is_restored_shard_by_shard(tiny, make_params, tmp_path):
+    params = make_params()
+    save_tree(tmp_path / "a", params)
+    with jax.set_mesh(make_mesh({"fsdp": 8})):
+        like = jax.tree.map(abstract, full(tiny, params).trainable)
+    with watched() as seen:
+        restored = restore_tree(tmp_path / "a", like)
+    assert max(seen) == max(x.nbytes for x in jax.tree.leaves(restored)) // 8
+    jax.tree.map(np.testing.assert_array_equal, restored, params)
+
+
 @pytest.fixture(scope="module")
 def alone(tiny, make_params, make_batch):
     """The curve and final weights of one device."""
@@ -148,59 +202,6 @@ def test_parameters_gradients_and_moments_are_sharded(tiny, make_batch):
         assert once == [False], (kind is gathered, once)
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     assert compiled.memory_analysis().argument_size_in_bytes < state_bytes / 8 + 8192
-
-
-@contextlib.contextmanager
-def watched():
-    """Collects, at every return of a Python function, the bytes that one device holds of each new
-    array: so an array that is made whole first and moved afterwards is noticed."""
-    before, seen = {id(x) for x in jax.live_arrays()}, set()
-
-    def look(frame, event, _):
-        if event == "return":
-            for x in jax.live_arrays():
-                if id(x) not in before:
-                    held = x.sharding.shard_shape(x.shape)
-                    seen.add(int(np.prod(held)) * x.dtype.itemsize)
-
-    sys.setprofile(look)
-    try:
-        yield seen
-    finally:
-        sys.setprofile(None)
-
-
-def test_optimizer_state_is_never_made_whole(tiny):
-    """Each moment has its parameter's sharding from the moment that it is created."""
-    make, axes = partial(init_params, tiny), logical_axes(tiny)
-    with jax.set_mesh(make_mesh({"fsdp": 8})):
-        with watched() as seen:
-            params = init_sharded(make, jax.random.key(0), axes=axes)
-        largest = max(x.nbytes for x in jax.tree.leaves(params))
-        assert max(seen) == largest // 8
-        with watched() as seen:
-            state = create_state(OPTIMIZER, params)
-        assert max(seen) == largest // 8
-        adam = state.opt_state[1]
-        for moment in (adam.mu, adam.nu):
-            same = jax.tree.map(lambda m, p: m.sharding == p.sharding, moment, state.trainable)
-            assert all(jax.tree.leaves(same))
-        # From the host as well, shard by shard.
-        host = jax.tree.map(np.asarray, params)
-        with watched() as seen:
-            create_state(OPTIMIZER, host, axes=axes)
-        assert max(seen) == largest // 8
-
-
-def test_a_checkpoint_is_restored_shard_by_shard(tiny, make_params, tmp_path):
-    state = create_state(OPTIMIZER, make_params())
-    save_tree(tmp_path / "a", state)
-    with jax.set_mesh(make_mesh({"fsdp": 8})):
-        like = jax.tree.map(abstract, full(tiny, make_params()))
-    with watched() as seen:
-        restored = restore_tree(tmp_path / "a", like)
-    assert max(seen) == max(x.nbytes for x in jax.tree.leaves(restored)) // 8
-    jax.tree.map(np.testing.assert_array_equal, restored, state)
 
 
 def test_a_curve_goes_on_on_another_mesh(tiny, make_params, make_batch, alone, tmp_path):
