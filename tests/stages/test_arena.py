@@ -42,8 +42,10 @@ def test_every_row_runs_from_one_command(begun, tasks_folder):
         workdir,
         f"--config.tasks.source={tasks_folder}",
         f"--config.compare={rows}",
-        "--config.train.steps=2",
+        "--config.train.steps=1",
         "--config.evaluation.exact_match_examples=1",
+        "--config.evaluation.max_new_tokens=1",
+        "--stage=evaluation",
         timeout=1200,
     ).stdout
     results = from_json(Results, json.loads((workdir / "evaluation" / "results.json").read_text()))
