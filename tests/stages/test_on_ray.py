@@ -37,13 +37,17 @@ def test_two_workers_on_ray_end_in_the_same_bits(finished, tasks_folder, tmp_pat
 
 
 @pytest.mark.pipeline
-def test_a_unit_that_fails_is_named_and_tried_again(tasks_folder, tmp_path):
+def test_a_unit_that_fails_is_named_and_tried_again(begun, tasks_folder):
     pytest.importorskip("ray", reason="ray is not installed")
-    options = [f"--config.tasks.source={tasks_folder}", "--config.embedded.optimizer.lr=10"]
-    options += [
-        "--config.embedded.optimizer.clip=0.0",
-        "--config.embedded.optimizer.weight_decay=1000",
+    options = [
+        f"--config.tasks.source={tasks_folder}",
+        "--config.compare=('uniform',)",
+        "--config.train.optimizer.lr=10",
+        "--config.train.optimizer.clip=0.0",
+        "--config.train.optimizer.weight_decay=1000",
         "--config.ray.workers=1",
+        "--config.ray.retries=1",
     ]
-    done = launch(tmp_path / "run", *options, "--config.ray.retries=1", "--ray=local", code=1)
-    assert "worker 0 has failed 2 times: units base has failed; error: " in done.stderr
+    done = launch(begun, *options, "--ray=local", code=1)
+    said = "worker 0 has failed 2 times: units runs:uniform has failed; error: "
+    assert said in done.stderr
