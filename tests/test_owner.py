@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 
 import pytest
 
 from taskpgm import owner
 from taskpgm.owner import FILE, owned
+from tests.stages.forks import Fork
 
 HOLDER = """
 import sys, time
@@ -24,17 +23,13 @@ with owned(Path(sys.argv[1])):
 @pytest.fixture
 def holder(tmp_path):
     """Another process that owns the folder."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-    )
+    process = Fork(HOLDER, ["holder", str(tmp_path)])
     assert process.stdout.readline() == "mine\n"
     yield process
     process.kill()
-    process.wait()
+    process.poll(wait=None)
     process.stdout.close()
+    process.stderr.close()
 
 
 def test_it_is_left_as_it_was_found(tmp_path):
@@ -56,7 +51,7 @@ def test_a_living_owner_is_named(holder, tmp_path):
 
 def test_a_killed_owner_is_followed_at_once(holder, tmp_path):
     holder.kill()
-    holder.wait()
+    holder.poll(wait=None)
     with owned(tmp_path):
         assert json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
 
@@ -106,24 +101,18 @@ def test_of_many_that_start_at_once_one_at_a_time_runs(tmp_path):
     (tmp_path / FILE).write_text('{"host": "gone", "pid": 1}')
     os.utime(tmp_path / FILE, (1e9, 1e9))
     program = """
-import os, sys, time
+import sys, time
 from pathlib import Path
 from taskpgm.owner import owned
-begin = time.time() + 0.5
-for _ in range(4):
-    if not os.fork():
-        while time.time() < begin: pass
-        with owned(Path(sys.argv[1])):
-            since = time.time()
-            time.sleep(0.2)
-            print(since, time.time(), flush=True)
-        os._exit(0)
-for _ in range(4): os.wait()
+while time.time() < float(sys.argv[2]): time.sleep(0.001)
+with owned(Path(sys.argv[1])):
+    since = time.time()
+    time.sleep(0.2)
+    print(since, time.time())
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
-    )
-    said = [line.split() for line in done.stdout.splitlines()]
-    spans = sorted([float(x) for x in each] for each in said)
+    begin = str(time.time() + 1)  # all have started by then
+    running = [Fork(program, ["one", str(tmp_path), begin]) for _ in range(4)]
+    said = [fork.communicate(timeout=60)[0].split() for fork in running]
+    spans = sorted([float(x) for x in each] for each in said if each)
     assert spans and all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
     assert not list(tmp_path.iterdir())

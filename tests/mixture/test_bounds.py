@@ -180,8 +180,8 @@ def test_the_whole_path_under_bounds_is_exact_at_and_between_its_breakpoints(nam
     path = ratio_path(s, ratio_max=20.0, psd=psd, bounds=bounds)
     assert path.ratios[0] == 0 and path.ratios[-1] == 20 and (np.diff(path.ratios) > 0).all()
     middles = (path.ratios[1:] + path.ratios[:-1]) / 2
-    some = np.concatenate([path.ratios[1::4], middles[::4], path.ratios[-2:]])
-    for ratio in [0.0, 0.3, 1.0, 7.0, *some]:
+    some = np.concatenate([path.ratios[1::6], middles[::6], path.ratios[-2:]])
+    for ratio in [0.0, 1.0, 7.0, *some]:
         energy = energy_from_affinity(s, ratio, psd=psd)
         p = path.at(ratio)
         found = solve_exact(energy, bounds=bounds)
@@ -205,7 +205,7 @@ def feasible(name):
     return [solve_exact(other, bounds=CASES[name]).weights for other in others]
 
 
-@pytest.mark.parametrize("tau", [1e2, 1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("tau", [1e2, 1.0, 1e-3])
 @pytest.mark.parametrize("name", CASES)
 def test_the_entropic_mixture_under_bounds_beats_all_others(name, tau):
     bounds = CASES[name]

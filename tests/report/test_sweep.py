@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from matplotlib.axes import Axes
@@ -45,6 +46,8 @@ POINTS = [
 @pytest.fixture
 def swept(make_workdir, tmp_path):
     workdir = make_workdir(tmp_path, 8, 2)
+    for other in ("affinity", "runs"):  # what has figures of its own
+        shutil.rmtree(workdir / other)
     path = workdir / "evaluation" / "results.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"sweep": POINTS}))
     return workdir
