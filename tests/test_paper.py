@@ -98,6 +98,25 @@ def workdir(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("tables") / "llama2"
 
 
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory) -> list[str]:
+    """Options of a question as MMLU has them, and of one as BIG-Bench Hard has them."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    (folder / "rows.jsonl").write_text('{"q": "upper wa: ", "a": "WA", "other": "wb"}\n' * 2)
+    head = "dataset_path: json\ndataset_kwargs: {data_files: {test: %s}}\ntest_split: test\n"
+    for name, rest in STAND_INS.items():
+        task = f"task: {name}\n{head % (folder / 'rows.jsonl')}doc_to_text: '{{{{q}}}}'\n{rest}"
+        (folder / f"{name}.yaml").write_text(task)
+    names = tuple(STAND_INS)
+    return [f"--config.evaluation.harness={names}", f"--config.evaluation.harness_path={folder}"]
+
+
+STAND_INS = {
+    "tiny_mmlu": "output_type: multiple_choice\ndoc_to_choice: ['{{a}}', '{{other}}']\n"
+    "doc_to_target: 0\nmetric_list: [{metric: acc}]\n",
+    "tiny_bbh": "output_type: generate_until\ndoc_to_target: '{{a}}'\n"
+    "generation_kwargs: {max_gen_toks: 2, until: []}\nmetric_list: [{metric: exact_match}]\n",
+}
 # Two models of each table that no other has, and the figure of what it sweeps.
 OWN = {
     "budgets": ("uniform", "taskpgm-jsd@budget=30", "sweep-budget.png"),
@@ -109,9 +128,12 @@ OWN = {
 
 @pytest.mark.pipeline
 @pytest.mark.parametrize("table", [name for name in paper.TABLES if name not in ("gpt2", "own")])
-def test_a_table_runs_to_its_end_with_every_row_under_every_value(table, workdir, small):
+def test_a_table_runs_to_its_end_with_every_row_under_every_value(
+    table, workdir, small, benchmarks
+):
+    judges = benchmarks if table == "selection" else []
     before = {path.parent.name for path in workdir.glob("runs/*/done.json")}
-    said = ask(f"--table={table}-llama2", f"--workdir={workdir}", *small)
+    said = ask(f"--table={table}-llama2", f"--workdir={workdir}", *small, *judges)
     assert not before or "adapters  done already" in said
     results = json.loads((workdir / "evaluation" / "results.json").read_text())
     _, rows, swept = paper.TABLES[table]
@@ -129,6 +151,10 @@ def test_a_table_runs_to_its_end_with_every_row_under_every_value(table, workdir
     assert all(point["steps"] == 2 and point["loss"] > 0 for point in found.values())
     page = (workdir / "report" / "index.html").read_text()
     assert all(f">{name}<" in page for name in results["runs"])
+    if judges:
+        for run in results["runs"].values():
+            assert set(run["harness"]) == set(STAND_INS)
+        assert all(f"{name}" in page for name in STAND_INS)
 
 
 @pytest.mark.pipeline

@@ -36,9 +36,12 @@ FREE = (
     "affinity.batch_size",
     "embeddings.batch_size",
     "evaluation.batch_size",
+    "evaluation.harness",  # a benchmark that is added costs none that is there
     "evaluation.harness_batch_size",
     "affinity.bootstrap",
 )
+# What decides only a part of what its stage makes, and where that part is.
+PARTS = {"evaluation.harness_*": "evaluation/harness"}
 VERSION = "artefacts"  # beside the config in config.json: the version of what is in the workdir
 
 
@@ -136,14 +139,16 @@ def check_resumable(folder: Path, config: ConfigDict, stages: Mapping[str, Modul
         if any(fnmatch.fnmatch(key, pattern) for pattern in FREE):
             continue
         stage = next((s for s in made.values() if key.split(".")[0] in s.SECTIONS), None)
-        if stage:
-            blocking.append((stage, f"{key} was {before!r} and is now {now!r}"))
+        part = next((p for pattern, p in PARTS.items() if fnmatch.fnmatch(key, pattern)), None)
+        if stage and (folder / (part or stage.MADE)).exists():
+            text = f"{key} was {before!r} and is now {now!r}"
+            blocking.append((part or stage.MADE, text))
     if blocking:
-        stage = blocking[0][0]
+        part = blocking[0][0]
         said = "; ".join(text for _, text in blocking[:3]) + ("; ..." if len(blocking) > 3 else "")
         raise ValueError(
             f"{folder} was made by another config: {said}. Choose another --workdir, or remove "
-            f"{folder / stage.MADE} to make it, and what follows from it, again"
+            f"{folder / part} to make it, and what follows from it, again"
         )
 
 

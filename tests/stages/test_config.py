@@ -71,6 +71,17 @@ def test_keys_that_change_no_artefact_may_change(tmp_path):
     check_resumable(folder, config, STAGES)
 
 
+def test_benchmarks_may_come_later_and_how_they_are_asked_is_kept(tmp_path):
+    config = default_config()
+    folder = workdir_of(tmp_path, config, "base", "evaluation")
+    config.evaluation.harness = ("mmlu",)
+    config.evaluation.harness_limit = 100
+    check_resumable(folder, config, STAGES)
+    (folder / "evaluation" / "harness").mkdir()
+    with pytest.raises(ValueError, match="harness_limit was 0 and is now 100.*evaluation/harness "):
+        check_resumable(folder, config, STAGES)
+
+
 def test_a_workdir_of_another_version_is_refused(tmp_path):
     config = default_config()
     for version in ({}, {"artefacts": artefact.VERSION - 1}):
