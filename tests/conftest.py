@@ -65,12 +65,6 @@ def forget_programs():
     jax.clear_caches()
 
 
-@pytest.fixture(scope="module")
-def quick_compile():
-    """Compile with few of XLA's optimisations, in a file whose time is mostly compilation."""
-    yield
-
-
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
     """made_once(name, make) -> a folder that make(folder) has filled.

@@ -11,11 +11,6 @@ from taskpgm.tasks import corpus
 from tests.stages.launching import launch, write_tasks
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly(quick_compile):
-    """As `launch` does: one compiled program serves runs in this process and in others."""
-
-
 @pytest.fixture(scope="session")
 def tasks_folder(made_once) -> Path:
     return made_once("tasks", write_tasks)

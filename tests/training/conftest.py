@@ -12,11 +12,6 @@ from taskpgm.models import LoraConfig, init_params
 from tests.tiny_decoder import TINY
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly(quick_compile):
-    """For all tests of training."""
-
-
 @pytest.fixture(scope="session")
 def tiny():
     """A Llama of two layers."""
