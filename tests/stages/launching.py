@@ -80,17 +80,22 @@ def launch(
     return done
 
 
-def start_launch(words: list[str], devices: int = 1) -> Fork:
-    """Starts a command line of launch.py in a fork."""
-    return Fork(LAUNCH, ["launch.py", *words[2:]], {"jax_num_cpu_devices": devices})
+def start_launch(words: list[str], devices: int = 1, before: str = "") -> Fork:
+    """Starts a command line of launch.py in a fork, which runs a text of Python before."""
+    return Fork(before + LAUNCH, ["launch.py", *words[2:]], {"jax_num_cpu_devices": devices})
 
 
-def start_pair(workdir, *options: str, second: tuple[str, ...] = ()) -> list[Fork]:
+def start_pair(
+    workdir, *options: str, second: tuple[str, ...] = (), before: str = ""
+) -> list[Fork]:
     """Starts launch.py as two processes of one run, two devices each; `second`: options of the
-    second process alone."""
+    second process alone; `before`: what it runs first, in Python."""
     together = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
     words = [*command(workdir, *options), *together]
-    return [start_launch([*words, f"--process_id={i}", *second * i], devices=2) for i in range(2)]
+    return [
+        start_launch([*words, f"--process_id={i}", *second * i], devices=2, before=before * i)
+        for i in range(2)
+    ]
 
 
 def end_pair(pair: list[Fork], code: int = 0) -> tuple[str, str]:

@@ -20,6 +20,12 @@ pytestmark = pytest.mark.pipeline
 
 HERE = socket.gethostname()
 MESH = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
+# Every checkpoint has both processes wait for each other a dozen times.
+SHORT = (
+    "--config.train.steps=4",
+    "--config.train.checkpoint_every=4",
+    "--config.adapters.checkpoint_every=4",
+)
 # Two processes add up in another order than the devices of one.
 close = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -27,7 +33,7 @@ close = {"rtol": 1e-4, "atol": 1e-5}
 @pytest.fixture(scope="module")
 def options(tasks_folder) -> list[str]:
     compared = "--config.compare=('uniform', 'taskpgm-pmi')"
-    return [f"--config.tasks.source={tasks_folder}", compared, *MESH]
+    return [f"--config.tasks.source={tasks_folder}", compared, *MESH, *SHORT]
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +45,14 @@ def one(options, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(options, tmp_path_factory) -> Path:
-    """Two processes that are stopped by SIGTERM, then one by one in other ways; and the same
-    command again."""
+    """Two processes: one is killed, both are stopped by SIGTERM, one fails, and the same command
+    goes on to the end."""
     workdir = tmp_path_factory.mktemp("hosts") / "two"
+    pair = start_when(workdir, options, "base/key.json", before=LATE)
+    pair[1].kill()
+    said = ends(pair, killed=1)[0]
+    assert said.startswith(f"error: process 1 on {HERE} ended without a word")
+
     pair = start_when(workdir, options, "base/done.json")
     for process in pair:
         process.send_signal(signal.SIGTERM)
@@ -54,19 +65,23 @@ def two(options, tmp_path_factory) -> Path:
     assert second.startswith("error: ")
     assert first == f"error: process 1 on {HERE} failed, and all others with it: {second[7:]}"
 
-    pair = start_when(workdir, options, "adapters/*/done.json")
-    pair[1].kill()
-    said = ends(pair, killed=1)[0]
-    assert said.startswith(f"error: process 1 on {HERE} ended without a word")
-
     assert not (workdir / "report").exists()
     end_pair(start_pair(workdir, *options))
     return workdir
 
 
-def start_when(workdir: Path, options: list[str], mark: str) -> list[Fork]:
-    """Two processes that run, once `mark` has a match in the workdir."""
-    pair = start_pair(workdir, *options)
+# Looks for tasks.json when the first process has had the time to write it.
+LATE = """
+import time
+from taskpgm.stages.tasks import TaskFile
+TaskFile.is_done = lambda self, on_time=TaskFile.is_done: time.sleep(1) or on_time(self)
+"""
+
+
+def start_when(workdir: Path, options: list[str], mark: str, before: str = "") -> list[Fork]:
+    """Two processes that run, once `mark` has a match in the workdir; `before`: what the second
+    runs first."""
+    pair = start_pair(workdir, *options, before=before)
     while not any(workdir.glob(mark)):
         assert all(process.poll() is None for process in pair), (mark, ends(pair))
         time.sleep(0.02)
