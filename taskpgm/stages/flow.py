@@ -17,8 +17,8 @@ from types import ModuleType
 import jax
 from ml_collections import ConfigDict
 
-from taskpgm import artefact, progress
-from taskpgm.artefact import remove_leftovers, write_json
+from taskpgm import progress
+from taskpgm.artefact import remove_leftovers
 from taskpgm.multihost import (
     end_if_asked,
     initialize_distributed,
@@ -45,7 +45,7 @@ from taskpgm.stages.stage_artefact import StageArtefact, Unit
 from taskpgm.stages.sweep import keep_first_settings
 from taskpgm.stages.units import check_no_workers, list_units, share_stages, working
 from taskpgm.stages.validation import check_values, conflicts_of, validate
-from taskpgm.stages.workdir import VERSION, begin_workdir, check_hosts, check_resumable
+from taskpgm.stages.workdir import begin_workdir, check_hosts, check_resumable, write_config
 from taskpgm.training import quiet_orbax
 
 STAGES: dict[str, ModuleType] = {
@@ -121,8 +121,7 @@ def run(
             on_primary(check_no_workers)(context.folder)
             remove_leftovers(context.folder)
         keep_first_settings(context.folder, config)
-        told = {VERSION: artefact.VERSION} | config.to_dict()
-        write_json(context.folder / "config.json", told)
+        write_config(context.folder, config)
         check_hosts(context)
         # Unless the user has chosen one, as by JAX_COMPILATION_CACHE_DIR.
         if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]

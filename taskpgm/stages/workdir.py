@@ -40,8 +40,8 @@ FREE = (
     "evaluation.harness_batch_size",
     "affinity.bootstrap",
 )
-# What decides only a part of what its stage makes, and where that part is.
-PARTS = {"evaluation.harness_*": "evaluation/harness"}
+# How benchmarks are asked, which decides only a part of what its stage makes.
+ASKED, BENCHMARKS = "evaluation.harness_*", "evaluation/harness"
 VERSION = "artefacts"  # beside the config in config.json: the version of what is in the workdir
 
 
@@ -136,13 +136,15 @@ def check_resumable(folder: Path, config: ConfigDict, stages: Mapping[str, Modul
         )
     blocking = []
     for key, before, now in differing_keys(old, config.to_dict()):
-        if any(fnmatch.fnmatch(key, pattern) for pattern in FREE):
+        asked = fnmatch.fnmatch(key, ASKED)
+        if any(fnmatch.fnmatch(key, pattern) for pattern in FREE) or (
+            asked and not config.evaluation.harness
+        ):
             continue
         stage = next((s for s in made.values() if key.split(".")[0] in s.SECTIONS), None)
-        part = next((p for pattern, p in PARTS.items() if fnmatch.fnmatch(key, pattern)), None)
-        if stage and (folder / (part or stage.MADE)).exists():
-            text = f"{key} was {before!r} and is now {now!r}"
-            blocking.append((part or stage.MADE, text))
+        if stage and (not asked or (folder / BENCHMARKS).exists()):
+            part = BENCHMARKS if asked else stage.MADE
+            blocking.append((part, f"{key} was {before!r} and is now {now!r}"))
     if blocking:
         part = blocking[0][0]
         said = "; ".join(text for _, text in blocking[:3]) + ("; ..." if len(blocking) > 3 else "")
@@ -150,6 +152,19 @@ def check_resumable(folder: Path, config: ConfigDict, stages: Mapping[str, Modul
             f"{folder} was made by another config: {said}. Choose another --workdir, or remove "
             f"{folder / part} to make it, and what follows from it, again"
         )
+
+
+@on_primary
+def write_config(folder: Path, config: ConfigDict) -> None:
+    """Writes config.json. Where the config names no benchmark, it keeps saying how those that are
+    there were asked."""
+    path = folder / "config.json"
+    told: dict[str, Any] = {VERSION: artefact.VERSION} | config.to_dict()
+    if not config.evaluation.harness and path.is_file():
+        before = artefact.read_json(path).get("evaluation", {})
+        kept = {k: v for k, v in before.items() if fnmatch.fnmatch(f"evaluation.{k}", ASKED)}
+        told["evaluation"] |= kept
+    artefact.write_json(path, told)
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from taskpgm import artefact
 from taskpgm.artefact import write_json
 from taskpgm.stages import STAGES, default_config, misspelt, validate
-from taskpgm.stages.workdir import check_resumable, differing_keys
+from taskpgm.stages.workdir import check_resumable, differing_keys, write_config
 
 
 def test_a_misspelt_key_names_the_nearest():
@@ -71,14 +71,19 @@ def test_keys_that_change_no_artefact_may_change(tmp_path):
     check_resumable(folder, config, STAGES)
 
 
-def test_benchmarks_may_come_later_and_how_they_are_asked_is_kept(tmp_path):
+def test_benchmarks_may_come_later_and_go_and_how_they_are_asked_is_kept(tmp_path):
     config = default_config()
     folder = workdir_of(tmp_path, config, "base", "evaluation")
     config.evaluation.harness = ("mmlu",)
     config.evaluation.harness_limit = 100
     check_resumable(folder, config, STAGES)
+    write_config(folder, config)
     (folder / "evaluation" / "harness").mkdir()
-    with pytest.raises(ValueError, match="harness_limit was 0 and is now 100.*evaluation/harness "):
+    check_resumable(folder, default_config(), STAGES)
+    write_config(folder, default_config())  # names none, and forgets nothing
+    check_resumable(folder, config, STAGES)
+    config.evaluation.harness_limit = 0
+    with pytest.raises(ValueError, match="harness_limit was 100 and is now 0.*evaluation/harness "):
         check_resumable(folder, config, STAGES)
 
 
