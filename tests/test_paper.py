@@ -117,7 +117,7 @@ STAND_INS = {
     "tiny_bbh": "output_type: generate_until\ndoc_to_target: '{{a}}'\n"
     "generation_kwargs: {max_gen_toks: 2, until: []}\nmetric_list: [{metric: exact_match}]\n",
 }
-# Two models of each table that no other has, and the figure of what it sweeps.
+# Of each table two models that have to be there, and a file of its report.
 OWN = {
     "budgets": ("uniform", "taskpgm-jsd@budget=30", "sweep-budget.png"),
     "ratio": ("taskpgm-pmi@ratio=0", "closed-form-jsd:psd=shift@ratio=0", "sweep-ratio.png"),

@@ -2,9 +2,10 @@
 
     python experiments/real/collect.py runs/real/run experiments/results/real_swarm_300 --budget 300
 
-Writes OUT/runs.jsonl, a line for every judged model of that budget (name, seed, drawn shares and
-counts, packed rows, test loss of every task), and OUT/scores.npz, what single-task models said of
-the held-out examples. `--rows PREFIX` takes only rows of `compare` that begin so.
+Writes OUT/runs.jsonl, a line for every judged model of the last launch with that budget (name,
+seed, drawn shares and counts, packed rows, test loss of every task), and OUT/scores.npz, what
+single-task models said of the held-out examples. `--rows PREFIX` takes only rows of `compare` that
+begin so.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import numpy as np
 
 
 def runs(workdir: Path, budget: int, prefix: str) -> list[dict]:
-    """What `swarm.load` reads of every judged model, by name and seed.
+    """What `swarm.load` reads of every judged model whose mixture is in weights.json.
 
     Raises:
       SystemExit: the workdir has no mixture, or no judged model of that budget.
@@ -24,17 +25,19 @@ def runs(workdir: Path, budget: int, prefix: str) -> list[dict]:
     if not file.is_file():
         raise SystemExit(f"error: {file} is not there: name a workdir whose runs have been judged")
     weights = json.loads(file.read_text())
+    if weights["targets"]:
+        raise SystemExit(f"error: {workdir} has targets, which a swarm cannot have")
     found = []
     for mark in sorted(workdir.glob("runs/*/done.json")):
         run = json.loads(mark.read_text())
         measures = workdir / "evaluation" / mark.parent.name / "measures.json"
-        mixture = weights["mixtures"].get(run["label"].partition(".seed")[0])
+        mixture = weights["mixtures"].get(run["label"])
         chosen = run["examples"] == budget and run["row"].startswith(prefix)
         if not (chosen and mixture and measures.is_file()):
             continue
         judged = json.loads(measures.read_text())["tasks"]
         share = np.array(mixture["counts"]) / sum(mixture["counts"])
-        line = {"name": run["row"].rpartition("/")[2], "seed": run["seed"]}
+        line = {"name": run["label"].rpartition("/")[2], "seed": run["seed"]}
         line |= {"p": share.round(6).tolist(), "counts": mixture["counts"], "rows": run["rows"]}
         line["loss"] = [round(judged[task]["loss"], 5) for task in weights["tasks"]]
         found.append(line)

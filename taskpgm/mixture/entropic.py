@@ -125,7 +125,7 @@ class _Tilted:
     def _slope(self, tau: float, p: Vector) -> Vector:
         """Of F at p; meaningless where there is no prior."""
         divergence = np.log(np.maximum(p, 1e-300)) - np.where(self.live, self.log_q, 0)
-        return self.pairwise @ p - self.unary + tau * divergence
+        return np.asarray(self.pairwise @ p - self.unary + tau * divergence)
 
     def _at_temperature(
         self, tau: float, p: Vector, held: Bool[np.ndarray, "n"]
@@ -204,4 +204,4 @@ class _Tilted:
         aim = self.log_q - h / tau
         best = linear(self.tilt(aim) if self.limits.only_caps else closest(aim, self.limits))
         value = 0.5 * float(p @ pull) - float(self.unary @ p) + at_p - float(h @ p)
-        return value - self.constant, max(at_p - best, 0.0)
+        return float(value - self.constant), max(at_p - best, 0.0)

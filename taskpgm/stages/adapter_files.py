@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from taskpgm import models, progress, tasks, training
 from taskpgm.artefact import Artefact, digest, done_facts, fingerprint, recovery_hint
+from taskpgm.multihost import on_primary
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.decoders import with_lora
 from taskpgm.stages.estimate import FLOAT32, Cost, Estimate
@@ -187,6 +188,7 @@ class PeftFolders(StageArtefact):
     def folders(self) -> list[Path]:
         return [adapter(self.context, task).folder / "peft" for task in self.context.tasks]
 
+    @on_primary
     def is_done(self) -> bool:
         # Training a model again removes its old folder; adapter_config.json is written last.
         return all((folder / PEFT_FILES[0]).is_file() for folder in self.folders())

@@ -147,6 +147,12 @@ def one_spelling(key: str, value: Any) -> Any:
         return value
 
 
+def as_written(config: Any) -> dict[str, Any]:
+    """The section `mixture`, with one spelling of its ratio."""
+    section = config.mixture.to_dict()
+    return section | {"ratio": one_spelling("mixture.ratio", section["ratio"])}
+
+
 def depends(row: str, key: str) -> bool:
     """Whether the model of a row can depend on a key."""
     head, arguments = row.partition(":")[0], compare.parse(row, needs=False)

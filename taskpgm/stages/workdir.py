@@ -1,4 +1,5 @@
-"""What is refused about a workdir: one that cannot be written, another config's, another host's."""
+"""What is refused about a workdir: one that cannot be written, another config's, another host's;
+and what config.json keeps of it."""
 
 import errno
 import fnmatch
@@ -110,7 +111,8 @@ def check_resumable(folder: Path, config: ConfigDict, stages: Mapping[str, Modul
     """Lets a workdir go on only if what it holds was made by this config and this version.
 
     A difference that concerns only stages not begun yet is no obstacle: `--stage=affinity` first
-    and another `mixture.ratio` later is fine.
+    and another `mixture.ratio` later is fine. Benchmarks may come and go; how they are asked may
+    change only while there are none.
 
     Raises:
       ValueError: names the first differing keys and the ways out.

@@ -103,12 +103,13 @@ def test_scores_equal_one_example_at_a_time(world, scored):
 
 
 def test_the_base_is_not_copied_for_each_adapter():
-    """Compiled memory for 8 adapters, arguments aside: not even one more base."""
+    """Compiled memory for 8 adapters, arguments aside: 0.45 of the base's bytes were measured. A
+    copy of one layer's matrix for each adapter would be 0.9 more."""
     config = dataclasses.replace(
         CONFIG, hidden_size=256, intermediate_size=1024, vocab_size=512, head_dim=128, lora=LORA
     )
     eight = compiled_memory(config, 8, rows=1, length=8)
-    assert eight.temp_size_in_bytes < 4 * config.num_params
+    assert eight.temp_size_in_bytes < 2.5 * config.num_params
 
 
 def compiled_memory(config, g, rows, length):

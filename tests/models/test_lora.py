@@ -118,4 +118,5 @@ def test_the_base_is_held_once_however_many_adapters(tiny, with_lora):
         return analysis.temp_size_in_bytes + analysis.argument_size_in_bytes - n * own
 
     # It is an argument, so there once; a copy would be another `base`, one per adapter eight.
-    assert memory(8) < 2 * base
+    # Measured: 1.54. A copy of one layer's matrix for each adapter would be 0.6 more.
+    assert memory(8) < 1.75 * base

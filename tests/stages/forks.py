@@ -17,17 +17,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(devices: int = 1, optimised: bool = False) -> dict[str, str]:
-    """Environment of a child process with this many devices, without the tests' own settings.
-
-    `optimised`: it compiles as a user's does, not as tests/conftest.py says.
-    """
+    """Environment of a child process with this many devices, which compiles as tests/conftest.py
+    says; `optimised`: as a user's does."""
     own = ("SLURM", "TF_CPP_MIN_LOG_LEVEL", "PYTEST") + ("XLA_FLAGS",) * optimised
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(own)}
-    return inherited | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(not optimised)),
-    }
+    own_way = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"} if optimised else {}
+    return inherited | own_way | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
 
 
 @functools.cache

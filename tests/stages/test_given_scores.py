@@ -187,10 +187,13 @@ def test_with_the_tasks_a_matrix_goes_on_to_train(finished, tasks_folder, tmp_pa
         f"--config.tasks.source={tasks_folder}",
     )
     compare = "--config.compare=('taskpgm-pmi', 'taskpgm-predicted')"
-    launch(tmp_path / "run", *options, compare, "--config.train.steps=1", "--stage=runs")
+    short = ("train.steps=1", "evaluation.exact_match_examples=1", "evaluation.max_new_tokens=1")
+    short = [f"--config.{setting}" for setting in short]
+    launch(tmp_path / "run", *options, compare, *short, "--stage=evaluation")
     assert not (tmp_path / "run" / "adapters").exists()
     trained = {path.parts[-3] for path in tmp_path.glob("run/runs/*/hf/model.safetensors")}
-    assert trained == {"taskpgm-pmi", "taskpgm-predicted"}
+    judged = json.loads((tmp_path / "run" / "evaluation" / "results.json").read_text())["runs"]
+    assert trained == set(judged) == {"taskpgm-pmi", "taskpgm-predicted"}
     made = json.loads((tmp_path / "run" / "mixture" / "weights.json").read_text())
     assert made["tasks"] == sorted(ANSWERS) and made["sizes"]
     stored = np.load(tmp_path / "run" / "affinity" / "transfer.npz")["loss"]

@@ -1,7 +1,7 @@
 """The quickstart finds how the suite's tasks relate, and exact mixtures that help.
 
 It is the recipe of `make demo` with three mixtures, one seed, a small budget, fewer steps and
-shorter rows, up to its page.
+shorter rows, and without its page.
 """
 
 import json

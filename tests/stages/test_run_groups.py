@@ -142,6 +142,7 @@ def test_side_by_side_they_become_what_they_become_alone(
 
 @pytest.mark.pipeline
 def test_a_killed_group_ends_in_the_same_bits(finished, together, tasks_folder, tmp_path):
+    """One group of all; a second group is one more unit, as a second run is."""
     options, (whole, _) = [f"--config.tasks.source={tasks_folder}", TOGETHER], together
     workdir = without_models(finished, tmp_path / "run")
     for pattern in ("[0-9]/_CHECKPOINT_METADATA", "6/_CHECKPOINT_METADATA"):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from taskpgm.tasks import load_tasks, stdlib_tasks
+from taskpgm.tasks import load_tasks
 from taskpgm.tasks.stdlib import HELDOUT, SUITE, TEST, Skill, _drawn, inputs
 
 SCRIPTS = {
@@ -51,9 +51,9 @@ def test_no_prompt_stands_in_two_splits(suite):
     assert len(set(prompts)) == len(prompts)
 
 
-def test_no_input_stands_in_two_splits_of_its_skill():
-    splits = inputs(1)
-    tasks = {task.name: task for task in stdlib_tasks(1)}
+def test_no_input_stands_in_two_splits_of_its_skill(suite):
+    splits = inputs(0)
+    tasks = {task.name: task for task in suite}
     for skill in SUITE:
         for name, (rows, _) in skill.templates.items():
             train, heldout, test = map(set, splits[name])
