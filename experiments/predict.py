@@ -147,6 +147,8 @@ def ranked(swarm: Swarm, runs: np.ndarray) -> list[str]:
 
 
 def ceilings(swarm: Swarm, runs: np.ndarray) -> list[str]:
+    if len(set(swarm.mixture[runs].tolist())) == runs.sum():
+        return ["One run of each mixture: what noise leaves to be predicted is not known.", ""]
     rows = []
     for what in ("tasks", "families"):
         c = ceiling(swarm, runs, what)
