@@ -76,15 +76,20 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @on_primary
-def read_json(path: Path) -> Any:
-    """Reads a JSON file of the workdir.
+def read_json(path: Path, *otherwise: Any) -> Any:
+    """Reads a JSON file of the workdir; `otherwise`: the value where there is no such file.
+
+    The primary looks whether it is there. A process that looked for itself, and late, could find
+    what is written just now, and decide otherwise than the others.
 
     Raises:
-      ValueError: the file is missing or damaged; names it and the way out.
+      ValueError: the file is damaged, or missing and nothing else given; names it and the way out.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if otherwise:
+            return otherwise[0]
         raise ValueError(f"{path} is missing: {recovery_hint(path)}") from error
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): {recovery_hint(path)}") from error

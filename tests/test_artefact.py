@@ -128,6 +128,9 @@ def test_the_way_out_of_a_file_without_a_mark_is_the_file(tmp_path):
     (tmp_path / "tasks.json").write_text("{")
     with pytest.raises(ValueError, match=rf"damaged .*: remove {tmp_path}/tasks.json and start"):
         read_json(tmp_path / "tasks.json")
+    with pytest.raises(ValueError, match="damaged"):
+        read_json(tmp_path / "tasks.json", None)
+    assert read_json(tmp_path / "nothing.json", None) is None
 
 
 def test_a_damaged_key_does_not_hold_up_one_who_begins(tmp_path):

@@ -1,6 +1,5 @@
 """The study of predictors runs on any swarm's folder, and names a missing one."""
 
-import importlib
 import json
 import re
 import sys
@@ -11,9 +10,8 @@ import numpy as np
 import pytest
 
 from taskpgm.mixture import PredictedLoss
+from tests.scripts import EXPERIMENTS, script
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-MODULES = ("predict", "predictors", "record", "swarm")
 N, EXAMPLES, BUDGET = 5, 8, 500
 
 pytestmark = pytest.mark.slow
@@ -21,17 +19,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def predict(monkeypatch):
-    """predict.py as a module, with few of its settings; it and its neighbours are gone again
-    afterwards."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    for name in MODULES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    module = importlib.import_module("predict")
-    monkeypatch.setattr(module, "GRID", {"floor": (0.0, 0.5), "pace": (1.0, 4.0)})
-    monkeypatch.setattr(module, "minimisers", partial(module.minimisers, worlds=2))
-    yield module
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    """predict.py as a module, with few of its settings."""
+    with script(EXPERIMENTS / "predict.py") as module:
+        monkeypatch.setattr(module, "GRID", {"floor": (0.0, 0.5), "pace": (1.0, 4.0)})
+        monkeypatch.setattr(module, "minimisers", partial(module.minimisers, worlds=2))
+        yield module
 
 
 def write_swarm(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """The benchmark on a real vocabulary: on a tiny model both of its sides find the same."""
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,23 +10,16 @@ import pytest
 
 from taskpgm import models
 from taskpgm.tasks import corpus
+from tests.scripts import EXPERIMENTS, script
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 WORDS = "red green blue one two three north south east west cat dog bird fish".split()
-MODULES = ("bench_real", "bench_ours", "bench_theirs", "record")
 
 
 @pytest.fixture
-def script(monkeypatch):
-    """bench_real.py as a module; it and its neighbours are gone again afterwards."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS / "real"))
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    for name in MODULES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
+def bench(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
-    yield importlib.import_module("bench_real")
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    with script(EXPERIMENTS / "real" / "bench_real.py") as module:
+        yield module
 
 
 def write_model(folder: Path) -> None:
@@ -70,22 +62,22 @@ def write_suite(folder: Path, names: tuple[str, ...]) -> None:
 
 @pytest.mark.torch
 @pytest.mark.slow
-def test_both_sides_find_the_same(script, tmp_path, monkeypatch):
+def test_both_sides_find_the_same(bench, tmp_path, monkeypatch):
     """Here a side has no process of its own: its command line is read in this one."""
 
     def run(command, **_):
         monkeypatch.setattr(sys, "argv", command[1:])
-        script.main()
+        bench.main()
 
-    monkeypatch.setattr(script, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(bench, "subprocess", SimpleNamespace(run=run))
     pytest.importorskip("peft", reason="peft is not installed (optional extra: torch)")
     write_model(tmp_path / "model")
-    write_suite(tmp_path, script.TASKS[:2])
-    found = script.bench(tmp_path / "model", tmp_path, n=2, steps=3, rows=8)
+    write_suite(tmp_path, bench.TASKS[:2])
+    found = bench.bench(tmp_path / "model", tmp_path, n=2, steps=3, rows=8)
     for what in ("training", "log-likelihoods, n x n", "loss of a model"):
         assert found[what]["apart"] < 1e-3, what
     assert found["answers, greedy"]["same"] == 1
     assert found["with JSD, n x n"]["tokens"] == found["log-likelihoods, n x n"]["tokens"] > 0
-    table = script.table({"machine": {"command": "it"}, "result": found})
+    table = bench.table({"machine": {"command": "it"}, "result": found})
     rows = [line for line in table.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + 5 and len({row.count("|") for row in rows}) == 1

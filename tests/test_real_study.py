@@ -13,20 +13,13 @@ import yaml
 from taskpgm.stages import compare
 from taskpgm.stages.validation import validate
 from taskpgm.tasks import load_tasks
-
-REAL = Path(__file__).parents[1] / "experiments" / "real"
-NAMES = ("config", "study")
+from tests.scripts import EXPERIMENTS, script
 
 
 @pytest.fixture
-def study(monkeypatch):
-    """The script as a module; it and its config are gone again afterwards."""
-    monkeypatch.syspath_prepend(str(REAL))
-    for name in NAMES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module("study")
-    for name in NAMES:
-        sys.modules.pop(name, None)
+def study():
+    with script(EXPERIMENTS / "real" / "study.py") as module:
+        yield module
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The suite of the real study, made from a small stand-in of its package."""
 
 import hashlib
-import importlib
 import io
 import json
 import subprocess
@@ -12,23 +11,17 @@ from pathlib import Path
 import pytest
 
 from taskpgm.tasks import load_tasks
+from tests.scripts import EXPERIMENTS, script
 
-REAL = Path(__file__).parents[1] / "experiments" / "real"
+REAL = EXPERIMENTS / "real"
 EXAMPLES = 240
 SHARED = {f"The same sentence, number {i}." for i in range(EXAMPLES // 2)}
 
 
 @pytest.fixture(scope="module")
 def real():
-    """The script as a module; `tasks` and its neighbours are gone again afterwards."""
-    names = ("families", "package", "tasks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(REAL))
-        for name in names:
-            patch.delitem(sys.modules, name, raising=False)
-        yield importlib.import_module("tasks")
-        for name in names:
-            sys.modules.pop(name, None)
+    with script(REAL / "tasks.py") as module:
+        yield module
 
 
 def example(path: str, i: int) -> dict:

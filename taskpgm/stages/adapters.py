@@ -73,7 +73,7 @@ class SingleTaskModels(StageArtefact):
     def planned_parts(self) -> Sequence[tuple[str, bool]]:
         path, context = self.folder / ".groups" / "plan.json", self.context
         of_key = {adapter_key(context, task): adapter(context, task) for task in context.tasks}
-        planned = read_json(path) if path.is_file() else []
+        planned = read_json(path, [])
         return [
             (of_key[keys[0]].folder.name, all(of_key[key].is_done() for key in keys))
             for keys in planned
@@ -258,7 +258,7 @@ def plan_groups(
     wanted = {adapter_key(context, task): task for task in missing}
     known = {adapter_key(context, task) for task in context.tasks}
     path = context.folder / MADE / ".groups" / "plan.json"
-    before = read_json(path) if path.is_file() else []
+    before = read_json(path, [])
     plan = [keys for keys in before if known >= set(keys) and wanted.keys() & set(keys)]
     fresh = [wanted[key] for key in wanted.keys() - {key for keys in plan for key in keys}]
     # Tasks with similar numbers of steps share a group, so that none waits long for another.

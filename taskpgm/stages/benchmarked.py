@@ -5,7 +5,6 @@ from typing import Any
 
 from taskpgm import evaluation, training
 from taskpgm.artefact import digest, done_key, read_json, write_json
-from taskpgm.multihost import on_primary
 from taskpgm.records import Measures
 from taskpgm.stages.context import Context, Source, say
 from taskpgm.stages.estimate import Cost, Estimate, fits, idle
@@ -45,14 +44,8 @@ class BenchmarkedModel(JudgedModel):
 
     def missing(self) -> list[str]:
         """The benchmarks that are not there."""
-        known = self._known()
+        known = read_json(self.folder / FILE, {})
         return [name for name in self.context.config.evaluation.harness if name not in known]
-
-    def _known(self) -> dict[str, Any]:
-        """The benchmarks that are there. The primary looks: where another process looked late, it
-        would find what is written just now."""
-        path = self.folder / FILE
-        return on_primary(lambda: read_json(path) if path.is_file() else {})()
 
     def begin(self) -> None:
         if done_key(self.folder) == self.key:
@@ -73,7 +66,8 @@ class BenchmarkedModel(JudgedModel):
                 limit=section.harness_limit or None,
                 chat_template=section.harness_chat_template,
             )
-            write_json(self.folder / FILE, self._known() | {name: found})
+            path = self.folder / FILE
+            write_json(path, read_json(path, {}) | {name: found})
             say("evaluation", f"{self.title}: {name} done")
         return {}
 

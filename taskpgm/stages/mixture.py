@@ -52,7 +52,7 @@ def artefacts(context: Context) -> Iterator[StageArtefact]:
         config.affinity.bootstrap,
         config.affinity.sizes and Path(config.affinity.sizes).read_text("utf-8"),
         [
-            (name, row, sweep.as_written(under), [contents(under.mixture[key]) for key in FILES])
+            (name, row, under.mixture.to_dict(), [contents(under.mixture[key]) for key in FILES])
             for name, row, under in sweep.mixtures(context)
         ],
         config.seed,

@@ -112,7 +112,7 @@ def plan(context: Context, models: Sequence[RunModel]) -> list[list[str]]:
                 return False
         return group["asked"] == asked or has_checkpoints(folder_of(context, keys))
 
-    kept = [group for group in (read_json(path) if path.is_file() else []) if stays(group)]
+    kept = [group for group in read_json(path, []) if stays(group)]
     taken = {name for group in kept for name in group["runs"]}
     of_shape: dict[str, list[RunModel]] = {}
     for model in missing.values():

@@ -50,7 +50,7 @@ class OnlineRun(ProxyRuns):
         say("proxies", f"{self.title}: {steps} steps in {self.rounds} rounds")
         settings = {k: self.arguments[k] for k in ("rate", "window") if k in self.arguments}
         path = self.folder / "rounds.json"
-        told = read_json(path) if on_primary(path.is_file)() else []
+        told = read_json(path, [])
         state: Any = model.beginning("skill-it")
         train = training.make_train_step(model.config, model.optimizer, state)
         for k in range(len(told), self.rounds):

@@ -147,12 +147,6 @@ def one_spelling(key: str, value: Any) -> Any:
         return value
 
 
-def as_written(config: Any) -> dict[str, Any]:
-    """The section `mixture`, with one spelling of its ratio."""
-    section = config.mixture.to_dict()
-    return section | {"ratio": one_spelling("mixture.ratio", section["ratio"])}
-
-
 def depends(row: str, key: str) -> bool:
     """Whether the model of a row can depend on a key."""
     head, arguments = row.partition(":")[0], compare.parse(row, needs=False)
@@ -181,8 +175,9 @@ def of_mixture_alone(key: str) -> bool:
 
 
 def changed(config: Any, settings: Mapping[str, Any]) -> Any:
-    """The config with other values for some keys."""
+    """The config with other values for some keys, and one spelling of its ratio."""
     copy = ConfigDict(config.to_dict())
+    copy.mixture.ratio = one_spelling("mixture.ratio", copy.mixture.ratio)
     for key, value in settings.items():
         if key != "k":  # an argument of rows, and no key
             *way, last = key.split(".")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from taskpgm.artefact import read_json, write_json
-from taskpgm.multihost import on_primary
 from taskpgm.records import TaskEntry, TaskList, from_json, to_json
 from taskpgm.stages.context import Context, say
 from taskpgm.stages.estimate import Cost, Estimate
@@ -66,13 +65,9 @@ class TaskFile(StageArtefact):
         )
 
     def _before(self) -> TaskList | None:
-        # The primary looks: where another process looked late, it would find what is made just now.
-        return on_primary(self._found)()
-
-    def _found(self) -> TaskList | None:
-        path = self.folder / MADE
         try:
-            return from_json(TaskList, read_json(path)) if path.is_file() else None
+            found = read_json(self.folder / MADE, None)
+            return None if found is None else from_json(TaskList, found)
         except ValueError as error:
             if "damaged" in str(error):
                 raise

@@ -15,7 +15,9 @@ from ml_collections import ConfigDict
 
 from taskpgm import artefact
 from taskpgm.multihost import assert_same_on_all_hosts, on_primary, several
+from taskpgm.stages.benchmarked import DECIDED_BY, HARNESS
 from taskpgm.stages.context import Context
+from taskpgm.stages.measured import MADE
 from taskpgm.stages.schema import flatten
 
 # What may differ at any time: where and how fast things run, how often they are saved or logged,
@@ -41,8 +43,6 @@ FREE = (
     "evaluation.harness_batch_size",
     "affinity.bootstrap",
 )
-# How benchmarks are asked, which decides only a part of what its stage makes.
-ASKED, BENCHMARKS = "evaluation.harness_*", "evaluation/harness"
 VERSION = "artefacts"  # beside the config in config.json: the version of what is in the workdir
 
 
@@ -138,14 +138,14 @@ def check_resumable(folder: Path, config: ConfigDict, stages: Mapping[str, Modul
         )
     blocking = []
     for key, before, now in differing_keys(old, config.to_dict()):
-        asked = fnmatch.fnmatch(key, ASKED)
+        asked = key.removeprefix("evaluation.") in DECIDED_BY  # how benchmarks are asked
         if any(fnmatch.fnmatch(key, pattern) for pattern in FREE) or (
             asked and not config.evaluation.harness
         ):
             continue
         stage = next((s for s in made.values() if key.split(".")[0] in s.SECTIONS), None)
-        if stage and (not asked or (folder / BENCHMARKS).exists()):
-            part = BENCHMARKS if asked else stage.MADE
+        part = Path(MADE, HARNESS) if asked else stage and stage.MADE
+        if part and (folder / part).exists():
             blocking.append((part, f"{key} was {before!r} and is now {now!r}"))
     if blocking:
         part = blocking[0][0]
@@ -162,10 +162,9 @@ def write_config(folder: Path, config: ConfigDict) -> None:
     there were asked."""
     path = folder / "config.json"
     told: dict[str, Any] = {VERSION: artefact.VERSION} | config.to_dict()
-    if not config.evaluation.harness and path.is_file():
-        before = artefact.read_json(path).get("evaluation", {})
-        kept = {k: v for k, v in before.items() if fnmatch.fnmatch(f"evaluation.{k}", ASKED)}
-        told["evaluation"] |= kept
+    if not config.evaluation.harness:
+        before = artefact.read_json(path, {}).get("evaluation", {})
+        told["evaluation"] |= {key: before[key] for key in DECIDED_BY if key in before}
     artefact.write_json(path, told)
 
 

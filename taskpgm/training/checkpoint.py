@@ -199,28 +199,7 @@ def _sums(tree: Any) -> dict[str, int]:
     changes it, and the order of summation, hence the mesh, does not."""
     # One after the other: programs that communicate and run at once can wait for each other for
     # ever. Arrays of one shape (a parameter and its moments) share a program.
-    return {
-        name: _host_sum(x) if _on_host(x) else int(_bit_sum(x))
-        for name, x in _by_name(tree).items()
-    }
-
-
-def _on_host(x: Any) -> bool:
-    """Whether this process can read all of it as it lies, without a program."""
-    if not isinstance(x, jax.Array):
-        return True
-    return x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices())
-
-
-def _host_sum(x: Any) -> int:
-    """What `_bit_sum` says, without a program to compile."""
-    if isinstance(x, jax.Array):
-        parts = [shard.data for shard in x.addressable_shards if shard.replica_id == 0]
-    else:  # as it will be when it is a jax.Array
-        parts = [np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))]
-    flat = [np.asarray(part).reshape(-1) for part in parts]
-    words = (part.view(f"uint{8 * min(part.itemsize, 4)}") for part in flat)
-    return sum(int(part.sum(dtype=np.uint32)) for part in words) % 2**32
+    return {name: int(_bit_sum(x)) for name, x in _by_name(tree).items()}
 
 
 @jax.jit

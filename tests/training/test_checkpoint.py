@@ -86,11 +86,8 @@ def test_damage_of_any_file_is_named_or_harmless(tmp_path, damage):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
 def test_a_changed_bit_of_an_array_is_noticed(tmp_path, monkeypatch, dtype):
-    """Even if the file format itself does not notice; on the host and on a device alike."""
+    """Even if the file format itself does not notice."""
     x = jnp.ones((8, 4), dtype)
-    mixed = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)) * 50, dtype)
-    for array in (x, mixed, np.asarray(mixed)):
-        assert checkpoint._host_sum(array) == int(checkpoint._bit_sum(array))
     save_tree(tmp_path / "a", {"x": x})
     equal(restore_tree(tmp_path / "a", {"x": x}), {"x": x})
     real, zero = checkpoint.ocp.load, jnp.zeros((), dtype)
