@@ -87,7 +87,7 @@ def read_json(path: Path, *otherwise: Any) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:  # the second: a parent is a file
         if otherwise:
             return otherwise[0]
         raise ValueError(f"{path} is missing: {recovery_hint(path)}") from error
